@@ -1,0 +1,1 @@
+//! The certificate authority: authenticate, authorize, check the CSR, sign, record, reply.

@@ -1,0 +1,1 @@
+//! Mutual TLS between SPIFFE identities: one verifier, live credentials, acceptor and connector.

@@ -1,0 +1,1 @@
+//! Istio RBAC: documents to a compiled policy to an explained decision.

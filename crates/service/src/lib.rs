@@ -1,0 +1,1 @@
+//! The shell of a process: shutdown, readiness, telemetry, configuration and the clock.

@@ -1,0 +1,1 @@
+//! Shared state: get, compare-and-swap, watch and lease, on sled today.

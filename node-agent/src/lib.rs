@@ -1,0 +1,1 @@
+//! The node agent: attests, renews, and serves identities over SDS.

@@ -1,0 +1,1 @@
+//! The data plane: mutual TLS, decisions, and forwarding.

@@ -1,0 +1,1 @@
+//! Scenarios over real processes and real clients, and the kit they are written with.

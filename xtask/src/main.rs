@@ -1,0 +1,2 @@
+//! Developer commands: test, tools, bench, fuzz.
+fn main() {}
