@@ -1,1 +1,54 @@
-//! Wire types: alcazar.ca.v1, alcazar.mesh.v1, Istio's CSR API, Envoy's SDS and ADS, and their conversions.
+//! Wire types: `alcazar.ca.v1`, `alcazar.mesh.v1`, Istio's CSR API, Envoy's SDS and ADS, and their conversions.
+//!
+//! ```text
+//!   proto/*.proto ──build.rs──▶ ca::v1, mesh::v1, istio::v1::auth   (messages, clients, servers)
+//!   envoy-types   ──re-export─▶ envoy                               (SDS, ADS, Secret)
+//!   identity, policy  ◀──TryFrom──  messages  ◀──From──  identity, policy
+//!   agent's socket ──sds::connect──▶ watch of Arc<Credentials>
+//! ```
+//!
+//! Invariants:
+//! - A message becomes a domain type by `TryFrom` alone; what does not convert is refused, never patched up.
+//! - This is the only home of envoy-types, and of generated code.
+
+mod bundles;
+mod policy;
+pub mod envoy;
+pub mod sds;
+
+/// `alcazar.ca`: what nodes ask of the certificate authority.
+pub mod ca {
+    #[allow(missing_docs, clippy::all, reason = "generated; the .proto files are the documentation")]
+    #[allow(unreachable_pub, reason = "generated")]
+    pub mod v1 {
+        tonic::include_proto!("alcazar.ca.v1");
+    }
+}
+
+/// `alcazar.mesh`: what the control plane pushes to a proxy.
+pub mod mesh {
+    #[allow(missing_docs, clippy::all, reason = "generated; the .proto files are the documentation")]
+    #[allow(unreachable_pub, reason = "generated")]
+    pub mod v1 {
+        tonic::include_proto!("alcazar.mesh.v1");
+    }
+
+    /// The type URL of [`v1::Workload`].
+    pub const WORKLOAD_URL: &str = "type.googleapis.com/alcazar.mesh.v1.Workload";
+    /// The type URL of [`v1::Service`].
+    pub const SERVICE_URL: &str = "type.googleapis.com/alcazar.mesh.v1.Service";
+    /// The type URL of [`v1::Policy`].
+    pub const POLICY_URL: &str = "type.googleapis.com/alcazar.mesh.v1.Policy";
+}
+
+/// Istio's CSR API.
+pub mod istio {
+    /// `istio.v1`.
+    pub mod v1 {
+        #[allow(missing_docs, clippy::all, reason = "generated; the .proto files are the documentation")]
+        #[allow(unreachable_pub, reason = "generated")]
+        pub mod auth {
+            tonic::include_proto!("istio.v1.auth");
+        }
+    }
+}

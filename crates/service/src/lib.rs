@@ -1,1 +1,26 @@
-//! The shell of a process: shutdown, readiness, telemetry, configuration and the clock.
+//! The shell of a process: shutdown, readiness, telemetry, configuration, files and the clock.
+//!
+//! ```text
+//!   main.rs ─▶ process::run─┬─ telemetry::init
+//!                         ├─ config::load        (file, line, caret, suggestion)
+//!                         ├─ Shutdown::on_signals ─▶ component.run(shutdown, readiness)
+//!                         └─ admin::serve         (/healthz, /readyz)
+//! ```
+//!
+//! Invariants:
+//! - Every task is spawned on a [`Shutdown`], so that every task ends, and one that panics ends the process.
+//! - [`clock::now`] is the one place that reads the time of day; all else takes it as an argument.
+//! - The environment is read in [`environment`] and [`telemetry`] alone.
+
+pub mod admin;
+pub mod clock;
+pub mod config;
+pub mod environment;
+pub mod files;
+pub mod process;
+mod readiness;
+mod shutdown;
+pub mod telemetry;
+
+pub use readiness::{Readiness, ReadyGuard};
+pub use shutdown::{Shutdown, Unfinished};

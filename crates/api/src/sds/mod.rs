@@ -1,0 +1,13 @@
+//! Envoy's Secret Discovery Service: the secrets that carry an SVID and a trust bundle, and a client that keeps
+//! [`alcazar_identity::Credentials`] fresh from an agent's socket.
+
+mod client;
+mod secret;
+
+pub use client::connect;
+pub use secret::{SecretError, bundle_from_secret, bundle_secret, svid_from_secret, svid_secret};
+
+/// The name of the caller's own certificate.
+pub const DEFAULT: &str = "default";
+/// The name of the bundle of the caller's own trust domain.
+pub const ROOT_CA: &str = "ROOTCA";
