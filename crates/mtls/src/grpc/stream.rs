@@ -1,0 +1,169 @@
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, SystemTime};
+
+use alcazar_identity::rfc3339;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep};
+use tonic::transport::server::Connected;
+
+use crate::{Accepted, Clock, PeerIdentity, TlsStream};
+
+/// Who calls: in the extensions of each request that came in through [`incoming`](super::incoming).
+#[derive(Debug, Clone)]
+pub struct PeerInfo {
+    /// The address that the connection comes from.
+    pub remote_addr: SocketAddr,
+    /// Who the client is; `None` for an anonymous one.
+    pub peer: Option<PeerIdentity>,
+}
+
+/// A connection that was accepted and verified; it ends when the client's certificate does.
+#[derive(Debug)]
+pub struct MtlsStream {
+    io: Bounded<TlsStream<TcpStream>>,
+    info: PeerInfo,
+}
+
+impl MtlsStream {
+    pub(super) fn new(accepted: Accepted<TcpStream>, remote_addr: SocketAddr, clock: &Clock) -> Self {
+        let end = accepted.peer.as_ref().map(|peer| peer.validity().not_after());
+        let info = PeerInfo { remote_addr, peer: accepted.peer };
+        Self { io: Bounded::new(accepted.stream, end, clock), info }
+    }
+
+    /// Who is at the other end.
+    pub fn info(&self) -> &PeerInfo {
+        &self.info
+    }
+}
+
+impl Connected for MtlsStream {
+    type ConnectInfo = PeerInfo;
+
+    fn connect_info(&self) -> PeerInfo {
+        self.info.clone()
+    }
+}
+
+/// A stream that fails once a moment of the caller's clock has passed.
+///
+/// A connection must not outlive what proved its peer.
+pub(super) struct Bounded<S> {
+    io: S,
+    end: Option<End>,
+}
+
+struct End {
+    at: SystemTime,
+    clock: Clock,
+    sleep: Pin<Box<Sleep>>,
+}
+
+impl<S> Bounded<S> {
+    pub(super) fn new(io: S, end: Option<SystemTime>, clock: &Clock) -> Self {
+        let end = end.map(|at| End { at, clock: Clock::clone(clock), sleep: Box::pin(sleep(next_look(at, clock()))) });
+        Self { io, end }
+    }
+}
+
+impl End {
+    /// Ready once the moment has passed.
+    fn poll_passed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            ready!(self.sleep.as_mut().poll(cx));
+            let now = (self.clock)();
+            if now > self.at {
+                return Poll::Ready(());
+            }
+            self.sleep.as_mut().reset(Instant::now() + next_look(self.at, now));
+        }
+    }
+}
+
+/// How long to sleep before looking at the clock again: it may be set, and the machine may be suspended.
+fn next_look(end: SystemTime, now: SystemTime) -> Duration {
+    let left = end.duration_since(now).unwrap_or_default() + Duration::from_millis(1);
+    left.min(Duration::from_secs(60))
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Bounded<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if let Some(end) = &mut self.end
+            && end.poll_passed(cx).is_ready()
+        {
+            let reason = format!("the peer's certificate expired at {}", rfc3339(end.at));
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, reason)));
+        }
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Bounded<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+impl AsyncRead for MtlsStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for MtlsStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+impl<S> std::fmt::Debug for Bounded<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let end = self.end.as_ref().map(|end| rfc3339(end.at));
+        f.debug_struct("Bounded").field("end", &end).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,107 @@
+//! Credentials that change while connections come and go.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use alcazar_identity::{CertificateDer, Credentials, X509Svid};
+use arc_swap::ArcSwapOption;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
+
+use crate::provider;
+
+/// The credentials of an endpoint as they are now, and as they will be: whoever holds the sender publishes
+/// a new certificate or a new bundle, and the next handshake uses it.
+pub type LiveCredentials = tokio::sync::watch::Receiver<Arc<Credentials>>;
+
+/// Why credentials cannot be used for TLS.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum CredentialsError {
+    /// The private key is of a kind that the TLS provider does not sign with.
+    #[error("the private key of {id} cannot be used for TLS")]
+    Key {
+        /// Whose key it is.
+        id: alcazar_identity::SpiffeId,
+        /// What the provider says.
+        source: rustls::Error,
+    },
+}
+
+/// Turns each snapshot of credentials into what handshakes need, once.
+pub(crate) struct Live {
+    credentials: LiveCredentials,
+    with_root: bool,
+    prepared: ArcSwapOption<Prepared>,
+    preparing: Mutex<()>,
+}
+
+/// One snapshot, ready for handshakes.
+pub(crate) struct Prepared {
+    pub(crate) credentials: Arc<Credentials>,
+    pub(crate) certificate: Arc<SingleCertAndKey>,
+}
+
+impl Live {
+    /// `with_root` presents our root as well, for peers that hold nothing but its fingerprint.
+    pub(crate) fn new(credentials: LiveCredentials, with_root: bool) -> Self {
+        Self { credentials, with_root, prepared: ArcSwapOption::empty(), preparing: Mutex::new(()) }
+    }
+
+    /// The snapshot of this moment.
+    pub(crate) fn current(&self) -> Result<Arc<Prepared>, CredentialsError> {
+        if let Some(prepared) = self.prepared_for(&self.newest()) {
+            return Ok(prepared);
+        }
+        // Many handshakes see a change at once; one of them does the work.
+        let _one = self.preparing.lock().unwrap_or_else(PoisonError::into_inner);
+        let newest = self.newest();
+        if let Some(prepared) = self.prepared_for(&newest) {
+            return Ok(prepared);
+        }
+        let prepared = Arc::new(Prepared::new(newest, self.with_root)?);
+        self.prepared.store(Some(Arc::clone(&prepared)));
+        Ok(prepared)
+    }
+
+    fn newest(&self) -> Arc<Credentials> {
+        Arc::clone(&self.credentials.borrow())
+    }
+
+    fn prepared_for(&self, credentials: &Arc<Credentials>) -> Option<Arc<Prepared>> {
+        self.prepared.load_full().filter(|prepared| Arc::ptr_eq(&prepared.credentials, credentials))
+    }
+}
+
+impl Prepared {
+    fn new(credentials: Arc<Credentials>, with_root: bool) -> Result<Self, CredentialsError> {
+        let svid = credentials.svid();
+        let key = provider::provider()
+            .key_provider
+            .load_private_key(svid.key().to_private_key_der())
+            .map_err(|source| CredentialsError::Key { id: svid.id().clone(), source })?;
+        let mut chain = svid.chain().to_vec();
+        if with_root {
+            chain.extend(roots_above(&credentials, svid));
+        }
+        let certificate = Arc::new(SingleCertAndKey::from(CertifiedKey::new(chain, key)));
+        Ok(Self { credentials, certificate })
+    }
+}
+
+/// The roots of our own bundle that bear the name of our topmost issuer, where we do not present them anyhow.
+fn roots_above<'c>(
+    credentials: &'c Credentials,
+    svid: &'c X509Svid,
+) -> impl Iterator<Item = CertificateDer<'static>> + use<'c> {
+    let top = svid.chain().last().and_then(|top| names(top)).map(|(_, issuer)| issuer);
+    let roots = credentials.bundles().get(svid.id().trust_domain()).into_iter().flat_map(|bundle| bundle.roots());
+    roots
+        .filter(move |root| names(root).map(|(subject, _)| subject) == top && !svid.chain().contains(root))
+        .cloned()
+}
+
+/// A certificate's subject and issuer, raw.
+fn names(der: &CertificateDer<'_>) -> Option<(Vec<u8>, Vec<u8>)> {
+    let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    Some((certificate.subject().as_raw().to_vec(), certificate.issuer().as_raw().to_vec()))
+}
