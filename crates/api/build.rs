@@ -2,10 +2,8 @@
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=proto");
-    let files = protox::compile(
-        ["alcazar/ca/v1/ca.proto", "alcazar/mesh/v1/mesh.proto", "istio/v1/auth/ca.proto"],
-        ["proto"],
-    )?;
+    let files =
+        protox::compile(["alcazar/ca/v1/ca.proto", "alcazar/mesh/v1/mesh.proto", "istio/v1/auth/ca.proto"], ["proto"])?;
     tonic_prost_build::configure().compile_fds(files)?;
     Ok(())
 }

@@ -12,8 +12,8 @@
 //! - This is the only home of envoy-types, and of generated code.
 
 mod bundles;
-mod policy;
 pub mod envoy;
+mod policy;
 pub mod sds;
 
 /// `alcazar.ca`: what nodes ask of the certificate authority.

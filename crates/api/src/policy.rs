@@ -200,8 +200,9 @@ mod tests {
             text.prop_map(Matcher::Exact),
             text.prop_map(Matcher::Prefix),
             text.prop_map(Matcher::Suffix),
-            (any::<[u8; 4]>(), 0_u8..=32)
-                .prop_map(|(address, length)| Matcher::Cidr(format!("{}/{length}", std::net::Ipv4Addr::from(address)).parse().unwrap())),
+            (any::<[u8; 4]>(), 0_u8..=32).prop_map(|(address, length)| Matcher::Cidr(
+                format!("{}/{length}", std::net::Ipv4Addr::from(address)).parse().unwrap()
+            )),
             any::<u16>().prop_map(Matcher::Port),
         ]
     }
@@ -214,16 +215,25 @@ mod tests {
     }
 
     fn any_policy() -> impl Strategy<Value = WorkloadPolicy> {
-        let rules = prop::collection::vec((any::<u32>(), any_clauses()).prop_map(|(index, clauses)| Rule { index, clauses }), 0..3);
-        let subjects =
-            prop::collection::vec((any::<u32>(), any_clauses()).prop_map(|(index, clauses)| Subject { index, clauses }), 0..3);
+        let rules = prop::collection::vec(
+            (any::<u32>(), any_clauses()).prop_map(|(index, clauses)| Rule { index, clauses }),
+            0..3,
+        );
+        let subjects = prop::collection::vec(
+            (any::<u32>(), any_clauses()).prop_map(|(index, clauses)| Subject { index, clauses }),
+            0..3,
+        );
         let bindings = prop::collection::vec(
             ("[a-z]{1,4}", "[a-z]{1,4}", any::<bool>(), subjects)
                 .prop_map(|(namespace, name, shadow, subjects)| Binding { namespace, name, shadow, subjects }),
             0..3,
         );
-        let role = ("[a-z]{1,4}", "[a-z]{1,4}", rules, bindings)
-            .prop_map(|(namespace, name, rules, bindings)| Role { namespace, name, rules, bindings });
+        let role = ("[a-z]{1,4}", "[a-z]{1,4}", rules, bindings).prop_map(|(namespace, name, rules, bindings)| Role {
+            namespace,
+            name,
+            rules,
+            bindings,
+        });
         let roles = prop::collection::vec(role, 0..3);
         let active = (prop_oneof![Just(Activation::On), Just(Activation::Shadow)], roles)
             .prop_map(|(activation, roles)| WorkloadPolicy { activation, roles });

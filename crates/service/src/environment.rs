@@ -1,4 +1,4 @@
-//! What other programs tell us by the environment, where a convention says so: `PORT`, `http_proxy`, `NO_COLOR`.
+//! What other programs tell us by the environment, where a convention says so: `PORT`, `http_proxy`.
 //!
 //! Our own configuration comes from files and flags.
 
@@ -6,9 +6,4 @@
 #[allow(clippy::disallowed_methods, reason = "this is the one place that reads conventional variables")]
 pub fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
-}
-
-/// Whether output to a stream may be coloured: it is a terminal, and nobody set `NO_COLOR`.
-pub fn colour(is_terminal: bool) -> bool {
-    is_terminal && variable("NO_COLOR").is_none()
 }

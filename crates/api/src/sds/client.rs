@@ -94,7 +94,9 @@ impl Subscription {
                         return Ok(());
                     }
                 }
-                Err(failure) => tracing::warn!(socket = %self.socket.display(), %failure, "refused what the agent sent; keeping what was held"),
+                Err(failure) => {
+                    tracing::warn!(socket = %self.socket.display(), %failure, "refused what the agent sent; keeping what was held")
+                }
             }
         }
         Ok(())
