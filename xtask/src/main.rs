@@ -1,2 +1,39 @@
-//! Developer commands: test, tools, bench, fuzz.
-fn main() {}
+//! Developer commands: `cargo xtask test | tools | bench | fuzz`.
+
+mod arrows;
+mod bench;
+mod fuzz;
+mod process;
+mod test;
+mod tools;
+
+use clap::{Parser, Subcommand};
+
+/// What a developer or CI runs.
+#[derive(Parser)]
+#[command(name = "cargo xtask", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Everything that must hold before a change lands: formatting, lints, documentation, import arrows, tests.
+    Test,
+    /// Brings the real components that tests and benchmarks meet into a cache outside the checkout.
+    Tools,
+    /// Runs the benchmarks and prints a table.
+    Bench(bench::Options),
+    /// Runs every fuzz target for a bounded time.
+    Fuzz(fuzz::Options),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().command {
+        Command::Test => test::run(),
+        Command::Tools => tools::run(),
+        Command::Bench(options) => bench::run(&options),
+        Command::Fuzz(options) => fuzz::run(&options),
+    }
+}
