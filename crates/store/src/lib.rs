@@ -1,1 +1,41 @@
-//! Shared state: get, compare-and-swap, watch and lease, on sled today.
+//! Shared state: get, compare-and-swap, watch and lease, durable once acknowledged.
+//!
+//! What the CA must remember (join tokens, node lineages, registrations, what was issued) goes through
+//! one object-safe trait, [`Store`]. Today it stands on sled in one process; etcd and Kubernetes
+//! objects can implement the same trait, and [`conformance`] says when they do so rightly.
+//!
+//! ```text
+//!  caller ── put_if ──┐
+//!  caller ── put_if ──┤  queue   ┌── committer thread ───────────────────────────────────┐
+//!  caller ── get ─────┼────────▶ │ take all that wait │ decide each │ apply as one batch │
+//!  caller ── watch ───┘          │ flush │ fdatasync db │ fdatasync mark │ events, replies │
+//!                                └──────────────────────────────────────────────────────┘
+//! ```
+//!
+//! # Invariants
+//! - **An acknowledged write is on the disk.** The reply goes out after `fdatasync`; writers that wait
+//!   together share one (group commit). Nobody reads a value that is not yet durable.
+//! - **What was lost or altered is noticed.** Every record is versioned and checksummed, the set of
+//!   records has a running digest, and the highest acknowledged revision stands in a second file. A
+//!   store that does not add up is a [`Damage`], never a panic and never an empty store.
+//! - **Revisions only rise**, over the whole store, and each write has its own.
+//! - **A watcher never misses an event silently**: one that cannot keep up is told to list again.
+//! - **Time is an argument**: a lease expires by the `now` that its caller gives.
+
+pub mod conformance;
+mod damage;
+mod error;
+mod key;
+mod lease;
+pub mod record;
+mod sled_store;
+mod store;
+mod watch;
+
+pub use damage::Damage;
+pub use error::{StoreError, WriteError};
+pub use key::{Key, ParseKeyError, Prefix};
+pub use lease::{Lease, LeaseError};
+pub use sled_store::SledStore;
+pub use store::{Answer, Entry, Expected, Listing, MAX_VALUE, Revision, Store};
+pub use watch::{Event, Feed, Watch, WatchError};

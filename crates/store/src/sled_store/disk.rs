@@ -1,0 +1,295 @@
+//! The files: opening them with suspicion, and making a batch durable.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    ffi::OsString,
+    fs::{self, File, OpenOptions},
+    io,
+    ops::Bound,
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
+
+use super::mark::{self, Mark};
+use crate::{
+    Damage, Entry, Key, Listing, Prefix, Revision, StoreError,
+    damage::guarded,
+    record::{self, Tally},
+};
+
+/// sled's own key of the bookkeeping record. No [`Key`] can be equal to it: control characters are refused.
+const BOOKS: &[u8] = b"\0books";
+
+/// sled's page cache, in bytes. Values are small and hot ones few.
+const CACHE: u64 = 16 << 20;
+
+const UNLOCK_TRIES: u32 = 1000;
+const UNLOCK_PAUSE: Duration = Duration::from_millis(5);
+
+/// The open files of a store. Every call blocks.
+pub(super) struct Disk {
+    // Declared before the lock, so that sled is down before another process may come in.
+    db: sled::Db,
+    db_path: PathBuf,
+    /// A second descriptor of sled's log: sled flushes into the page cache, and this one syncs it.
+    log: File,
+    blobs: PathBuf,
+    synced_blobs: HashSet<OsString>,
+    mark: Mark,
+    books: Books,
+    _lock: File,
+}
+
+/// What the store says of itself, written in the same batch as the change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Books {
+    revision: Revision,
+    tally: Tally,
+}
+
+impl Disk {
+    /// Opens the store in `folder`, making it if there is none, and checks every record of it.
+    pub(super) fn open(folder: &Path) -> Result<Self, StoreError> {
+        fs::create_dir_all(folder).map_err(|error| StoreError::io("create", folder, error))?;
+        let lock = lock(folder)?;
+        let db_path = folder.join("db");
+        let mark = Mark::open(folder)?;
+        if mark.is_some() && !db_path.exists() {
+            return Err(Damage::new(db_path, "the file is missing").into());
+        }
+        let db = open_db(folder, &db_path)?;
+        let books = audit(&db, &db_path)?;
+        let mark = match mark {
+            Some((mark, acknowledged)) if acknowledged <= books.revision => mark,
+            Some((_, acknowledged)) => {
+                let what = format!(
+                    "it ends at revision {}, but revision {acknowledged} was acknowledged as durable",
+                    books.revision
+                );
+                return Err(Damage::new(db_path, what).into());
+            }
+            None if books == Books::default() => Mark::create(folder, Revision::default())?,
+            None => {
+                return Err(Damage::new(
+                    folder.join(mark::FILE),
+                    "the file is missing, and the database beside it is not new",
+                )
+                .into());
+            }
+        };
+        let log = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&db_path)
+            .map_err(|error| StoreError::io("open", &db_path, error))?;
+        let disk = Self {
+            db,
+            db_path,
+            log,
+            blobs: folder.join("blobs"),
+            synced_blobs: HashSet::new(),
+            mark,
+            books,
+            _lock: lock,
+        };
+        disk.log.sync_all().map_err(|error| StoreError::io("sync", &disk.db_path, error))?;
+        for dir in [Some(folder), folder.parent()].into_iter().flatten().filter(|dir| !dir.as_os_str().is_empty()) {
+            File::open(dir).and_then(|dir| dir.sync_all()).map_err(|error| StoreError::io("sync", dir, error))?;
+        }
+        Ok(disk)
+    }
+
+    pub(super) fn revision(&self) -> Revision {
+        self.books.revision
+    }
+
+    pub(super) fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
+        let found =
+            guarded(&self.db_path, || self.db.get(key.as_str()))?.map_err(|error| trouble(&self.db_path, error))?;
+        found.map(|bytes| self.decode(key, &bytes)).transpose()
+    }
+
+    pub(super) fn page(&self, prefix: &Prefix, after: Option<&Key>, limit: usize) -> Result<Listing, StoreError> {
+        let start = match after {
+            Some(key) if key.as_str() >= prefix.as_str() => Bound::Excluded(key.as_str().as_bytes()),
+            // The bookkeeping record sorts before every key.
+            _ if prefix.as_str().is_empty() => Bound::Excluded(BOOKS),
+            _ => Bound::Included(prefix.as_str().as_bytes()),
+        };
+        let mut listing = Listing { entries: Vec::new(), revision: self.books.revision, more: false };
+        guarded(&self.db_path, || {
+            for pair in self.db.range::<&[u8], _>((start, Bound::Unbounded)) {
+                let (key, bytes) = pair.map_err(|error| trouble(&self.db_path, error))?;
+                let key = key_of(&self.db_path, &key)?;
+                if !prefix.contains(&key) {
+                    break;
+                }
+                if listing.entries.len() >= limit {
+                    listing.more = true;
+                    break;
+                }
+                listing.entries.push(self.decode(&key, &bytes)?);
+            }
+            Ok(listing)
+        })?
+    }
+
+    /// Makes all `changes` durable together: after `Ok` they survive anything, after `Err` nobody knows.
+    pub(super) fn commit(
+        &mut self,
+        changes: &BTreeMap<Key, Option<Entry>>,
+        revision: Revision,
+    ) -> Result<(), StoreError> {
+        let mut books = Books { revision, tally: self.books.tally };
+        let mut batch = sled::Batch::default();
+        for (key, change) in changes {
+            if let Some(old) = self.get(key)? {
+                books.tally.remove(&record::encode(&old));
+            }
+            match change {
+                Some(entry) => {
+                    let bytes = record::encode(entry);
+                    books.tally.add(&bytes);
+                    batch.insert(key.as_str(), bytes);
+                }
+                None => batch.remove(key.as_str()),
+            }
+        }
+        batch.insert(BOOKS, books.encode());
+        guarded(&self.db_path, || self.db.apply_batch(batch).and_then(|()| self.db.flush().map(drop)))?
+            .map_err(|error| trouble(&self.db_path, error))?;
+        self.sync_blobs()?;
+        self.log.sync_data().map_err(|error| StoreError::io("sync", &self.db_path, error))?;
+        self.mark.raise(revision)?;
+        self.books = books;
+        Ok(())
+    }
+
+    /// sled puts very large pages into files of their own, and syncs those neither. Mostly there are none.
+    fn sync_blobs(&mut self) -> Result<(), StoreError> {
+        let failed = |error| StoreError::io("sync", &self.blobs, error);
+        let mut seen = HashSet::new();
+        let mut fresh = false;
+        for file in fs::read_dir(&self.blobs).map_err(failed)? {
+            let name = file.map_err(failed)?.file_name();
+            if !self.synced_blobs.contains(&name) {
+                match File::open(self.blobs.join(&name)).and_then(|file| file.sync_all()) {
+                    // Replaced by a later page meanwhile.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    outcome => outcome.map_err(failed)?,
+                }
+                fresh = true;
+            }
+            seen.insert(name);
+        }
+        if fresh {
+            File::open(&self.blobs).and_then(|dir| dir.sync_all()).map_err(failed)?;
+        }
+        self.synced_blobs = seen;
+        Ok(())
+    }
+
+    fn decode(&self, key: &Key, bytes: &[u8]) -> Result<Entry, StoreError> {
+        record::decode(key, bytes)
+            .map_err(|error| Damage::new(&self.db_path, format!("the record {key}: {error}")).into())
+    }
+}
+
+impl Books {
+    fn encode(self) -> Vec<u8> {
+        let mut bytes = vec![1];
+        bytes.extend_from_slice(&self.revision.get().to_be_bytes());
+        bytes.extend_from_slice(&self.tally.count.to_be_bytes());
+        bytes.extend_from_slice(&self.tally.sum.to_be_bytes());
+        let sum = record::seal(&bytes);
+        bytes.extend_from_slice(&sum);
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (body, sum) = bytes.split_last_chunk::<16>()?;
+        let (&version, rest) = body.split_first()?;
+        let (revision, rest) = rest.split_first_chunk::<8>()?;
+        let (count, rest) = rest.split_first_chunk::<8>()?;
+        let total = rest.first_chunk::<16>()?;
+        let tally = Tally { count: u64::from_be_bytes(*count), sum: u128::from_be_bytes(*total) };
+        (version == 1 && record::seal(body) == *sum)
+            .then(|| Self { revision: Revision::new(u64::from_be_bytes(*revision)), tally })
+    }
+}
+
+/// Opens sled. A database that this process has just closed may for a moment still be locked by sled's own
+/// threads; another process cannot be the reason, because the store's lock is ours by now.
+fn open_db(folder: &Path, db_path: &Path) -> Result<sled::Db, StoreError> {
+    let config = sled::Config::new().path(folder).cache_capacity(CACHE).flush_every_ms(None);
+    let mut tries = 0;
+    loop {
+        match guarded(db_path, || config.open())? {
+            Err(sled::Error::Io(error))
+                if tries < UNLOCK_TRIES && error.to_string().starts_with("could not acquire lock") =>
+            {
+                tries += 1;
+                thread::sleep(UNLOCK_PAUSE);
+            }
+            outcome => return outcome.map_err(|error| trouble(db_path, error)),
+        }
+    }
+}
+
+/// Reads every record and holds the sum against the books.
+fn audit(db: &sled::Db, db_path: &Path) -> Result<Books, StoreError> {
+    guarded(db_path, || {
+        let mut books = Books::default();
+        let mut tally = Tally::default();
+        for pair in db.iter() {
+            let (key, bytes) = pair.map_err(|error| trouble(db_path, error))?;
+            if key == BOOKS {
+                books = Books::decode(&bytes)
+                    .ok_or_else(|| Damage::new(db_path, "its bookkeeping record cannot be read"))?;
+                continue;
+            }
+            let key = key_of(db_path, &key)?;
+            record::decode(&key, &bytes).map_err(|error| Damage::new(db_path, format!("the record {key}: {error}")))?;
+            tally.add(&bytes);
+        }
+        if tally != books.tally {
+            let what = format!(
+                "it holds {} records that do not add up to the {} it should hold at revision {}",
+                tally.count, books.tally.count, books.revision
+            );
+            return Err(Damage::new(db_path, what).into());
+        }
+        Ok(books)
+    })?
+}
+
+fn key_of(db_path: &Path, bytes: &[u8]) -> Result<Key, StoreError> {
+    let key = std::str::from_utf8(bytes).ok().and_then(|text| text.parse().ok());
+    key.ok_or_else(|| Damage::new(db_path, "it holds a key that this program cannot have written").into())
+}
+
+fn lock(folder: &Path) -> Result<File, StoreError> {
+    let path = folder.join("lock");
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(|error| StoreError::io("create", &path, error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => Err(StoreError::Locked { path: folder.into() }),
+        Err(fs::TryLockError::Error(error)) => Err(StoreError::io("lock", path, error)),
+    }
+}
+
+fn trouble(db_path: &Path, error: sled::Error) -> StoreError {
+    match error {
+        sled::Error::Io(error) => StoreError::io("use", db_path, error),
+        sled::Error::Corruption { .. } => {
+            Damage::new(db_path, "the database engine found a part whose checksum does not match").into()
+        }
+        other => Damage::new(db_path, format!("the database engine cannot read it ({other})")).into(),
+    }
+}
