@@ -13,9 +13,7 @@ use crate::handshake::{self, Failure};
 use crate::live::Live;
 use crate::refusal::Us;
 use crate::verifier::{Trust, VerifyServer};
-use crate::{
-    Clock, CredentialsError, Expected, LiveCredentials, PeerIdentity, Refusal, TlsStream, VerifyPeerError,
-};
+use crate::{Clock, CredentialsError, Expected, LiveCredentials, PeerIdentity, Refusal, TlsStream, VerifyPeerError};
 
 /// The client side of mutual TLS: turns a transport into a stream whose peer is known, and is expected.
 ///

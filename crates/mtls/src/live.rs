@@ -95,9 +95,7 @@ fn roots_above<'c>(
 ) -> impl Iterator<Item = CertificateDer<'static>> + use<'c> {
     let top = svid.chain().last().and_then(|top| names(top)).map(|(_, issuer)| issuer);
     let roots = credentials.bundles().get(svid.id().trust_domain()).into_iter().flat_map(|bundle| bundle.roots());
-    roots
-        .filter(move |root| names(root).map(|(subject, _)| subject) == top && !svid.chain().contains(root))
-        .cloned()
+    roots.filter(move |root| names(root).map(|(subject, _)| subject) == top && !svid.chain().contains(root)).cloned()
 }
 
 /// A certificate's subject and issuer, raw.

@@ -7,9 +7,7 @@ use alcazar_identity::{CertificateDer, Credentials, Fingerprint, TrustBundle, Tr
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::verify_tls13_signature;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, PeerIncompatible, SignatureScheme,
-};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, PeerIncompatible, SignatureScheme};
 use rustls_pki_types::{ServerName, UnixTime};
 
 use crate::verify::{Presented, verify_chain};
@@ -143,7 +141,11 @@ impl VerifyServer {
         Self { trust, expected, clock, verdict: Verdict::default() }
     }
 
-    fn judge(&self, leaf: &CertificateDer<'_>, issuers: &[CertificateDer<'_>]) -> Result<PeerIdentity, VerifyPeerError> {
+    fn judge(
+        &self,
+        leaf: &CertificateDer<'_>,
+        issuers: &[CertificateDer<'_>],
+    ) -> Result<PeerIdentity, VerifyPeerError> {
         let now = (self.clock)();
         let peer = match &self.trust {
             Trust::Credentials(credentials) => verify_chain(leaf, issuers, credentials.bundles(), Side::Server, now),

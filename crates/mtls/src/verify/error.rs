@@ -1,7 +1,9 @@
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use alcazar_identity::{CertificateDer, Fingerprint, ParseSvidError, SpiffeId, TrustBundle, TrustDomain, Validity, rfc3339};
+use alcazar_identity::{
+    CertificateDer, Fingerprint, ParseSvidError, SpiffeId, TrustBundle, TrustDomain, Validity, rfc3339,
+};
 
 use super::{Presented, Side};
 use crate::Expected;

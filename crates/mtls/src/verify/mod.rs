@@ -60,8 +60,8 @@ pub(crate) fn verify_chain(
     if issuers.len() > MAX_ISSUERS {
         return Err(VerifyPeerError::LongChain { peer: Presented::boxed(leaf), count: issuers.len() + 1 });
     }
-    let svid = SvidLeaf::parse(leaf)
-        .map_err(|source| VerifyPeerError::Form { peer: Presented::boxed(leaf), source })?;
+    let svid =
+        SvidLeaf::parse(leaf).map_err(|source| VerifyPeerError::Form { peer: Presented::boxed(leaf), source })?;
     let trust_domain = svid.id().trust_domain();
     let bundle = bundles.get(trust_domain).ok_or_else(|| VerifyPeerError::ForeignTrustDomain {
         peer: Presented::boxed(leaf),

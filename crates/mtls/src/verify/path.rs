@@ -66,9 +66,7 @@ pub(super) fn find(
             Ok((issuer.unwrap_or(root), root))
         }
         // A path that got as far as our rules was good in every other way: its fault says most.
-        Err(refused) => {
-            Err(fault.take().unwrap_or_else(|| explain(refused, leaf, presented, bundle, side, now)))
-        }
+        Err(refused) => Err(fault.take().unwrap_or_else(|| explain(refused, leaf, presented, bundle, side, now))),
     }
 }
 
@@ -78,7 +76,9 @@ fn root_of<'r>(
     roots: &[&'r CertificateDer<'static>],
     anchors: &[TrustAnchor<'_>],
 ) -> Option<&'r CertificateDer<'static>> {
-    let same = |anchor: &&TrustAnchor<'_>| std::ptr::eq(std::ptr::from_ref(*anchor).cast::<()>(), std::ptr::from_ref(path.anchor()).cast::<()>());
+    let same = |anchor: &&TrustAnchor<'_>| {
+        std::ptr::eq(std::ptr::from_ref(*anchor).cast::<()>(), std::ptr::from_ref(path.anchor()).cast::<()>())
+    };
     anchors.iter().zip(roots).find(|(anchor, _)| same(anchor)).map(|(_, root)| *root)
 }
 

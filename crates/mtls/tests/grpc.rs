@@ -1,0 +1,253 @@
+//! gRPC over mutual TLS: handlers know their peer, clients reconnect, and nobody holds the others up.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test stops at the first surprise"
+)]
+
+mod common;
+
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::net::SocketAddr;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use alcazar_identity::{Credentials, Fingerprint};
+use alcazar_mtls::grpc::{self, PeerInfo};
+use alcazar_mtls::{Acceptor, Clients, Connector, Expected, VerifyPeerError};
+use bytes::Buf;
+use common::*;
+use http::uri::PathAndQuery;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
+use tonic::body::Body;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+
+/// Answers each call with the caller's identity and serial, as a status: enough of a service for a test.
+#[derive(Clone)]
+struct WhoAmI;
+
+impl tonic::server::NamedService for WhoAmI {
+    const NAME: &'static str = "test.WhoAmI";
+}
+
+impl tower::Service<http::Request<Body>> for WhoAmI {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let info = request.extensions().get::<PeerInfo>().unwrap();
+        let who = info.peer.as_ref().map_or("anonymous".to_owned(), |peer| format!("{peer} {}", peer.serial()));
+        assert!(info.remote_addr.ip().is_loopback());
+        assert_eq!(request.uri().scheme_str(), Some("https"));
+        ready(Ok(Status::aborted(who).into_http()))
+    }
+}
+
+/// Messages without content.
+#[derive(Default)]
+struct Nothing;
+
+impl Codec for Nothing {
+    type Encode = ();
+    type Decode = ();
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for Nothing {
+    type Item = ();
+    type Error = Status;
+
+    fn encode(&mut self, (): (), _: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        Ok(())
+    }
+}
+
+impl Decoder for Nothing {
+    type Item = ();
+    type Error = Status;
+
+    fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<()>, Status> {
+        bytes.advance(bytes.remaining());
+        Ok(Some(()))
+    }
+}
+
+async fn who_am_i(channel: &Channel) -> Result<String, Status> {
+    let mut client = tonic::client::Grpc::new(channel.clone());
+    client.ready().await.map_err(|error| Status::from_error(error.into()))?;
+    let path = PathAndQuery::from_static("/test.WhoAmI/Call");
+    match client.unary(tonic::Request::new(()), path, Nothing).await {
+        Err(status) if status.code() == Code::Aborted => Ok(status.message().to_owned()),
+        Err(status) => Err(status),
+        Ok(_) => panic!("the service answers with a status"),
+    }
+}
+
+/// Calls until the answer is the one that is waited for.
+async fn until(channel: &Channel, good: impl Fn(&Result<String, Status>) -> bool) -> Result<String, Status> {
+    let calling = async {
+        loop {
+            let answer = who_am_i(channel).await;
+            if good(&answer) {
+                return answer;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), calling).await.expect("the answer comes within ten seconds")
+}
+
+/// A server that ends, its connections by GOAWAY, when it is stopped.
+struct Server {
+    address: SocketAddr,
+    stop: oneshot::Sender<()>,
+    tasks: JoinSet<()>,
+}
+
+impl Server {
+    async fn start(acceptor: Acceptor, address: &str) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let server = grpc::server().add_service(WhoAmI);
+            let stopped = async { drop(stopped.await) };
+            server.serve_with_incoming_shutdown(grpc::incoming(listener, acceptor), stopped).await.unwrap();
+        });
+        Self { address, stop, tasks }
+    }
+
+    async fn stop(mut self) {
+        self.stop.send(()).unwrap();
+        self.tasks.join_next().await.unwrap().unwrap();
+    }
+}
+
+fn who(credentials: &Credentials) -> String {
+    format!("{} {}", credentials.svid().id(), credentials.svid().serial())
+}
+
+#[tokio::test]
+async fn a_handler_knows_its_peer() {
+    let mesh = Mesh::new();
+    let server = Server::start(mesh.acceptor(Clients::Optional, grpc::ALPN), "127.0.0.1:0").await;
+    let live = mesh.live(RATINGS);
+    let known = who(&live.borrow().clone());
+    let connector = Connector::new(live, grpc::ALPN, clock());
+    let channel = grpc::channel(server.address, connector, Expected::id(REVIEWS.parse().unwrap()));
+    for _ in 0..3 {
+        assert_eq!(who_am_i(&channel).await.unwrap(), known);
+    }
+    let pin = Fingerprint::of(&mesh.root.der);
+    let anonymous = Connector::pinned(td(TD), pin, grpc::ALPN, clock());
+    let target: grpc::Target = format!("localhost:{}", server.address.port()).parse().unwrap();
+    let channel = grpc::channel(target, anonymous, Expected::TrustDomain(td(TD)));
+    assert_eq!(who_am_i(&channel).await.unwrap(), "anonymous");
+}
+
+#[tokio::test]
+async fn a_lost_connection_comes_back_with_the_credentials_of_the_moment() {
+    let mesh = Mesh::new();
+    let server = Server::start(mesh.acceptor(Clients::Required, grpc::ALPN), "127.0.0.1:0").await;
+    let (first, second) = (mesh.credentials(RATINGS), mesh.credentials(RATINGS));
+    let (credentials, live) = watch::channel(first.clone());
+    let channel = grpc::channel(server.address, Connector::new(live, grpc::ALPN, clock()), Expected::Any);
+    assert_eq!(who_am_i(&channel).await.unwrap(), who(&first));
+    credentials.send(second.clone()).unwrap();
+    assert_eq!(who_am_i(&channel).await.unwrap(), who(&first), "a rotation drops no connection");
+
+    let address = server.address.to_string();
+    server.stop().await;
+    until(&channel, Result::is_err).await.unwrap_err();
+    let server = Server::start(mesh.acceptor(Clients::Required, grpc::ALPN), &address).await;
+    assert_eq!(until(&channel, Result::is_ok).await.unwrap(), who(&second));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_call_to_somebody_else_fails_with_the_reason() {
+    let mesh = Mesh::new();
+    let server = Server::start(mesh.acceptor(Clients::Required, grpc::ALPN), "127.0.0.1:0").await;
+    let channel = grpc::channel(server.address, mesh.connector(grpc::ALPN), Expected::id(RATINGS.parse().unwrap()));
+    for _ in 0..2 {
+        let status = who_am_i(&channel).await.unwrap_err();
+        assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+        assert!(matches!(VerifyPeerError::find(&status), Some(VerifyPeerError::Unexpected { .. })), "{status:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_the_server_refuses_learns_why() {
+    let mesh = Mesh::new();
+    let server = Server::start(mesh.acceptor(Clients::Required, grpc::ALPN), "127.0.0.1:0").await;
+    let stranger = Ca::root("other").leaf("spiffe://other.example/ns/a/sa/b").credentials(mesh.bundles());
+    let connector = Connector::new(watch::channel(stranger).1, grpc::ALPN, clock());
+    let channel = grpc::channel(server.address, connector, Expected::Any);
+    let status = who_am_i(&channel).await.unwrap_err();
+    assert!(causes(&status).contains("does not trust our trust domain"), "{}", causes(&status));
+}
+
+#[tokio::test]
+async fn silent_and_plaintext_clients_hold_nobody_up() {
+    let mesh = Mesh::new();
+    let acceptor = mesh.acceptor(Clients::Required, grpc::ALPN).with_deadline(Duration::from_millis(200));
+    let server = Server::start(acceptor, "127.0.0.1:0").await;
+    // More than there is room for at once: the last ones wait until the first are given up.
+    let mut silent = Vec::new();
+    for _ in 0..300 {
+        silent.push(TcpStream::connect(server.address).await.unwrap());
+    }
+    let mut plaintext = TcpStream::connect(server.address).await.unwrap();
+    plaintext.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+    let channel = grpc::channel(server.address, mesh.connector(grpc::ALPN), Expected::Any);
+    assert!(until(&channel, Result::is_ok).await.unwrap().starts_with(RATINGS));
+    // What is left of a refused connection is an alert and its end.
+    let mut rest = Vec::new();
+    tokio::time::timeout(Duration::from_secs(10), plaintext.read_to_end(&mut rest)).await.unwrap().unwrap();
+    assert_eq!(rest.first(), Some(&21), "a TLS alert record, not {rest:?}");
+}
+
+#[tokio::test]
+async fn a_connection_ends_when_the_certificate_that_opened_it_does() {
+    let mesh = Mesh::new();
+    let clock = TestClock::new();
+    let acceptor = Acceptor::new(mesh.live(REVIEWS), Clients::Required, grpc::ALPN, clock.clock());
+    let server = Server::start(acceptor, "127.0.0.1:0").await;
+    let short = |seconds| {
+        let end = now() + Duration::from_secs(seconds);
+        mesh.cluster.leaf_with(&[RATINGS], |params| dates(params, now() - HOUR, end)).credentials(mesh.bundles())
+    };
+    let (brief, renewed) = (short(1), short(600));
+    let (credentials, live) = watch::channel(brief.clone());
+    let channel = grpc::channel(server.address, Connector::new(live, grpc::ALPN, clock.clock()), Expected::Any);
+    assert_eq!(who_am_i(&channel).await.unwrap(), who(&brief));
+
+    credentials.send(renewed.clone()).unwrap();
+    clock.forward(Duration::from_secs(300));
+    let answer = until(&channel, |answer| answer.as_ref().is_ok_and(|answer| *answer != who(&brief))).await;
+    assert_eq!(answer.unwrap(), who(&renewed));
+}
