@@ -18,8 +18,11 @@
 //! - A raw path or host cannot reach a rule: a [`Request`] holds a [`NormalizedPath`] and a [`Host`].
 //! - Deciding allocates nothing; words are made when somebody asks.
 
+mod activation;
+mod bindings;
 mod compiled;
 mod decision;
+mod documents;
 mod eval;
 mod explain;
 mod host;
@@ -29,8 +32,11 @@ mod miss;
 mod model;
 mod path;
 mod patterns;
+mod policy;
 mod record;
 mod request;
+mod roles;
+mod values;
 
 pub use compiled::Compiled;
 pub use decision::{Because, Decision, Denial, Grant, GrantNames, Permit, Reason, Shadow};
@@ -40,6 +46,7 @@ pub use ipnet::IpNet;
 pub use log::LogContext;
 pub use model::{Activation, Attribute, Binding, Clause, Matcher, Role, Rule, Subject, WorkloadPolicy};
 pub use path::{EncodedSlash, NormalizedPath, RefusedPath};
+pub use policy::{Policy, Settings, Workload};
 pub use record::{
     DECISION_SCHEMA, DecisionRecord, DestinationRecord, FailedRecord, GrantRecord, MissRecord, ProtocolRecord,
     REDACTED, ReasonRecord, RequestRecord, Schema, ShadowRecord, SourceRecord, Verdict,
