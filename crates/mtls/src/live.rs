@@ -103,3 +103,70 @@ fn names(der: &CertificateDer<'_>) -> Option<(Vec<u8>, Vec<u8>)> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
     Some((certificate.subject().as_raw().to_vec(), certificate.issuer().as_raw().to_vec()))
 }
+
+#[cfg(test)]
+mod tests {
+    use alcazar_identity::{SvidKey, TrustBundle, TrustBundles};
+    use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
+    use tokio::sync::watch;
+
+    use super::*;
+
+    fn credentials() -> Arc<Credentials> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "root");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let root = params.self_signed(&key).unwrap().der().clone();
+        let issuer = Issuer::new(params, key);
+
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![SanType::URI("spiffe://td/ns/a/sa/b".try_into().unwrap())];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        let key = KeyPair::generate().unwrap();
+        let chain = vec![params.signed_by(&key, &issuer).unwrap().der().clone()];
+        let svid = X509Svid::new(chain, SvidKey::from_pkcs8(key.serialize_der()).unwrap()).unwrap();
+        let bundle = TrustBundle::new("td".parse().unwrap(), 1, [root]).unwrap();
+        Arc::new(Credentials::new(svid, TrustBundles::from(bundle)))
+    }
+
+    #[test]
+    fn a_snapshot_is_prepared_once_and_a_change_is_seen_at_once() {
+        let (sender, receiver) = watch::channel(credentials());
+        let live = Live::new(receiver, false);
+        let first = live.current().unwrap();
+        assert!(Arc::ptr_eq(&first, &live.current().unwrap()));
+
+        let newer = credentials();
+        sender.send(Arc::clone(&newer)).unwrap();
+        let second = live.current().unwrap();
+        assert!(Arc::ptr_eq(&second.credentials, &newer));
+        assert!(Arc::ptr_eq(&second, &live.current().unwrap()));
+        // Who began with the old one keeps it whole.
+        assert!(!Arc::ptr_eq(&first.credentials, &second.credentials));
+    }
+
+    #[test]
+    fn a_crowd_of_handshakes_prepares_a_change_once() {
+        let (_sender, receiver) = watch::channel(credentials());
+        let live = Live::new(receiver, false);
+        let prepared: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..16).map(|_| scope.spawn(|| live.current().unwrap())).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert!(prepared.windows(2).all(|pair| Arc::ptr_eq(&pair[0], &pair[1])));
+    }
+
+    #[test]
+    fn the_root_is_presented_where_it_is_asked_for() {
+        let credentials = credentials();
+        let presented = |with_root| {
+            let live = Live::new(watch::channel(Arc::clone(&credentials)).1, with_root);
+            let certificate: Arc<dyn rustls::client::ResolvesClientCert> = live.current().unwrap().certificate.clone();
+            certificate.resolve(&[], &[]).unwrap().cert.clone()
+        };
+        let root = credentials.bundles().iter().next().unwrap().roots().next().unwrap().clone();
+        assert_eq!(presented(false), credentials.svid().chain());
+        assert_eq!(presented(true), [credentials.svid().chain(), &[root]].concat());
+    }
+}

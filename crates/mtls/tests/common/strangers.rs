@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use alcazar_identity::CertificateDer;
+use alcazar_identity::{CertificateDer, TrustBundles};
 use rcgen::{BasicConstraints, DnType, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
@@ -104,6 +104,20 @@ pub(crate) fn careless_client(holder: &Holder) -> Arc<ClientConfig> {
     Arc::new(config)
 }
 
+/// A client on another TLS stack: it offers no hybrid group, and judges the server as ours do.
+pub(crate) fn verifying_client(holder: &Holder, bundles: &TrustBundles) -> Arc<ClientConfig> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Careful(provider, bundles.clone())))
+        .with_client_auth_cert(holder.chain.clone(), holder.private_key())
+        .unwrap();
+    config.resumption = rustls::client::Resumption::disabled();
+    Arc::new(config)
+}
+
 /// A client that shows nothing and believes anybody.
 pub(crate) fn careless_anonymous_client() -> Arc<ClientConfig> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -155,6 +169,49 @@ macro_rules! believe_signatures {
             self.0.signature_verification_algorithms.supported_schemes()
         }
     };
+}
+
+#[derive(Debug)]
+struct Careful(Arc<CryptoProvider>, TrustBundles);
+
+impl ServerCertVerifier for Careful {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        issuers: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let chain: Vec<_> = std::iter::once(leaf).chain(issuers).cloned().collect();
+        match alcazar_mtls::verify_peer(&chain, &self.1, alcazar_mtls::Side::Server, now()) {
+            Ok(_) => Ok(ServerCertVerified::assertion()),
+            Err(refused) => Err(Error::General(refused.to_string())),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(Error::HandshakeNotComplete)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, leaf, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
 }
 
 impl ServerCertVerifier for Careless {
