@@ -1,1 +1,60 @@
-//! The node agent: attests, renews, and serves identities over SDS.
+//! The node agent: attests its node once, renews for ever, and serves identities to workloads over SDS.
+//!
+//! ```text
+//!            join token ─┐
+//!   saved identity ──────┤                    ┌──────────────── CA ────────────────┐
+//!                        ▼                    ▼                 │                  │
+//!                      Node ──identity──▶ Link ──registrations──┴▶ Renewal ◀─issue─┘
+//!                 (attest, renew)     (follows the CA)         (schedule, batches)
+//!                        └──────────bundles──────────────────────▶ │
+//!                                                                  ▼
+//!   Envoy, proxy, app ◀── SDS ◀── sockets ◀── Registry: for each registration a watch of what is held
+//! ```
+//!
+//! Decisions are plain functions: when to renew ([`schedule`]), how to prove the node ([`proof`]), who a caller is
+//! ([`registry`]), what an SDS stream says next ([`sds`]). The loops around them hold the clock and the sockets.
+//!
+//! Invariants:
+//! - A private key is made here, is sent to nobody but the workload that owns it, and is on disk only where it is the
+//!   node's own, mode 0600.
+//! - A key is on disk before the CA is asked for its certificate, so that no lost reply and no crash breaks the
+//!   lineage by which the CA knows this node.
+//! - What the CA answers is verified before it is used: key, identity, chain and life.
+//! - A failed renewal keeps the valid certificate; nothing expired is ever served.
+//! - A caller is known by what the kernel says of it and by the socket it came by; whoever matches nothing gets
+//!   nothing.
+
+mod agent;
+mod authority;
+mod chance;
+mod config;
+mod issued;
+mod keys;
+mod link;
+mod node;
+/// How the node proves who it is: by its certificate, or by its join token, and why.
+pub mod proof;
+mod registration;
+/// Who a caller is, and what is held for it.
+pub mod registry;
+mod renewal;
+mod saved;
+pub mod schedule;
+pub mod sds;
+mod selector;
+mod sockets;
+mod status;
+mod token;
+mod workloads;
+
+pub use agent::{Agent, OpenError, RunError};
+pub use authority::CallError;
+pub use config::{Config, ConfigError};
+pub use issued::{Issued, ReplyError, Trust};
+pub use keys::MakeKeyError;
+pub use registration::{Registration, RegistrationError};
+pub use saved::{SavedError, SavedNode};
+pub use selector::{Caller, ParseSelectorError, SHARED_SOCKET, Selector, SocketName};
+pub use sockets::{BindError, SocketsDirError};
+pub use status::{CertificateStatus, NodeStatus, RegistrationStatus, Status};
+pub use token::{JoinToken, ParseJoinTokenError, ReadTokenError};

@@ -1,0 +1,257 @@
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use alcazar_identity::SpiffeId;
+use alcazar_mtls::Clock;
+use alcazar_service::{Readiness, Shutdown, admin, files};
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, watch};
+
+use crate::authority::{Authority, GrpcAuthority};
+use crate::config::{Config, ConfigError};
+use crate::link::{Heard, Link};
+use crate::node::Node;
+use crate::registry::Registry;
+use crate::renewal::Renewal;
+use crate::saved::{NodeFile, SavedNode};
+use crate::selector::SocketName;
+use crate::sockets::{self, BindError, SocketsDir, SocketsDirError};
+use crate::status::{NodeStatus, RegistrationStatus, Status};
+use crate::token::TokenSource;
+
+/// The agent of one node.
+pub struct Agent {
+    id: SpiffeId,
+    authority: Arc<dyn Authority>,
+    token: TokenSource,
+    file: NodeFile,
+    saved: SavedNode,
+    sockets: SocketsDir,
+    admin: Option<TcpListener>,
+    clock: Clock,
+    status: watch::Sender<Arc<Status>>,
+    /// Locked as long as this agent lives.
+    data_lock: File,
+}
+
+impl Agent {
+    /// Takes hold of the node's directories and reads what an earlier run has saved. Nothing is asked of the CA yet.
+    ///
+    /// # Errors
+    /// When the configuration makes no sense, or a directory cannot be used.
+    pub async fn open(config: Config, clock: Clock) -> Result<Self, OpenError> {
+        let authority = GrpcAuthority::new(config.target()?, config.ca_id()?, clock.clone());
+        Self::with_authority(config, Arc::new(authority), clock).await
+    }
+
+    async fn with_authority(config: Config, authority: Arc<dyn Authority>, clock: Clock) -> Result<Self, OpenError> {
+        let id = config.node_id()?;
+        let token = config.token()?;
+        let data_dir = config.data_dir;
+        let failed = |source| OpenError::DataDir { path: data_dir.clone(), source };
+        files::private_directory(&data_dir).map_err(failed)?;
+        let locked = sockets::lock(&data_dir.join("agent.lock")).map_err(failed)?;
+        let data_lock = locked.ok_or_else(|| OpenError::Taken(data_dir.clone()))?;
+        let file = NodeFile::within(&data_dir);
+        let saved = file.load(&id).map_err(failed)?;
+        let sockets = SocketsDir::open(&config.sockets_dir)?;
+        let admin = match config.admin {
+            Some(address) => {
+                Some(TcpListener::bind(address).await.map_err(|source| OpenError::Admin { address, source })?)
+            }
+            None => None,
+        };
+        let node = NodeStatus { spiffe_id: id.clone(), certificate: None, last_error: None, ca_error: None };
+        let status = watch::Sender::new(Arc::new(Status { node, registrations: Vec::new() }));
+        Ok(Self { id, authority, token, file, saved, sockets, admin, clock, status, data_lock })
+    }
+
+    /// Who this node is.
+    pub fn id(&self) -> &SpiffeId {
+        &self.id
+    }
+
+    /// What the agent holds and does, live.
+    pub fn status(&self) -> watch::Receiver<Arc<Status>> {
+        self.status.subscribe()
+    }
+
+    /// Attests, renews and serves until the shutdown.
+    ///
+    /// # Errors
+    /// When the shared socket cannot be made, or a part of the agent breaks.
+    pub async fn run(self, shutdown: Shutdown, readiness: Readiness) -> Result<(), RunError> {
+        let parts = shutdown.child();
+        let registry = watch::Sender::new(Arc::new(Registry::default()));
+        sockets::open_shared(&self.sockets, &registry.subscribe(), &parts)?;
+
+        let doubt = Arc::new(Notify::new());
+        let identity = watch::Sender::new(None);
+        let bundles = watch::Sender::new(None);
+        let said = watch::Sender::new(None);
+        let session = watch::Sender::new(None);
+        let registrations = watch::Sender::new(None);
+        let node_status = watch::Sender::new(self.status.borrow().node.clone());
+        let workload_status = watch::Sender::new(Vec::new());
+        let problems = watch::Sender::new(BTreeMap::new());
+
+        let show = Show {
+            node: node_status.subscribe(),
+            workloads: workload_status.subscribe(),
+            problems: problems.subscribe(),
+            registry: registry.subscribe(),
+            out: self.status,
+        };
+        let socket_paths = self.sockets.paths();
+        parts.spawn("status", show.keep(socket_paths, parts.clone()));
+        parts.spawn("sockets", sockets::keep(self.sockets, registry.subscribe(), parts.clone(), problems));
+        let renewal = Renewal {
+            node: self.id.clone(),
+            clock: self.clock.clone(),
+            readiness: readiness.clone(),
+            session: session.subscribe(),
+            registrations: registrations.subscribe(),
+            bundles: bundles.subscribe(),
+            registry,
+            status: workload_status,
+        };
+        parts.spawn("renewal", renewal.keep(readiness.register("registrations of this node"), parts.clone()));
+        let link = Link {
+            node: self.id.clone(),
+            authority: self.authority.clone(),
+            identity: identity.subscribe(),
+            clock: self.clock.clone(),
+            status: node_status.clone(),
+            out: Heard { session, registrations, said: said.clone() },
+            doubt: doubt.clone(),
+        };
+        parts.spawn("link to the CA", link.keep(parts.clone()));
+        let node = Node {
+            id: self.id,
+            authority: self.authority,
+            token: self.token,
+            file: self.file,
+            saved: self.saved,
+            clock: self.clock,
+            identity,
+            status: node_status,
+            said: said.subscribe(),
+            bundles,
+            doubt,
+        };
+        parts.spawn("node identity", node.keep(readiness.register("identity of this node"), parts.clone()));
+        if let Some(listener) = self.admin {
+            let (readiness, until) = (readiness, parts.clone());
+            parts.spawn("admin", async move {
+                if let Err(error) = admin::serve(listener, readiness, until).await {
+                    tracing::error!(%error, "the admin address is served no more");
+                }
+            });
+        }
+
+        parts.cancelled().await;
+        let ended = parts.finished(DRAIN).await;
+        drop(self.data_lock);
+        match ended {
+            Err(unfinished) => Err(RunError::Unfinished(unfinished)),
+            Ok(()) if shutdown.is_cancelled() => Ok(()),
+            Ok(()) => Err(RunError::Broken),
+        }
+    }
+}
+
+/// Joins what the parts say of themselves.
+struct Show {
+    node: watch::Receiver<NodeStatus>,
+    workloads: watch::Receiver<Vec<RegistrationStatus>>,
+    problems: watch::Receiver<BTreeMap<SocketName, String>>,
+    registry: watch::Receiver<Arc<Registry>>,
+    out: watch::Sender<Arc<Status>>,
+}
+
+impl Show {
+    async fn keep(mut self, path_of: impl Fn(&str) -> PathBuf + Send + 'static, shutdown: Shutdown) {
+        loop {
+            let now = self.now(&path_of);
+            self.out.send_replace(Arc::new(now));
+            let change = tokio::select! {
+                change = self.node.changed() => change,
+                change = self.workloads.changed() => change,
+                change = self.problems.changed() => change,
+                () = shutdown.cancelled() => return,
+            };
+            if change.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn now(&mut self, path_of: impl Fn(&str) -> PathBuf) -> Status {
+        let node = self.node.borrow_and_update().clone();
+        let mut registrations = self.workloads.borrow_and_update().clone();
+        let problems = self.problems.borrow_and_update().clone();
+        let registry = self.registry.borrow().clone();
+        let sockets: BTreeMap<_, _> =
+            registry.sockets().map(|(name, served)| (served.registration().id(), name)).collect();
+        for registration in &mut registrations {
+            let Some(name) = sockets.get(registration.id.as_str()) else { continue };
+            registration.socket = Some(path_of(name.as_str()));
+            if let Some(problem) = problems.get(name) {
+                registration.last_error = Some(problem.clone());
+            }
+        }
+        Status { node, registrations }
+    }
+}
+
+/// Why an agent cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The configuration makes no sense.
+    #[error("the configuration cannot be used")]
+    Config(#[from] ConfigError),
+    /// The data directory cannot be used.
+    #[error("cannot use the data directory {}", path.display())]
+    DataDir {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Another agent has it: two would renew against each other.
+    #[error("another agent uses the data directory {}", .0.display())]
+    Taken(PathBuf),
+    /// The sockets directory cannot be used.
+    #[error(transparent)]
+    Sockets(#[from] SocketsDirError),
+    /// The admin address cannot be listened on.
+    #[error("cannot listen on the admin address {address}")]
+    Admin {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// Why an agent ended otherwise than it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The shared socket cannot be made.
+    #[error(transparent)]
+    Socket(#[from] BindError),
+    /// A part ended by itself; the log says more.
+    #[error("a part of the agent broke")]
+    Broken,
+    /// A part did not end when asked to.
+    #[error("the agent did not end in time")]
+    Unfinished(#[source] alcazar_service::Unfinished),
+}
+
+/// How long the parts have to end.
+const DRAIN: Duration = Duration::from_secs(5);

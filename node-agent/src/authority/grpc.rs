@@ -1,0 +1,161 @@
+use std::error::Error;
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use alcazar_api::ca::v1;
+use alcazar_api::ca::v1::certificate_authority_client::CertificateAuthorityClient;
+use alcazar_identity::{Credentials, SpiffeId, TrustDomain};
+use alcazar_mtls::grpc::{ALPN, Target, channel};
+use alcazar_mtls::{Clock, Connector, Expected, Refusal, VerifyPeerError};
+use futures::{FutureExt, StreamExt};
+use tokio::sync::watch;
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+
+use super::{Authority, Call, CallError, Session, Updates};
+use crate::token::JoinToken;
+
+/// The CA behind gRPC and mutual TLS.
+pub(crate) struct GrpcAuthority {
+    target: Target,
+    trust_domain: TrustDomain,
+    /// Whom the CA must prove itself to be.
+    expected: Expected,
+    clock: Clock,
+}
+
+impl GrpcAuthority {
+    /// The CA of this identity at this address.
+    pub(crate) fn new(target: Target, ca: SpiffeId, clock: Clock) -> Self {
+        Self { target, trust_domain: ca.trust_domain().clone(), expected: Expected::id(ca), clock }
+    }
+
+    fn client(&self, connector: Connector) -> CertificateAuthorityClient<Channel> {
+        CertificateAuthorityClient::new(channel(self.target.clone(), connector, self.expected.clone()))
+    }
+
+    fn as_node(&self, node: Arc<Credentials>) -> CertificateAuthorityClient<Channel> {
+        // A connection belongs to the certificate it was opened with: after a rotation there is a new client.
+        let (_, fixed) = watch::channel(node);
+        self.client(Connector::new(fixed, ALPN, self.clock.clone()))
+    }
+}
+
+impl Authority for GrpcAuthority {
+    fn attest<'a>(&'a self, token: &'a JoinToken, csr: Vec<u8>) -> Call<'a, v1::IssuedSvid> {
+        async move {
+            let pinned = Connector::pinned(self.trust_domain.clone(), token.pin(), ALPN, self.clock.clone());
+            let mut client = self.client(pinned);
+            let request = v1::AttestNodeRequest { join_token: token.text().to_owned(), csr };
+            Ok(answer(client.attest_node(request)).await?.into_inner())
+        }
+        .boxed()
+    }
+
+    fn renew<'a>(&'a self, node: Arc<Credentials>, csr: Vec<u8>) -> Call<'a, v1::IssuedSvid> {
+        async move {
+            let mut client = self.as_node(node);
+            Ok(answer(client.renew_node(v1::RenewNodeRequest { csr })).await?.into_inner())
+        }
+        .boxed()
+    }
+
+    fn session(&self, node: Arc<Credentials>) -> Arc<dyn Session> {
+        Arc::new(GrpcSession { client: self.as_node(node) })
+    }
+}
+
+struct GrpcSession {
+    client: CertificateAuthorityClient<Channel>,
+}
+
+impl Session for GrpcSession {
+    fn issue(&self, items: Vec<v1::IssueWorkload>) -> Call<'_, Vec<v1::IssueWorkloadResult>> {
+        let mut client = self.client.clone();
+        async move {
+            Ok(answer(client.issue_workloads(v1::IssueWorkloadsRequest { items })).await?.into_inner().results)
+        }
+        .boxed()
+    }
+
+    fn registrations(&self) -> Call<'_, Updates<v1::Registrations>> {
+        let mut client = self.client.clone();
+        async move {
+            let updates = answer(client.watch_registrations(v1::WatchRegistrationsRequest {})).await?.into_inner();
+            Ok(updates.map(|update| update.map_err(CallError::from)).boxed())
+        }
+        .boxed()
+    }
+
+    fn bundles(&self) -> Call<'_, Updates<v1::TrustBundles>> {
+        let mut client = self.client.clone();
+        async move {
+            let updates = answer(client.watch_trust_bundles(v1::WatchTrustBundlesRequest {})).await?.into_inner();
+            Ok(updates.map(|update| update.map_err(CallError::from)).boxed())
+        }
+        .boxed()
+    }
+}
+
+/// Whether the CA ended the connection with a TLS alert.
+///
+/// Not always to be seen: of an alert that arrives after our side of the handshake HTTP/2 keeps the text alone. Such
+/// a call counts as unanswered; several in a row have the same consequence.
+fn is_refused_by_tls(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let within = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        if error.is::<Refusal>() || within.is_some_and(|within| within.is::<Refusal>()) {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
+/// An answer within the deadline.
+async fn answer<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, CallError> {
+    match tokio::time::timeout(DEADLINE, call).await {
+        Ok(answer) => Ok(answer?),
+        Err(late) => Err(CallError::Unanswered(Box::new(late))),
+    }
+}
+
+impl From<Status> for CallError {
+    fn from(status: Status) -> Self {
+        if VerifyPeerError::find(&status).is_some() || is_refused_by_tls(&status) {
+            return Self::Untrusted(Box::new(status));
+        }
+        match status.code() {
+            Code::Unauthenticated
+            | Code::PermissionDenied
+            | Code::InvalidArgument
+            | Code::NotFound
+            | Code::AlreadyExists
+            | Code::FailedPrecondition
+            | Code::OutOfRange
+            | Code::Unimplemented => Self::Refused(Box::new(status)),
+            _ => Self::Unanswered(Box::new(status)),
+        }
+    }
+}
+
+/// How long the CA has for one answer; it signs and makes durable well within a second.
+const DEADLINE: Duration = Duration::from_secs(15);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_will_not_change_by_itself_is_a_refusal() {
+        for code in [Code::PermissionDenied, Code::Unauthenticated, Code::InvalidArgument] {
+            assert!(CallError::from(Status::new(code, "no")).is_final(), "{code:?}");
+        }
+        for code in [Code::Unavailable, Code::ResourceExhausted, Code::Internal, Code::Unknown, Code::Cancelled] {
+            assert!(!CallError::from(Status::new(code, "later")).is_final(), "{code:?}");
+        }
+    }
+}

@@ -1,0 +1,105 @@
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use alcazar_identity::{ParseSpiffeIdError, SpiffeId, TrustDomain};
+use alcazar_mtls::grpc::{ParseTargetError, Target};
+use serde::{Deserialize, Deserializer};
+use zeroize::Zeroizing;
+
+use crate::token::TokenSource;
+
+/// What an agent is told: `agent.yaml`.
+#[derive(Clone, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Config {
+    /// The trust domain of the mesh, as in `cluster.local`.
+    #[serde(deserialize_with = "from_text")]
+    pub trust_domain: TrustDomain,
+    /// The cluster that this node is in.
+    pub cluster: String,
+    /// The name of this node within its cluster.
+    pub node: String,
+    /// Where the CA is: `host:port`.
+    pub ca_address: String,
+    /// The join token itself. Rather `joinTokenFile`, where others may read this file.
+    #[serde(default)]
+    pub join_token: Option<String>,
+    /// A file with the join token; read anew at every use. Without a token only a saved identity can prove the node.
+    #[serde(default)]
+    pub join_token_file: Option<PathBuf>,
+    /// Where the node's own key and certificate are kept over restarts; private to the agent.
+    pub data_dir: PathBuf,
+    /// Where the sockets are made that workloads come to.
+    pub sockets_dir: PathBuf,
+    /// Where `/healthz` and `/readyz` are served; nowhere by default.
+    #[serde(default)]
+    pub admin: Option<SocketAddr>,
+}
+
+impl Config {
+    /// The name of this node.
+    ///
+    /// # Errors
+    /// When cluster or node cannot stand in a SPIFFE ID.
+    pub fn node_id(&self) -> Result<SpiffeId, ConfigError> {
+        SpiffeId::node(&self.trust_domain, &self.cluster, &self.node).map_err(ConfigError::Node)
+    }
+
+    /// Whom the CA must prove itself to be.
+    pub(crate) fn ca_id(&self) -> Result<SpiffeId, ConfigError> {
+        SpiffeId::workload(&self.trust_domain, "alcazar-system", "alcazar-ca").map_err(ConfigError::Node)
+    }
+
+    pub(crate) fn target(&self) -> Result<Target, ConfigError> {
+        self.ca_address.parse().map_err(ConfigError::CaAddress)
+    }
+
+    pub(crate) fn token(&self) -> Result<TokenSource, ConfigError> {
+        match (&self.join_token, &self.join_token_file) {
+            (Some(_), Some(_)) => Err(ConfigError::TwoTokens),
+            (Some(text), None) => Ok(TokenSource::Given(Zeroizing::new(text.clone()))),
+            (None, Some(path)) => Ok(TokenSource::File(path.clone())),
+            (None, None) => Ok(TokenSource::Absent),
+        }
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("trust_domain", &self.trust_domain)
+            .field("cluster", &self.cluster)
+            .field("node", &self.node)
+            .field("ca_address", &self.ca_address)
+            .field("join_token", &self.join_token.as_ref().map(|_| "redacted"))
+            .field("join_token_file", &self.join_token_file)
+            .field("data_dir", &self.data_dir)
+            .field("sockets_dir", &self.sockets_dir)
+            .field("admin", &self.admin)
+            .finish()
+    }
+}
+
+/// What is wrong with a configuration that reads well.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// Cluster or node cannot stand in a SPIFFE ID.
+    #[error("cluster and node do not make a SPIFFE ID")]
+    Node(#[source] ParseSpiffeIdError),
+    /// The CA's address is none.
+    #[error("caAddress is wrong")]
+    CaAddress(#[source] ParseTargetError),
+    /// One token is enough, and two would be a riddle.
+    #[error("joinToken and joinTokenFile are both given: one of them is enough")]
+    TwoTokens,
+}
+
+fn from_text<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr<Err: fmt::Display>,
+{
+    String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+}

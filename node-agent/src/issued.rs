@@ -1,0 +1,153 @@
+use std::time::{Duration, SystemTime};
+
+use alcazar_api::ca::v1;
+use alcazar_identity::{
+    CertificateDer, Credentials, Fingerprint, ParseSvidError, SpiffeId, SvidKey, TrustBundle, TrustBundles, X509Svid,
+    rfc3339,
+};
+use alcazar_mtls::{Side, VerifyPeerError, verify_peer};
+
+use crate::schedule::Life;
+
+/// A certificate that the CA issued, and that was held against what was asked for.
+#[derive(Debug, Clone)]
+pub struct Issued {
+    svid: X509Svid,
+    bundles: TrustBundles,
+    life: Life,
+}
+
+/// How the trust bundles in a reply are known to be the CA's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trust {
+    /// The reply came over a connection that the held bundles verified.
+    Established,
+    /// Nothing is held yet: the root with this fingerprint must be among the roots of our own trust domain.
+    Pinned(Fingerprint),
+}
+
+impl Issued {
+    /// Accepts the CA's reply to a request made with `key` for the identity `expected`.
+    ///
+    /// # Errors
+    /// When the certificate is another's, has another key, leads to no root of its bundle, or is not good now. A CA
+    /// that answers so is broken; what it sent is not used.
+    pub fn accept(
+        reply: &v1::IssuedSvid,
+        key: SvidKey,
+        expected: &SpiffeId,
+        trust: Trust,
+        received: SystemTime,
+    ) -> Result<Self, ReplyError> {
+        let chain = reply.chain.iter().map(|der| CertificateDer::from(der.clone())).collect();
+        let svid = X509Svid::new(chain, key)?;
+        if svid.id() != expected {
+            return Err(ReplyError::OtherIdentity { got: svid.id().clone(), expected: expected.clone() });
+        }
+        let bundles = read_bundles(reply.bundles.as_ref().ok_or(ReplyError::NoBundle)?)?;
+        let own = bundles.get(expected.trust_domain()).ok_or(ReplyError::NoBundle)?;
+        if let Trust::Pinned(pin) = trust
+            && !own.roots().any(|root| Fingerprint::of(root) == pin)
+        {
+            return Err(ReplyError::PinMissing(pin));
+        }
+        verify_peer(svid.chain(), &bundles, Side::Client, received)?;
+        let issued_at = time_of(reply.issued_at).ok_or(ReplyError::Times)?;
+        // The certificate itself is what peers look at; the reply's copy of its end is not needed.
+        let life = Life::new(issued_at, svid.validity().not_after(), received).ok_or(ReplyError::Times)?;
+        warn_of_skew(issued_at, received);
+        Ok(Self { svid, bundles, life })
+    }
+
+    /// The certificate and its key.
+    pub fn svid(&self) -> &X509Svid {
+        &self.svid
+    }
+
+    /// The bundles that came with it.
+    pub fn bundles(&self) -> &TrustBundles {
+        &self.bundles
+    }
+
+    /// How long it is good.
+    pub fn life(&self) -> &Life {
+        &self.life
+    }
+
+    /// What an endpoint needs to be it.
+    pub fn credentials(&self) -> Credentials {
+        Credentials::new(self.svid.clone(), self.bundles.clone())
+    }
+
+    pub(crate) fn restored(svid: X509Svid, bundles: TrustBundles, life: Life) -> Self {
+        Self { svid, bundles, life }
+    }
+
+    pub(crate) fn believe(&mut self, bundles: TrustBundles) {
+        self.bundles = bundles;
+    }
+}
+
+/// The bundles to believe when `said` comes after `held`: what was said, but never an older bundle for a newer one.
+pub(crate) fn advance(held: &TrustBundles, said: &TrustBundles) -> TrustBundles {
+    let newest = |said: &TrustBundle| match held.get(said.trust_domain()) {
+        Some(held) if held.sequence() > said.sequence() => held.clone(),
+        _ => said.clone(),
+    };
+    said.iter().map(newest).collect()
+}
+
+/// Reads the bundles that a CA sent.
+pub(crate) fn read_bundles(wire: &v1::TrustBundles) -> Result<TrustBundles, ReplyError> {
+    TrustBundles::try_from(wire.clone()).map_err(|error| ReplyError::Bundles(Box::new(error)))
+}
+
+/// Seconds since the Unix epoch, as the CA writes them.
+pub(crate) fn time_of(seconds: i64) -> Option<SystemTime> {
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(u64::try_from(seconds).ok()?))
+}
+
+fn warn_of_skew(issued_at: SystemTime, received: SystemTime) {
+    let ahead = issued_at.duration_since(received).unwrap_or_default();
+    let behind = received.duration_since(issued_at).unwrap_or_default();
+    if ahead.max(behind) > TOLERATED_SKEW {
+        tracing::warn!(
+            ca_clock = rfc3339(issued_at),
+            own_clock = rfc3339(received),
+            "the CA's clock and this machine's differ; certificates of either may look expired to the other"
+        );
+    }
+}
+
+/// Why a reply of the CA is not used.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplyError {
+    /// The chain is no X509-SVID of the key that was asked for.
+    #[error("the CA sent what is no certificate for the request")]
+    Svid(#[from] ParseSvidError),
+    /// The certificate names somebody else.
+    #[error("the CA sent a certificate of {got}, asked for was {expected}")]
+    OtherIdentity {
+        /// Whom it names.
+        got: SpiffeId,
+        /// Who was asked for.
+        expected: SpiffeId,
+    },
+    /// There is no bundle of our own trust domain, so nothing could be verified.
+    #[error("the CA sent no trust bundle of its trust domain")]
+    NoBundle,
+    /// The bundles cannot be read.
+    #[error("the CA's trust bundles cannot be read")]
+    Bundles(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The root that the join token pins is not among the roots.
+    #[error("the CA's trust bundle lacks the root that the join token pins (SHA-256 {0})")]
+    PinMissing(Fingerprint),
+    /// The chain does not lead to a root, or is not good now.
+    #[error("the CA sent a certificate that does not verify")]
+    Verify(#[from] VerifyPeerError),
+    /// Its times make no life.
+    #[error("the CA sent a certificate that ends before it was issued")]
+    Times,
+}
+
+const TOLERATED_SKEW: Duration = Duration::from_secs(60);

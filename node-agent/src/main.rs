@@ -1,0 +1,35 @@
+//! `alcazar-node-agent --config agent.yaml`
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use alcazar_node_agent::{Agent, Config};
+use alcazar_service::process::Failure;
+use alcazar_service::{clock, config, process, telemetry};
+use clap::Parser;
+
+/// Gives the workloads of a node their identities.
+#[derive(Parser)]
+#[command(name = "alcazar-node-agent", version)]
+struct Arguments {
+    /// The configuration file.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Write the log as one JSON object a line.
+    #[arg(long)]
+    log_json: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let format = if arguments.log_json { telemetry::Format::Json } else { telemetry::Format::Plain };
+    telemetry::init(format, "info");
+    alcazar_mtls::install_default_provider();
+    process::run("alcazar-node-agent", Duration::from_secs(10), |shutdown, readiness| async move {
+        let config: Config = config::load(&arguments.config).map_err(Failure::refused)?;
+        let agent = Agent::open(config, clock::system()).await?;
+        agent.run(shutdown, readiness).await?;
+        Ok(())
+    })
+}

@@ -1,0 +1,266 @@
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use alcazar_identity::{Credentials, SpiffeId, TrustBundles, rfc3339};
+use alcazar_mtls::Clock;
+use alcazar_service::process::chain;
+use alcazar_service::{ReadyGuard, Shutdown};
+use tokio::sync::{Notify, watch};
+
+use crate::authority::{Authority, CallError};
+use crate::chance;
+use crate::issued::{Issued, ReplyError, Trust, advance};
+use crate::keys::{self, MakeKeyError};
+use crate::proof::{Way, WhyToken, ways};
+use crate::saved::{NodeFile, SavedError, SavedNode};
+use crate::schedule::{Failures, next_attempt};
+use crate::status::{CertificateStatus, NodeStatus};
+use crate::token::{ReadTokenError, TokenSource};
+
+/// The node's own identity: attested once, renewed for ever.
+pub(crate) struct Node {
+    pub(crate) id: SpiffeId,
+    pub(crate) authority: Arc<dyn Authority>,
+    pub(crate) token: TokenSource,
+    pub(crate) file: NodeFile,
+    pub(crate) saved: SavedNode,
+    pub(crate) clock: Clock,
+    /// Who the node is now; `None` until it has a certificate that is good.
+    pub(crate) identity: watch::Sender<Option<Arc<Credentials>>>,
+    pub(crate) status: watch::Sender<NodeStatus>,
+    /// What the CA says to be believed, as it arrives.
+    pub(crate) said: watch::Receiver<Option<Arc<TrustBundles>>>,
+    /// What is believed.
+    pub(crate) bundles: watch::Sender<Option<Arc<TrustBundles>>>,
+    /// Rung when the CA does not take the node's certificate for its other calls.
+    pub(crate) doubt: Arc<Notify>,
+}
+
+impl Node {
+    /// Keeps the node's identity until the shutdown. The guard is held until there is one.
+    pub(crate) async fn keep(mut self, ready: ReadyGuard, shutdown: Shutdown) {
+        let mut ready = Some(ready);
+        let mut failures: Option<Failures> = None;
+        if self.holds_a_good_certificate() {
+            self.publish("the certificate saved by an earlier run is good");
+            drop(ready.take());
+        }
+        loop {
+            let life = self.saved.current.as_ref().map(|current| *current.life());
+            let due = next_attempt(life.as_ref(), failures.as_ref(), chance::jitter());
+            tokio::select! {
+                () = until(due, &self.clock) => {}
+                // A doubt while attempts fail anyway changes nothing: the back-off stands.
+                () = self.doubt.notified(), if failures.is_none() => {}
+                said = self.said.changed() => {
+                    if said.is_err() {
+                        return;
+                    }
+                    self.believe().await;
+                    continue;
+                }
+                () = shutdown.cancelled() => return,
+            }
+            // The future is dropped only when the process ends: the key that was sent is saved.
+            let outcome = tokio::select! {
+                outcome = self.attempt(failures.as_ref()) => outcome,
+                () = shutdown.cancelled() => return,
+            };
+            match outcome {
+                Ok(how) => {
+                    failures = None;
+                    drop(ready.take());
+                    self.publish(&how);
+                }
+                Err(error) => {
+                    failures = Some(Failures::another(failures, (self.clock)()));
+                    self.tell_failure(&error);
+                }
+            }
+            if ready.is_none() && !self.holds_a_good_certificate() {
+                self.withdraw();
+            }
+        }
+    }
+
+    fn holds_a_good_certificate(&self) -> bool {
+        let now = (self.clock)();
+        self.saved.current.as_ref().is_some_and(|c| !c.life().is_over(now) && c.svid().validity().contains(now))
+    }
+
+    /// One attempt at the next certificate; says how it was got.
+    async fn attempt(&mut self, failures: Option<&Failures>) -> Result<String, AttemptError> {
+        let life = self.saved.current.as_ref().map(|current| *current.life());
+        let unanswered = failures.map_or(0, Failures::count);
+        let (way, then) = ways(life.as_ref(), unanswered, (self.clock)());
+        let (refusal, why) = match way {
+            Way::Token(why) => return self.by_token(why).await,
+            Way::Svid => match (self.by_svid().await, then) {
+                (Ok(how), _) => return Ok(how),
+                (Err(AttemptError::Call(refusal)), _) if refusal.is_final() => {
+                    (AttemptError::Call(refusal), WhyToken::Refused)
+                }
+                (Err(error), Some(why)) => (error, why),
+                (Err(error), None) => return Err(error),
+            },
+        };
+        tracing::info!(spiffe_id = %self.id, reason = chain(&refusal), "this node's certificate does not renew it");
+        self.by_token(why).await.map_err(|token| match token {
+            AttemptError::NoWay(_) => refusal,
+            token => AttemptError::Both { certificate: chain(&refusal), token: Box::new(token) },
+        })
+    }
+
+    async fn by_svid(&mut self) -> Result<String, AttemptError> {
+        let current = self.saved.current.as_ref().ok_or(AttemptError::Token(ReadTokenError::Absent))?;
+        let credentials = Arc::new(current.credentials());
+        let csr = self.request().await?;
+        let reply = self.authority.renew(credentials, csr).await?;
+        self.take(&reply, Trust::Established).await?;
+        Ok("renewed by its certificate".to_owned())
+    }
+
+    async fn by_token(&mut self, why: WhyToken) -> Result<String, AttemptError> {
+        let token = self.token.read().await.map_err(|source| match source {
+            ReadTokenError::Absent => AttemptError::NoWay(why),
+            source => AttemptError::Token(source),
+        })?;
+        tracing::info!(spiffe_id = %self.id, reason = %why, "attesting this node by its join token");
+        let csr = self.request().await?;
+        let reply = self.authority.attest(&token, csr).await?;
+        self.take(&reply, Trust::Pinned(token.pin())).await?;
+        Ok(format!("attested by its join token: {why}"))
+    }
+
+    /// A request with the next key, which is on disk before the request leaves.
+    async fn request(&mut self) -> Result<Vec<u8>, AttemptError> {
+        let key = match &self.saved.next_key {
+            Some(key) => key.clone(),
+            None => {
+                let key = keys::generate()?;
+                let next = SavedNode { next_key: Some(key.clone()), current: self.saved.current.clone() };
+                self.file.save(&next).await?;
+                self.saved = next;
+                key
+            }
+        };
+        Ok(keys::request(&key)?)
+    }
+
+    async fn take(&mut self, reply: &alcazar_api::ca::v1::IssuedSvid, trust: Trust) -> Result<(), AttemptError> {
+        let Some(key) = self.saved.next_key.clone() else { return Err(AttemptError::Key) };
+        let mut issued = Issued::accept(reply, key, &self.id, trust, (self.clock)())?;
+        if let (Trust::Established, Some(current)) = (trust, &self.saved.current) {
+            issued.believe(advance(current.bundles(), issued.bundles()));
+        }
+        self.saved = SavedNode { current: Some(issued), next_key: None };
+        self.save().await;
+        Ok(())
+    }
+
+    /// Takes the bundles that the CA has said, and keeps them for a restart.
+    async fn believe(&mut self) {
+        let said = self.said.borrow_and_update().clone();
+        let (Some(said), Some(current)) = (said, &mut self.saved.current) else { return };
+        let believed = advance(current.bundles(), &said);
+        if believed == *current.bundles() {
+            return;
+        }
+        current.believe(believed);
+        tracing::info!(spiffe_id = %self.id, "the trust bundles changed");
+        self.save().await;
+        self.hand_out();
+    }
+
+    async fn save(&self) {
+        if let Err(error) = self.file.save(&self.saved).await {
+            // What is held is good; only a restart would have to prove itself anew. Better than not to use it.
+            tracing::error!(reason = chain(&error), "the node's identity could not be saved; it is used all the same");
+        }
+    }
+
+    fn publish(&self, how: &str) {
+        let Some(current) = &self.saved.current else { return };
+        let svid = current.svid();
+        tracing::info!(
+            spiffe_id = %self.id, serial = svid.serial(), not_after = rfc3339(svid.validity().not_after()), how,
+            "this node has its identity"
+        );
+        self.status.send_modify(|status| {
+            status.certificate = Some(CertificateStatus::of(svid));
+            status.last_error = None;
+        });
+        self.hand_out();
+    }
+
+    fn hand_out(&self) {
+        let Some(current) = &self.saved.current else { return };
+        self.bundles.send_replace(Some(Arc::new(current.bundles().clone())));
+        self.identity.send_replace(Some(Arc::new(current.credentials())));
+    }
+
+    /// An expired certificate opens no connection.
+    fn withdraw(&self) {
+        self.status.send_modify(|status| status.certificate = None);
+        self.identity.send_if_modified(|identity| identity.take().is_some());
+    }
+
+    fn tell_failure(&self, error: &AttemptError) {
+        let reason = chain(error);
+        let new =
+            self.status.send_if_modified(|status| status.last_error.replace(reason.clone()) != Some(reason.clone()));
+        let left = self.saved.current.as_ref().map(|current| current.life().remaining((self.clock)()));
+        match left.filter(|left| !left.is_zero()) {
+            // Each new reason once, and not at every retry of a long outage.
+            Some(left) if new => tracing::warn!(
+                target: "alcazar::refused", spiffe_id = %self.id, reason, good_for = ?Duration::from_secs(left.as_secs()),
+                "this node's certificate could not be renewed; the one it has stays in use"
+            ),
+            None if new => tracing::error!(
+                target: "alcazar::refused", spiffe_id = %self.id, reason,
+                "this node has no identity; it goes on trying"
+            ),
+            _ => tracing::debug!(spiffe_id = %self.id, reason, "still no new certificate for this node"),
+        }
+    }
+}
+
+/// Why an attempt at the node's next certificate failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AttemptError {
+    #[error("{0}, and no join token is configured")]
+    NoWay(WhyToken),
+    #[error("the join token cannot be used")]
+    Token(#[source] ReadTokenError),
+    #[error("by its certificate: {certificate}; by its join token")]
+    Both {
+        certificate: String,
+        #[source]
+        token: Box<AttemptError>,
+    },
+    #[error("the next key is gone")]
+    Key,
+    #[error(transparent)]
+    MakeKey(#[from] MakeKeyError),
+    #[error(transparent)]
+    Save(#[from] SavedError),
+    #[error(transparent)]
+    Call(#[from] CallError),
+    #[error(transparent)]
+    Reply(#[from] ReplyError),
+}
+
+/// Waits until a moment of the day; none is now.
+pub(crate) async fn until(due: Option<SystemTime>, clock: &Clock) {
+    let Some(due) = due else { return };
+    loop {
+        let left = due.duration_since(clock()).unwrap_or_default();
+        if left.is_zero() {
+            return;
+        }
+        // In steps: the clock may be set, and a machine may be suspended, while a timer sleeps.
+        tokio::time::sleep(left.min(LONGEST_SLEEP)).await;
+    }
+}
+
+const LONGEST_SLEEP: Duration = Duration::from_secs(30);

@@ -1,0 +1,188 @@
+use std::time::Duration;
+
+use alcazar_api::ca::v1;
+use alcazar_identity::{ParseSpiffeIdError, SpiffeId};
+
+use crate::selector::{Caller, ParseSelectorError, Selector, SocketName};
+
+/// What the CA has registered for this node: an identity, and how its workload is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registration {
+    id: String,
+    spiffe_id: SpiffeId,
+    /// Sorted, none twice, at least one, at most one of them a socket.
+    selectors: Vec<Selector>,
+    ttl: Duration,
+}
+
+impl Registration {
+    /// Reads what the CA said, for the node of this name.
+    ///
+    /// # Errors
+    /// When it is another node's, or cannot be understood: nothing is served for it then.
+    pub fn read(wire: &v1::Registration, node: &SpiffeId) -> Result<Self, RegistrationError> {
+        if wire.node_id != node.as_str() {
+            return Err(RegistrationError::OtherNode(wire.node_id.clone()));
+        }
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '-');
+        if wire.id.is_empty() || !wire.id.chars().all(plain) {
+            return Err(RegistrationError::Id(wire.id.clone()));
+        }
+        let spiffe_id: SpiffeId = wire.spiffe_id.parse()?;
+        if spiffe_id.trust_domain() != node.trust_domain() {
+            return Err(RegistrationError::TrustDomain(spiffe_id));
+        }
+        let mut selectors: Vec<Selector> = wire.selectors.iter().map(|s| s.parse()).collect::<Result<_, _>>()?;
+        selectors.sort();
+        selectors.dedup();
+        if selectors.is_empty() {
+            return Err(RegistrationError::NoSelector);
+        }
+        if selectors.iter().filter(|selector| matches!(selector, Selector::Socket(_))).count() > 1 {
+            return Err(RegistrationError::TwoSockets);
+        }
+        let ttl = Duration::from_secs(u64::try_from(wire.ttl).unwrap_or_default());
+        Ok(Self { id: wire.id.clone(), spiffe_id, selectors, ttl })
+    }
+
+    /// Its name at the CA.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Whom the workload becomes.
+    pub fn spiffe_id(&self) -> &SpiffeId {
+        &self.spiffe_id
+    }
+
+    /// What must hold, all of it, for a caller to be this workload.
+    pub fn selectors(&self) -> &[Selector] {
+        &self.selectors
+    }
+
+    /// How long its certificates live; zero: as the CA decides.
+    pub fn ttl(&self) -> Duration {
+        self.ttl
+    }
+
+    /// The socket that is made for this workload alone, where it has one.
+    pub fn socket(&self) -> Option<&SocketName> {
+        self.selectors.iter().find_map(|selector| match selector {
+            Selector::Socket(name) => Some(name),
+            _ => None,
+        })
+    }
+
+    /// The user that the workload must run as, where it says.
+    pub fn uid(&self) -> Option<u32> {
+        self.selectors.iter().find_map(|selector| match selector {
+            Selector::Uid(uid) => Some(*uid),
+            _ => None,
+        })
+    }
+
+    /// The selectors that do not hold for a caller; none: the caller is this workload.
+    ///
+    /// A caller on a workload's own socket is nobody else, whatever its user.
+    pub fn unmet(&self, caller: &Caller) -> Vec<&Selector> {
+        self.selectors.iter().filter(|selector| !selector.holds(caller)).collect()
+    }
+
+    /// Whether a caller is this workload.
+    pub fn admits(&self, caller: &Caller) -> bool {
+        self.socket() == caller.socket.as_ref() && self.unmet(caller).is_empty()
+    }
+}
+
+/// Why a registration is not served.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RegistrationError {
+    /// The CA sent what is not ours.
+    #[error("it is for the node {0:?}")]
+    OtherNode(String),
+    /// Its id has characters that ids cannot have.
+    #[error("its id {0:?} is not made of a-z, 0-9, '.' and '-'")]
+    Id(String),
+    /// Its identity is none.
+    #[error("its identity cannot be read: {0}")]
+    SpiffeId(#[from] ParseSpiffeIdError),
+    /// Its identity belongs to somebody else's trust domain.
+    #[error("{0} is not in this node's trust domain")]
+    TrustDomain(SpiffeId),
+    /// Nothing says how its workload is known, so nobody is.
+    #[error("it has no selector, so nobody can be its workload")]
+    NoSelector,
+    /// A selector cannot be understood, so nobody can be known by it.
+    #[error(transparent)]
+    Selector(#[from] ParseSelectorError),
+    /// A caller comes by one socket.
+    #[error("it names two sockets, a caller comes by one")]
+    TwoSockets,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node() -> SpiffeId {
+        "spiffe://td/node/east/vm-1".parse().unwrap()
+    }
+
+    fn wire(selectors: &[&str]) -> v1::Registration {
+        v1::Registration {
+            id: "shop.reviews-v1".into(),
+            node_id: node().to_string(),
+            spiffe_id: "spiffe://td/ns/shop/sa/reviews".into(),
+            selectors: selectors.iter().map(|s| (*s).to_owned()).collect(),
+            ttl: 60,
+        }
+    }
+
+    #[test]
+    fn what_the_ca_registered_is_read_strictly() {
+        let good = Registration::read(&wire(&["uid:7", "socket:shop.reviews-v1", "uid:7"]), &node()).unwrap();
+        assert_eq!(good.selectors().len(), 2);
+        assert_eq!(good.socket().map(SocketName::as_str), Some("shop.reviews-v1"));
+        assert_eq!((good.uid(), good.ttl()), (Some(7), Duration::from_secs(60)));
+
+        let check = |change: fn(&mut v1::Registration), expected: RegistrationError| {
+            let mut wire = wire(&["uid:7"]);
+            change(&mut wire);
+            assert_eq!(Registration::read(&wire, &node()), Err(expected));
+        };
+        let other = "spiffe://td/node/east/vm-2";
+        check(|w| w.node_id = "spiffe://td/node/east/vm-2".into(), RegistrationError::OtherNode(other.into()));
+        check(|w| w.id = "../x".into(), RegistrationError::Id("../x".into()));
+        check(|w| w.id.clear(), RegistrationError::Id(String::new()));
+        check(|w| w.selectors.clear(), RegistrationError::NoSelector);
+        check(
+            |w| w.spiffe_id = "spiffe://other/a".into(),
+            RegistrationError::TrustDomain("spiffe://other/a".parse().unwrap()),
+        );
+        check(|w| w.selectors = vec!["socket:a".into(), "socket:b".into()], RegistrationError::TwoSockets);
+        check(
+            |w| w.selectors.push("unit:nginx".into()),
+            RegistrationError::Selector(ParseSelectorError::Unknown("unit:nginx".into())),
+        );
+    }
+
+    #[test]
+    fn all_selectors_must_hold_and_a_socket_is_one_workloads_alone() {
+        let caller = |socket: Option<&str>, uid| Caller {
+            socket: socket.map(|name| name.parse().unwrap()),
+            uid,
+            gid: 100,
+            pid: None,
+        };
+        let admits = |selectors: &[&str]| {
+            let registration = Registration::read(&wire(selectors), &node()).unwrap();
+            [caller(None, 7), caller(None, 8), caller(Some("a"), 7), caller(Some("b"), 7), caller(Some("a"), 8)]
+                .map(|caller| registration.admits(&caller))
+        };
+        assert_eq!(admits(&["uid:7"]), [true, false, false, false, false]);
+        assert_eq!(admits(&["uid:7", "gid:100"]), [true, false, false, false, false]);
+        assert_eq!(admits(&["uid:7", "gid:1"]), [false; 5]);
+        assert_eq!(admits(&["socket:a"]), [false, false, true, false, true]);
+        assert_eq!(admits(&["socket:a", "uid:7"]), [false, false, true, false, false]);
+    }
+}

@@ -1,0 +1,182 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use alcazar_identity::Credentials;
+use tokio::sync::watch;
+
+use crate::registration::Registration;
+use crate::selector::{Caller, SocketName};
+
+/// What the agent holds for one registration at a moment.
+#[derive(Debug, Clone)]
+pub enum Held {
+    /// A certificate that is good, and whom its holder believes.
+    Certificate(Credentials),
+    /// No certificate, and why not: none has come yet, or the last one expired.
+    Nothing(String),
+}
+
+impl Held {
+    /// The credentials, when there are any.
+    pub fn credentials(&self) -> Option<&Credentials> {
+        match self {
+            Self::Certificate(credentials) => Some(credentials),
+            Self::Nothing(_) => None,
+        }
+    }
+}
+
+/// One registration and, live, what is held for it.
+#[derive(Debug)]
+pub struct Served {
+    registration: Registration,
+    held: watch::Receiver<Arc<Held>>,
+}
+
+impl Served {
+    /// A registration, and the channel by which its certificates come.
+    pub fn new(registration: Registration, held: watch::Receiver<Arc<Held>>) -> Self {
+        Self { registration, held }
+    }
+
+    /// The registration.
+    pub fn registration(&self) -> &Registration {
+        &self.registration
+    }
+
+    /// What is held now.
+    pub fn now(&self) -> Arc<Held> {
+        self.held.borrow().clone()
+    }
+
+    /// What is held, to be followed. The channel closes when the registration is gone.
+    pub fn follow(&self) -> watch::Receiver<Arc<Held>> {
+        self.held.clone()
+    }
+}
+
+/// Everything that is registered for this node.
+#[derive(Debug, Default)]
+pub struct Registry {
+    by_id: BTreeMap<String, Arc<Served>>,
+    by_socket: BTreeMap<SocketName, Arc<Served>>,
+    /// Those known by their process, the most selectors first.
+    shared: Vec<Arc<Served>>,
+}
+
+impl Registry {
+    /// The registrations, by their id. Of two that name one socket the first by id has it.
+    pub fn new(all: impl IntoIterator<Item = Arc<Served>>) -> Self {
+        let by_id: BTreeMap<_, _> =
+            all.into_iter().map(|served| (served.registration.id().to_owned(), served)).collect();
+        let mut by_socket = BTreeMap::new();
+        let mut shared = Vec::new();
+        for served in by_id.values() {
+            match served.registration.socket() {
+                Some(name) => {
+                    by_socket.entry(name.clone()).or_insert_with(|| served.clone());
+                }
+                None => shared.push(served.clone()),
+            }
+        }
+        shared.sort_by_key(|served| std::cmp::Reverse(served.registration.selectors().len()));
+        Self { by_id, by_socket, shared }
+    }
+
+    /// All, by id.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Served>> {
+        self.by_id.values()
+    }
+
+    /// Those that have a socket of their own, by its name.
+    pub fn sockets(&self) -> impl Iterator<Item = (&SocketName, &Arc<Served>)> {
+        self.by_socket.iter()
+    }
+
+    /// The registrations that a caller is the workload of: the most narrowly described first.
+    ///
+    /// # Errors
+    /// When there is none; the error says which came closest.
+    pub fn admit(&self, caller: &Caller) -> Result<Vec<Arc<Served>>, NotAdmitted> {
+        let candidates: Vec<_> = match &caller.socket {
+            Some(name) => self.by_socket.get(name).into_iter().collect(),
+            None => self.shared.iter().collect(),
+        };
+        let admitted: Vec<_> =
+            candidates.iter().filter(|served| served.registration.admits(caller)).map(|s| Arc::clone(s)).collect();
+        if !admitted.is_empty() {
+            return Ok(admitted);
+        }
+        let closest = candidates.iter().map(|served| &served.registration).min_by_key(|r| r.unmet(caller).len());
+        Err(NotAdmitted { caller: caller.clone(), closest: closest.map(|registration| nearly(registration, caller)) })
+    }
+}
+
+/// Nobody is registered whom a caller could be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("no registration matches the caller ({caller}); {}", closest.as_deref().unwrap_or("none is known this way"))]
+pub struct NotAdmitted {
+    caller: Caller,
+    /// The registration that lacked least, and what it lacked.
+    closest: Option<String>,
+}
+
+impl NotAdmitted {
+    /// The registration that came closest, in words.
+    pub fn closest(&self) -> Option<&str> {
+        self.closest.as_deref()
+    }
+}
+
+fn nearly(registration: &Registration, caller: &Caller) -> String {
+    let unmet: Vec<_> = registration.unmet(caller).iter().map(|selector| selector.to_string()).collect();
+    format!("the closest is {} ({}), which needs {}", registration.id(), registration.spiffe_id(), unmet.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use alcazar_api::ca::v1;
+
+    use super::*;
+
+    fn served(id: &str, selectors: &[&str]) -> Arc<Served> {
+        let node = "spiffe://td/node/east/vm-1";
+        let wire = v1::Registration {
+            id: id.into(),
+            node_id: node.into(),
+            spiffe_id: format!("spiffe://td/ns/shop/sa/{id}"),
+            selectors: selectors.iter().map(|s| (*s).to_owned()).collect(),
+            ttl: 0,
+        };
+        let registration = Registration::read(&wire, &node.parse().unwrap()).unwrap();
+        let held = watch::channel(Arc::new(Held::Nothing("not yet".into()))).1;
+        Arc::new(Served::new(registration, held))
+    }
+
+    fn caller(socket: Option<&str>, uid: u32, gid: u32) -> Caller {
+        Caller { socket: socket.map(|name| name.parse().unwrap()), uid, gid, pid: Some(42) }
+    }
+
+    #[test]
+    fn a_caller_is_known_by_its_socket_or_its_process() {
+        let registry = Registry::new([
+            served("a", &["uid:1"]),
+            served("b", &["uid:1", "gid:2"]),
+            served("c", &["socket:c"]),
+            served("d", &["socket:c", "uid:1"]),
+        ]);
+        let admitted = |caller| match registry.admit(&caller) {
+            Ok(served) => served.iter().map(|s| s.registration().id().to_owned()).collect::<Vec<_>>().join(" "),
+            Err(refused) => refused.to_string(),
+        };
+        assert_eq!(admitted(caller(None, 1, 2)), "b a", "the narrower description first");
+        assert_eq!(admitted(caller(None, 1, 3)), "a");
+        assert_eq!(admitted(caller(Some("c"), 1, 2)), "c", "one socket, one registration");
+        assert_eq!(
+            admitted(caller(None, 5, 2)),
+            "no registration matches the caller (uid 5, gid 2, pid 42, on the shared socket); \
+             the closest is b (spiffe://td/ns/shop/sa/b), which needs uid:1"
+        );
+        assert!(admitted(caller(Some("gone"), 1, 2)).ends_with("none is known this way"));
+    }
+}

@@ -1,0 +1,200 @@
+//! The loop that gets certificates for workloads: in batches, a few at a time.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use alcazar_api::ca::v1;
+use alcazar_api::ca::v1::issue_workload_result::Outcome;
+use alcazar_identity::{SpiffeId, SvidKey, TrustBundles};
+use alcazar_mtls::Clock;
+use alcazar_service::process::chain;
+use alcazar_service::{Readiness, ReadyGuard, Shutdown};
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::watch;
+
+use crate::authority::{CallError, Session};
+use crate::chance;
+use crate::issued::{Issued, ReplyError, Trust};
+use crate::keys::{self, MakeKeyError};
+use crate::node::until;
+use crate::registration::Registration;
+use crate::registry::{Registry, Served};
+use crate::status::RegistrationStatus;
+use crate::workloads::Workloads;
+
+/// Gets and renews the certificates of this node's workloads.
+pub(crate) struct Renewal {
+    pub(crate) node: SpiffeId,
+    pub(crate) clock: Clock,
+    pub(crate) readiness: Readiness,
+    pub(crate) session: watch::Receiver<Option<Arc<dyn Session>>>,
+    pub(crate) registrations: watch::Receiver<Option<Arc<v1::Registrations>>>,
+    pub(crate) bundles: watch::Receiver<Option<Arc<TrustBundles>>>,
+    /// What is served.
+    pub(crate) registry: watch::Sender<Arc<Registry>>,
+    pub(crate) status: watch::Sender<Vec<RegistrationStatus>>,
+}
+
+impl Renewal {
+    /// Runs until the shutdown. The guard is held until the CA has said what is registered.
+    pub(crate) async fn keep(mut self, ready: ReadyGuard, shutdown: Shutdown) {
+        let mut ready = Some(ready);
+        let mut workloads = Workloads::default();
+        let mut asking: FuturesUnordered<BoxFuture<'static, Answered>> = FuturesUnordered::new();
+        loop {
+            workloads.expire((self.clock)(), &self.readiness);
+            let session = self.session.borrow().clone();
+            while let (Some(session), true) = (&session, asking.len() < CONCURRENT) {
+                let batch = workloads.take_due((self.clock)(), BATCH);
+                if batch.is_empty() {
+                    break;
+                }
+                asking.push(Box::pin(ask(session.clone(), batch)));
+            }
+            self.status.send_replace(workloads.status());
+            let can_ask = session.is_some() && asking.len() < CONCURRENT;
+            let due = if can_ask { workloads.next_due() } else { None };
+            let event = [due, workloads.next_expiry()].into_iter().flatten().min();
+            tokio::select! {
+                () = until(event, &self.clock), if event.is_some() => {}
+                Some(answered) = asking.next() => self.take(answered, &mut workloads),
+                change = self.session.changed() => if change.is_err() { return },
+                change = self.registrations.changed() => {
+                    if change.is_err() {
+                        return;
+                    }
+                    self.register(&mut workloads);
+                    drop(ready.take());
+                }
+                change = self.bundles.changed() => {
+                    if change.is_err() {
+                        return;
+                    }
+                    if let Some(bundles) = self.bundles.borrow_and_update().clone() {
+                        workloads.believe(bundles, (self.clock)());
+                    }
+                }
+                () = shutdown.cancelled() => return,
+            }
+        }
+    }
+
+    fn register(&mut self, workloads: &mut Workloads) {
+        let Some(said) = self.registrations.borrow_and_update().clone() else { return };
+        let mut understood = Vec::new();
+        for wire in &said.registrations {
+            match Registration::read(wire, &self.node) {
+                Ok(registration) => understood.push(registration),
+                Err(error) => tracing::error!(
+                    target: "alcazar::refused", registration = wire.id, reason = chain(&error),
+                    "a registration is not served"
+                ),
+            }
+        }
+        let count = understood.len();
+        let changed = workloads.register(understood, &self.readiness);
+        tracing::debug!(count, ?changed, "the registrations of this node");
+        // The CA has just spoken: whoever waited for an outage to end need not wait longer.
+        workloads.outage_is_over((self.clock)());
+        self.registry.send_replace(Arc::new(workloads.registry()));
+    }
+
+    fn take(&self, answered: Answered, workloads: &mut Workloads) {
+        let now = (self.clock)();
+        let mut first = false;
+        let Answered { batch, outcome } = answered;
+        match outcome {
+            Ok(mut answers) => {
+                for served in &batch {
+                    let answer = answers.remove(served.registration().id()).unwrap_or(Err(IssueError::NoAnswer));
+                    match answer.and_then(|(reply, key)| accept(&reply, key, served, now)) {
+                        Ok(issued) => first |= workloads.issued(served, issued, chance::jitter()),
+                        Err(error) => {
+                            let reason = chain(&error);
+                            tracing::warn!(target: "alcazar::refused", spiffe_id = %served.registration().spiffe_id(), reason, "no new certificate for a workload; what it has stays in use");
+                            workloads.failed(served, &reason, now, chance::jitter());
+                        }
+                    }
+                }
+            }
+            Err(error) => {
+                let reason = chain(&error);
+                tracing::warn!(target: "alcazar::refused", workloads = batch.len(), reason, "no new certificates for workloads; what they have stays in use");
+                for served in &batch {
+                    workloads.failed(served, &reason, now, chance::jitter());
+                }
+            }
+        }
+        if first {
+            // Whoever makes sockets looks again; for all others it is the same registry.
+            self.registry.send_modify(|_| {});
+        }
+    }
+}
+
+/// What came of one request.
+struct Answered {
+    batch: Vec<Arc<Served>>,
+    outcome: Result<BTreeMap<String, Result<(v1::IssuedSvid, SvidKey), IssueError>>, BatchError>,
+}
+
+async fn ask(session: Arc<dyn Session>, batch: Vec<Arc<Served>>) -> Answered {
+    let outcome = ask_for(&session, &batch).await;
+    Answered { batch, outcome }
+}
+
+async fn ask_for(
+    session: &Arc<dyn Session>,
+    batch: &[Arc<Served>],
+) -> Result<BTreeMap<String, Result<(v1::IssuedSvid, SvidKey), IssueError>>, BatchError> {
+    let mut keys = BTreeMap::new();
+    let mut items = Vec::with_capacity(batch.len());
+    for served in batch {
+        let registration_id = served.registration().id().to_owned();
+        let key = keys::generate()?;
+        items.push(v1::IssueWorkload { registration_id: registration_id.clone(), csr: keys::request(&key)? });
+        keys.insert(registration_id, key);
+    }
+    let mut answers = BTreeMap::new();
+    for result in session.issue(items).await? {
+        // An answer to what was not asked has no key, and counts for nothing.
+        if let Some(key) = keys.remove(&result.registration_id) {
+            let answer = match result.outcome {
+                Some(Outcome::Svid(svid)) => Ok((svid, key)),
+                Some(Outcome::Refusal(refusal)) => Err(IssueError::Refused(refusal.message)),
+                None => Err(IssueError::NoAnswer),
+            };
+            answers.insert(result.registration_id, answer);
+        }
+    }
+    Ok(answers)
+}
+
+fn accept(reply: &v1::IssuedSvid, key: SvidKey, served: &Served, now: SystemTime) -> Result<Issued, IssueError> {
+    Ok(Issued::accept(reply, key, served.registration().spiffe_id(), Trust::Established, now)?)
+}
+
+#[derive(Debug, thiserror::Error)]
+enum IssueError {
+    #[error("the CA refused: {0}")]
+    Refused(String),
+    #[error("the CA gave no answer for it")]
+    NoAnswer,
+    #[error(transparent)]
+    Reply(#[from] ReplyError),
+}
+
+#[derive(Debug, thiserror::Error)]
+enum BatchError {
+    #[error(transparent)]
+    Key(#[from] MakeKeyError),
+    #[error(transparent)]
+    Call(#[from] CallError),
+}
+
+/// Certificates asked for in one request.
+const BATCH: usize = 64;
+/// Requests under way at a time: enough to keep the CA busy, not enough to hurt it.
+const CONCURRENT: usize = 4;

@@ -1,0 +1,241 @@
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use alcazar_identity::{BundleError, ParseSvidError, SpiffeId, SvidKey, TrustBundle, TrustBundles, X509Svid};
+use alcazar_service::files::write_atomic;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use zeroize::Zeroizing;
+
+use crate::issued::Issued;
+use crate::schedule::Life;
+
+/// What of the node's own identity survives a restart.
+///
+/// The next key is in it before the CA is asked for its certificate: whatever is lost after that, the reply, the
+/// process or the machine's power, the next attempt is made with the same key, which is how the CA knows the same
+/// caller again.
+#[derive(Debug, Clone, Default)]
+pub struct SavedNode {
+    /// The certificate in use, its key, and the bundles that came with it.
+    pub current: Option<Issued>,
+    /// The key that a certificate has been, or is about to be, asked for.
+    pub next_key: Option<SvidKey>,
+}
+
+impl SavedNode {
+    /// The bytes of the state file.
+    ///
+    /// # Errors
+    /// Never for a state that was made from certificates that parse; a full machine aside.
+    pub fn encode(&self) -> Result<Zeroizing<Vec<u8>>, SavedError> {
+        let file = File {
+            version: VERSION,
+            next_key: self.next_key.as_ref().map(Secret::of),
+            current: self.current.as_ref().map(CurrentFile::of),
+        };
+        // Sized beforehand: a growing buffer would leave copies of the keys behind.
+        let mut bytes = Zeroizing::new(Vec::with_capacity(LIMIT));
+        serde_json::to_writer_pretty(&mut *bytes, &file)?;
+        Ok(bytes)
+    }
+
+    /// Reads the bytes of a state file.
+    ///
+    /// # Errors
+    /// When they are damaged, or of another version.
+    pub fn decode(bytes: &[u8]) -> Result<Self, SavedError> {
+        let file: File = serde_json::from_slice(bytes)?;
+        if file.version != VERSION {
+            return Err(SavedError::Version(file.version));
+        }
+        let key = |secret: Secret| SvidKey::from_pkcs8(secret.0.as_slice()).map_err(|_| SavedError::Key);
+        Ok(Self {
+            current: file.current.map(CurrentFile::read).transpose()?,
+            next_key: file.next_key.map(key).transpose()?,
+        })
+    }
+}
+
+/// The file in which the node's identity is kept: mode 0600, replaced whole.
+#[derive(Debug, Clone)]
+pub(crate) struct NodeFile(PathBuf);
+
+impl NodeFile {
+    pub(crate) fn within(data_dir: &Path) -> Self {
+        Self(data_dir.join("node.json"))
+    }
+
+    /// What was saved for this node. A file that cannot be understood, or is another node's, is set aside and says
+    /// so in the log: the node can attest itself anew, and must not be stuck.
+    pub(crate) fn load(&self, node: &SpiffeId) -> Result<SavedNode, io::Error> {
+        let bytes = match std::fs::read(&self.0).map(Zeroizing::new) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(SavedNode::default()),
+            Err(error) => return Err(error),
+        };
+        match SavedNode::decode(&bytes) {
+            Ok(saved) => match saved.current.as_ref().map(|current| current.svid().id()) {
+                Some(other) if other != node => self.set_aside(&format!("it is {other}'s, and this node is {node}")),
+                _ => Ok(saved),
+            },
+            Err(error) => self.set_aside(&alcazar_service::process::chain(&error)),
+        }
+    }
+
+    fn set_aside(&self, reason: &str) -> Result<SavedNode, io::Error> {
+        let aside = self.0.with_extension("json.unusable");
+        std::fs::rename(&self.0, &aside)?;
+        tracing::warn!(file = %self.0.display(), moved_to = %aside.display(), reason, "the saved node identity cannot be used");
+        Ok(SavedNode::default())
+    }
+
+    /// Replaces the file; durable when it returns.
+    pub(crate) async fn save(&self, saved: &SavedNode) -> Result<(), SavedError> {
+        let bytes = saved.encode()?;
+        let path = self.0.clone();
+        let written = tokio::task::spawn_blocking(move || write_atomic(&path, &bytes, 0o600)).await;
+        let written = written.map_err(io::Error::other).and_then(|written| written);
+        written.map_err(|source| SavedError::Write { path: self.0.clone(), source })
+    }
+}
+
+/// Why a saved identity cannot be read, or one cannot be saved.
+#[derive(Debug, thiserror::Error)]
+pub enum SavedError {
+    /// Not the JSON that was written.
+    #[error("the saved node identity is damaged")]
+    Json(#[from] serde_json::Error),
+    /// Written by another version of this program.
+    #[error("the saved node identity has version {0}, this program reads version {VERSION}")]
+    Version(u32),
+    /// A key that is none.
+    #[error("a key in the saved node identity is damaged")]
+    Key,
+    /// A certificate that is none, or not the key's.
+    #[error("the certificate in the saved node identity is damaged")]
+    Svid(#[from] ParseSvidError),
+    /// Bundles that are none.
+    #[error("the trust bundles in the saved node identity are damaged")]
+    Bundle(#[from] BundleError),
+    /// A trust domain that is none.
+    #[error("the trust bundles in the saved node identity are damaged")]
+    TrustDomain(#[from] alcazar_identity::ParseTrustDomainError),
+    /// Times that make no life.
+    #[error("the times in the saved node identity make no sense")]
+    Times,
+    /// The disk did not take it.
+    #[error("cannot save the node's identity in {}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    version: u32,
+    next_key: Option<Secret>,
+    current: Option<CurrentFile>,
+}
+
+/// Times are milliseconds since the Unix epoch.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CurrentFile {
+    issued: u64,
+    expires: u64,
+    received: u64,
+    chain: String,
+    key: Secret,
+    bundles: Vec<BundleFile>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BundleFile {
+    trust_domain: String,
+    sequence: u64,
+    roots: String,
+}
+
+impl CurrentFile {
+    fn of(issued: &Issued) -> Self {
+        let bundle = |bundle: &TrustBundle| BundleFile {
+            trust_domain: bundle.trust_domain().to_string(),
+            sequence: bundle.sequence(),
+            roots: bundle.to_pem(),
+        };
+        let life = issued.life();
+        Self {
+            issued: milliseconds(life.issued()),
+            expires: milliseconds(life.expires()),
+            received: milliseconds(life.received()),
+            chain: issued.svid().chain_pem(),
+            key: Secret::of(issued.svid().key()),
+            bundles: issued.bundles().iter().map(bundle).collect(),
+        }
+    }
+
+    fn read(self) -> Result<Issued, SavedError> {
+        let key = SvidKey::from_pkcs8(self.key.0.as_slice()).map_err(|_| SavedError::Key)?;
+        let svid = X509Svid::from_pem(self.chain.as_bytes(), key.to_pem().as_bytes())?;
+        let mut bundles = TrustBundles::default();
+        for bundle in self.bundles {
+            let roots = bundle.roots.as_bytes();
+            bundles.insert(TrustBundle::from_pem(bundle.trust_domain.parse()?, bundle.sequence, roots)?);
+        }
+        let [issued, expires, received] = [self.issued, self.expires, self.received].map(time);
+        let life = match (issued, expires, received) {
+            (Some(issued), Some(expires), Some(received)) => Life::new(issued, expires, received),
+            _ => None,
+        };
+        Ok(Issued::restored(svid, bundles, life.ok_or(SavedError::Times)?))
+    }
+}
+
+fn milliseconds(at: SystemTime) -> u64 {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn time(milliseconds: u64) -> Option<SystemTime> {
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(milliseconds))
+}
+
+/// PKCS#8 DER that reads and writes as base64 and leaves no copies: base64 needs no escapes, so JSON lends it.
+struct Secret(Zeroizing<Vec<u8>>);
+
+impl Secret {
+    fn of(key: &SvidKey) -> Self {
+        Self(Zeroizing::new(key.secret_pkcs8_der().to_vec()))
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut text = Zeroizing::new(String::with_capacity(self.0.len() * 4 / 3 + 4));
+        STANDARD.encode_string(&*self.0, &mut text);
+        serializer.serialize_str(&text)
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <&str>::deserialize(deserializer)?;
+        // No limit below can be passed by what this program wrote.
+        let mut bytes = Zeroizing::new(vec![0; text.len()]);
+        let length = STANDARD.decode_slice(text, &mut bytes).map_err(|_| serde::de::Error::custom("not base64"))?;
+        bytes.truncate(length);
+        Ok(Self(bytes))
+    }
+}
+
+const VERSION: u32 = 1;
+/// Room for two keys, a chain and the bundles of a few trust domains.
+const LIMIT: usize = 64 * 1024;

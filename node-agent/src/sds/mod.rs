@@ -1,0 +1,20 @@
+//! Envoy's Secret Discovery Service, v3: state machines that do no I/O, and the gRPC service around them.
+//!
+//! ```text
+//!   request ─hear─▶ Sotw | Delta ─say(view)─▶ response      pure
+//!   Unix socket ─▶ SdsService: who calls? ─▶ View of what it may see, followed live
+//! ```
+
+mod delta;
+mod follow;
+mod secrets;
+mod service;
+mod sotw;
+
+pub use delta::Delta;
+pub use secrets::{Found, View};
+pub(crate) use service::SdsService;
+pub use sotw::{Heard, RequestError, Sotw};
+
+/// As many names as one stream may subscribe to.
+pub(crate) const MAX_NAMES: usize = 256;

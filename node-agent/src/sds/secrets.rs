@@ -1,0 +1,107 @@
+use std::sync::Arc;
+
+use alcazar_api::envoy::tls::Secret;
+use alcazar_api::sds::{DEFAULT, ROOT_CA, bundle_secret, svid_secret};
+use alcazar_identity::{Credentials, Fingerprint, SpiffeId, TrustBundle, TrustDomain};
+
+use crate::registry::Held;
+
+/// What one caller may see at a moment: what is held for the registrations that it matches, the first of which is
+/// its `default`.
+#[derive(Debug, Clone, Default)]
+pub struct View(Vec<(SpiffeId, Arc<Held>)>);
+
+/// What is known under a name.
+#[derive(Debug)]
+pub enum Found<'v> {
+    /// A certificate with its key.
+    Certificate(&'v Credentials),
+    /// A trust bundle.
+    Bundle(&'v TrustBundle),
+    /// The name is one of the caller's, but nothing is held under it now; why.
+    NotNow(&'v str),
+    /// Nobody has told this caller of such a name.
+    Unknown,
+}
+
+impl View {
+    /// What is held for these identities.
+    pub fn new(held: impl IntoIterator<Item = (SpiffeId, Arc<Held>)>) -> Self {
+        Self(held.into_iter().collect())
+    }
+
+    /// Looks a name up: `default`, `ROOTCA`, a SPIFFE ID, or `spiffe://<trust domain>`.
+    pub fn find(&self, name: &str) -> Found<'_> {
+        match name {
+            DEFAULT => self.0.first().map_or(Found::Unknown, |(_, held)| certificate(held)),
+            ROOT_CA => match self.0.first() {
+                Some((id, held)) => bundle(held, id.trust_domain()),
+                None => Found::Unknown,
+            },
+            name => self.find_id(name),
+        }
+    }
+
+    fn find_id(&self, name: &str) -> Found<'_> {
+        let Ok(id) = name.parse::<SpiffeId>() else { return Found::Unknown };
+        if id.path().is_empty() {
+            return self.0.first().map_or(Found::Unknown, |(_, held)| bundle(held, id.trust_domain()));
+        }
+        self.0.iter().find(|(held, _)| *held == id).map_or(Found::Unknown, |(_, held)| certificate(held))
+    }
+}
+
+impl Found<'_> {
+    /// Tells contents apart: the same version is the same content, across restarts too. `None`: there is none.
+    pub fn version(&self) -> Option<String> {
+        match self {
+            // The serial is not enough: intermediates may change while the leaf stays.
+            Self::Certificate(credentials) => Some(digest(credentials.svid().chain().iter().map(AsRef::as_ref))),
+            Self::Bundle(bundle) => Some(digest(bundle.roots().map(AsRef::as_ref))),
+            Self::NotNow(_) | Self::Unknown => None,
+        }
+    }
+
+    /// The secret, under the name by which it was asked for.
+    pub fn secret(&self, name: &str) -> Option<Secret> {
+        match self {
+            Self::Certificate(credentials) => Some(svid_secret(name, credentials.svid())),
+            Self::Bundle(bundle) => Some(bundle_secret(name, bundle)),
+            Self::NotNow(_) | Self::Unknown => None,
+        }
+    }
+
+    /// Why there is none, in words.
+    pub fn absence(&self) -> Option<String> {
+        match self {
+            Self::Certificate(_) | Self::Bundle(_) => None,
+            Self::NotNow(why) => Some((*why).to_owned()),
+            Self::Unknown => Some("no such secret for this caller".to_owned()),
+        }
+    }
+}
+
+/// The names that a caller gets who asks for everything.
+pub(crate) const EVERYTHING: [&str; 2] = [DEFAULT, ROOT_CA];
+
+fn certificate(held: &Held) -> Found<'_> {
+    match held {
+        Held::Certificate(credentials) => Found::Certificate(credentials),
+        Held::Nothing(why) => Found::NotNow(why),
+    }
+}
+
+fn bundle<'v>(held: &'v Held, trust_domain: &TrustDomain) -> Found<'v> {
+    match held {
+        Held::Certificate(credentials) => credentials.bundles().get(trust_domain).map_or(Found::Unknown, Found::Bundle),
+        Held::Nothing(why) => Found::NotNow(why),
+    }
+}
+
+/// The start of a SHA-256 over these parts: enough to tell a version from the one before.
+pub(crate) fn digest<'a>(parts: impl Iterator<Item = &'a [u8]>) -> String {
+    let all: Vec<u8> = parts.flat_map(|part| Fingerprint::of(part).as_bytes().to_owned()).collect();
+    let mut text = Fingerprint::of(&all).to_string();
+    text.truncate(16);
+    text
+}

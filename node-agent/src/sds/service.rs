@@ -1,0 +1,228 @@
+use std::collections::BTreeSet;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use alcazar_api::envoy::SECRET_URL;
+use alcazar_api::envoy::discovery::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+};
+use alcazar_api::envoy::secret::secret_discovery_service_server::SecretDiscoveryService;
+use alcazar_service::Shutdown;
+use futures::Stream;
+use futures::stream;
+use tokio::sync::watch;
+use tonic::transport::server::UdsConnectInfo;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::follow::Follow;
+use super::secrets::View;
+use super::{Delta, Heard, RequestError, Sotw};
+use crate::registry::{NotAdmitted, Registry};
+use crate::selector::{Caller, SocketName};
+
+/// SDS on one Unix socket.
+#[derive(Clone)]
+pub(crate) struct SdsService {
+    /// The workload's own socket that this is; `None`: the shared one.
+    socket: Option<SocketName>,
+    registry: watch::Receiver<Arc<Registry>>,
+    shutdown: Shutdown,
+}
+
+impl SdsService {
+    pub(crate) fn new(
+        socket: Option<SocketName>,
+        registry: watch::Receiver<Arc<Registry>>,
+        shutdown: Shutdown,
+    ) -> Self {
+        Self { socket, registry, shutdown }
+    }
+
+    /// Who calls, and what it may see.
+    fn follow<T>(&self, request: &Request<T>) -> Result<(Caller, Follow), Status> {
+        let info = request.extensions().get::<UdsConnectInfo>();
+        let Some(peer) = info.and_then(|info| info.peer_cred) else {
+            tracing::warn!(target: "alcazar::refused", "a caller on a Unix socket whose peer credentials the kernel does not give");
+            return Err(Status::permission_denied("the caller is not known"));
+        };
+        let caller = Caller { socket: self.socket.clone(), uid: peer.uid(), gid: peer.gid(), pid: peer.pid() };
+        let follow = Follow::new(caller.clone(), self.registry.clone()).map_err(|refused| denied(&caller, &refused))?;
+        Ok((caller, follow))
+    }
+
+    fn stream<M: Machine>(
+        &self,
+        request: Request<Streaming<M::Request>>,
+    ) -> Result<Response<Answers<M::Response>>, Status> {
+        let (caller, follow) = self.follow(&request)?;
+        let conversation = Conversation {
+            requests: request.into_inner(),
+            machine: M::default(),
+            follow,
+            caller,
+            told_absent: BTreeSet::new(),
+            shutdown: self.shutdown.clone(),
+        };
+        let answers = stream::unfold(Some(conversation), |conversation| async move {
+            let mut conversation = conversation?;
+            match conversation.next().await {
+                Ok(answer) => Some((Ok(answer?), Some(conversation))),
+                Err(status) => Some((Err(status), None)),
+            }
+        });
+        Ok(Response::new(Box::pin(answers)))
+    }
+}
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl SecretDiscoveryService for SdsService {
+    type StreamSecretsStream = Answers<DiscoveryResponse>;
+    type DeltaSecretsStream = Answers<DeltaDiscoveryResponse>;
+
+    async fn stream_secrets(
+        &self,
+        request: Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamSecretsStream>, Status> {
+        self.stream::<Sotw>(request)
+    }
+
+    async fn delta_secrets(
+        &self,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaSecretsStream>, Status> {
+        self.stream::<Delta>(request)
+    }
+
+    async fn fetch_secrets(&self, request: Request<DiscoveryRequest>) -> Result<Response<DiscoveryResponse>, Status> {
+        let (caller, follow) = self.follow(&request)?;
+        let mut machine = Sotw::default();
+        // Each fetch stands alone: a nonce of an earlier one means nothing.
+        let request = DiscoveryRequest { response_nonce: String::new(), ..request.into_inner() };
+        machine.hear(&request).map_err(|error| invalid(&caller, &error))?;
+        let view = follow.view();
+        say_what_is_missing(machine.subscribed(), &view, &mut BTreeSet::new(), &caller);
+        machine.say(&view).map(Response::new).ok_or_else(|| Status::internal("no response to a request"))
+    }
+}
+
+/// What the two kinds of stream have in common.
+trait Machine: Default + Send + 'static {
+    type Request: Send + 'static;
+    type Response: Send + 'static;
+    fn hear(&mut self, request: &Self::Request) -> Result<Heard, RequestError>;
+    fn say(&mut self, view: &View) -> Option<Self::Response>;
+    fn subscribed(&self) -> Vec<&str>;
+}
+
+impl Machine for Sotw {
+    type Request = DiscoveryRequest;
+    type Response = DiscoveryResponse;
+
+    fn hear(&mut self, request: &DiscoveryRequest) -> Result<Heard, RequestError> {
+        Sotw::hear(self, request)
+    }
+
+    fn say(&mut self, view: &View) -> Option<DiscoveryResponse> {
+        Sotw::say(self, view)
+    }
+
+    fn subscribed(&self) -> Vec<&str> {
+        Sotw::subscribed(self).collect()
+    }
+}
+
+impl Machine for Delta {
+    type Request = DeltaDiscoveryRequest;
+    type Response = DeltaDiscoveryResponse;
+
+    fn hear(&mut self, request: &DeltaDiscoveryRequest) -> Result<Heard, RequestError> {
+        Delta::hear(self, request)
+    }
+
+    fn say(&mut self, view: &View) -> Option<DeltaDiscoveryResponse> {
+        Delta::say(self, view)
+    }
+
+    fn subscribed(&self) -> Vec<&str> {
+        Delta::subscribed(self).collect()
+    }
+}
+
+/// One stream of one caller. It runs only when the client takes what it says, so a client that does not read costs
+/// one response and no queue.
+struct Conversation<M: Machine> {
+    requests: Streaming<M::Request>,
+    machine: M,
+    follow: Follow,
+    caller: Caller,
+    /// The names whose absence has been logged.
+    told_absent: BTreeSet<String>,
+    shutdown: Shutdown,
+}
+
+impl<M: Machine> Conversation<M> {
+    /// The next response; `None` when the client or the agent has gone.
+    async fn next(&mut self) -> Result<Option<M::Response>, Status> {
+        loop {
+            let view = self.follow.view();
+            if let Some(response) = self.machine.say(&view) {
+                say_what_is_missing(self.machine.subscribed(), &view, &mut self.told_absent, &self.caller);
+                return Ok(Some(response));
+            }
+            tokio::select! {
+                request = self.requests.message() => match request? {
+                    Some(request) => self.hear(&request)?,
+                    None => return Ok(None),
+                },
+                change = self.follow.changed() => change.map_err(|refused| denied(&self.caller, &refused))?,
+                () = self.shutdown.cancelled() => return Ok(None),
+            }
+        }
+    }
+
+    fn hear(&mut self, request: &M::Request) -> Result<(), Status> {
+        let heard = self.machine.hear(request).map_err(|error| invalid(&self.caller, &error))?;
+        let caller = &self.caller;
+        match heard {
+            Heard::Rejected(reason) => {
+                tracing::warn!(target: "alcazar::refused", %caller, reason, "a client could not use a secret that it was sent");
+            }
+            heard => tracing::trace!(%caller, ?heard, "heard an SDS client"),
+        }
+        Ok(())
+    }
+}
+
+/// Logs, once for each name, what a client asked for and does not get.
+fn say_what_is_missing<'n>(
+    names: impl IntoIterator<Item = &'n str>,
+    view: &View,
+    told: &mut BTreeSet<String>,
+    caller: &Caller,
+) {
+    for name in names {
+        match view.find(name).absence() {
+            Some(reason) if told.insert(name.to_owned()) => {
+                tracing::warn!(target: "alcazar::refused", %caller, secret = name, reason, "a client asks for a secret that there is not");
+            }
+            Some(_) => {}
+            None => {
+                told.remove(name);
+            }
+        }
+    }
+}
+
+fn denied(caller: &Caller, refused: &NotAdmitted) -> Status {
+    let closest = refused.closest().unwrap_or("none");
+    tracing::warn!(target: "alcazar::refused", %caller, closest, "no registration matches a caller");
+    // The caller learns nothing of other workloads; the operator's log has it.
+    Status::permission_denied("no registration matches the caller; the agent's log says what was seen")
+}
+
+fn invalid(caller: &Caller, error: &RequestError) -> Status {
+    tracing::warn!(target: "alcazar::refused", %caller, reason = %error, r#type = SECRET_URL, "a client's SDS request makes no sense");
+    Status::invalid_argument(error.to_string())
+}

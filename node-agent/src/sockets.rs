@@ -1,0 +1,322 @@
+//! The Unix sockets: one for each workload that has a certificate and a `socket:` selector, and the shared one.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use alcazar_api::envoy::secret::secret_discovery_service_server::SecretDiscoveryServiceServer;
+use alcazar_service::Shutdown;
+use tokio::net::UnixListener;
+use tokio::sync::watch;
+use tokio_stream::wrappers::UnixListenerStream;
+
+use crate::registry::{Registry, Served};
+use crate::sds::SdsService;
+use crate::selector::{SHARED_SOCKET, SocketName};
+
+/// The directory of the sockets, held by one agent at a time.
+#[derive(Debug)]
+pub(crate) struct SocketsDir {
+    path: PathBuf,
+    /// Locked as long as this agent lives; the system unlocks it after a kill -9.
+    _lock: File,
+}
+
+impl SocketsDir {
+    /// Makes the directory, or takes it over: what sockets a crashed run has left are removed.
+    pub(crate) fn open(path: &Path) -> Result<Self, SocketsDirError> {
+        let failed = |source| SocketsDirError::Io { path: path.to_owned(), source };
+        if !path.try_exists().map_err(failed)? {
+            fs::DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(path).map_err(failed)?;
+            // The umask may have shut out those who must pass through.
+            fs::set_permissions(path, Permissions::from_mode(DIRECTORY_MODE)).map_err(failed)?;
+        }
+        let mode = fs::metadata(path).map_err(failed)?.permissions().mode();
+        if mode & WRITABLE_BY_OTHERS != 0 {
+            return Err(SocketsDirError::Open { path: path.to_owned(), mode: mode & 0o7777 });
+        }
+        let lock = lock(&path.join(LOCK)).map_err(failed)?.ok_or_else(|| SocketsDirError::Taken(path.to_owned()))?;
+        // The longest temporary name and the shared socket must fit; workloads' sockets are checked one by one.
+        check_length(&path.join(TEMPORARY)).map_err(SocketsDirError::Length)?;
+        let directory = Self { path: path.to_owned(), _lock: lock };
+        directory.sweep().map_err(failed)?;
+        Ok(directory)
+    }
+
+    /// Where the socket of this name is.
+    pub(crate) fn path_of(&self, name: &str) -> PathBuf {
+        self.paths()(name)
+    }
+
+    /// [`SocketsDir::path_of`], for those who do not hold the directory.
+    pub(crate) fn paths(&self) -> impl Fn(&str) -> PathBuf + Send + use<> {
+        let path = self.path.clone();
+        move |name| path.join(format!("{name}.sock"))
+    }
+
+    /// Removes sockets, and nothing else: nobody listens on them while we hold the lock.
+    fn sweep(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.path)? {
+            let entry = entry?;
+            let named = entry.path().extension().is_some_and(|extension| extension == "sock");
+            if named && entry.file_type()?.is_socket() {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a socket: it appears under its name when its mode is right, and not before.
+    pub(crate) fn bind(&self, name: &str, mode: u32, owner: Option<u32>) -> Result<Bound, BindError> {
+        let path = self.path_of(name);
+        check_length(&path)?;
+        match fs::symlink_metadata(&path) {
+            Ok(there) if !there.file_type().is_socket() => return Err(BindError::InTheWay(path)),
+            _ => {}
+        }
+        let temporary = self.path.join(TEMPORARY);
+        let failed = |source| BindError::Io { path: path.clone(), source };
+        remove_if_there(&temporary).map_err(failed)?;
+        let listener = UnixListener::bind(&temporary).map_err(failed)?;
+        fs::set_permissions(&temporary, Permissions::from_mode(mode)).map_err(failed)?;
+        if let Some(uid) = owner {
+            chown(&temporary, Some(uid), None).map_err(|source| BindError::Owner {
+                path: path.clone(),
+                uid,
+                source,
+            })?;
+        }
+        fs::rename(&temporary, &path).map_err(failed)?;
+        Ok(Bound { listener: Some(listener), path })
+    }
+}
+
+/// A socket that is served; its file goes when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Bound {
+    listener: Option<UnixListener>,
+    path: PathBuf,
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        if let Err(error) = remove_if_there(&self.path) {
+            tracing::warn!(socket = %self.path.display(), %error, "cannot remove a socket that is served no more");
+        }
+    }
+}
+
+impl Bound {
+    /// Serves SDS on it until the shutdown.
+    pub(crate) async fn serve(mut self, service: SdsService, shutdown: Shutdown) {
+        let Some(listener) = self.listener.take() else { return };
+        let service = SecretDiscoveryServiceServer::new(service).max_decoding_message_size(MAX_REQUEST);
+        let served = tonic::transport::Server::builder()
+            .max_concurrent_streams(MAX_STREAMS)
+            .add_service(service)
+            .serve_with_incoming_shutdown(UnixListenerStream::new(listener), shutdown.cancelled())
+            .await;
+        if let Err(error) = served {
+            tracing::error!(socket = %self.path.display(), error = %alcazar_service::process::chain(&error), "a socket is served no more");
+        }
+    }
+}
+
+/// Keeps the sockets as the registry says, until the shutdown.
+pub(crate) async fn keep(
+    directory: SocketsDir,
+    mut registry: watch::Receiver<Arc<Registry>>,
+    shutdown: Shutdown,
+    problems: watch::Sender<BTreeMap<SocketName, String>>,
+) {
+    let mut serving: BTreeMap<SocketName, Shutdown> = BTreeMap::new();
+    loop {
+        let now = registry.borrow_and_update().clone();
+        close_those_gone(&mut serving, &now).await;
+        for (name, served) in now.sockets() {
+            if serving.contains_key(name) || served.now().credentials().is_none() {
+                continue;
+            }
+            match open(&directory, name, served, &registry, &shutdown) {
+                Ok(child) => {
+                    problems.send_if_modified(|problems| problems.remove(name).is_some());
+                    serving.insert(name.clone(), child);
+                }
+                Err(error) => tell_once(&problems, name, served, &error),
+            }
+        }
+        tokio::select! {
+            change = registry.changed() => if change.is_err() { break },
+            () = shutdown.cancelled() => break,
+        }
+    }
+    close_those_gone(&mut serving, &Registry::default()).await;
+}
+
+/// Serves a workload's own socket.
+fn open(
+    directory: &SocketsDir,
+    name: &SocketName,
+    served: &Served,
+    registry: &watch::Receiver<Arc<Registry>>,
+    shutdown: &Shutdown,
+) -> Result<Shutdown, BindError> {
+    // A workload of another user must be able to open its socket; nobody else may.
+    let owner = served.registration().uid();
+    let bound = directory.bind(name.as_str(), OWN_SOCKET_MODE, owner)?;
+    let child = shutdown.child();
+    let service = SdsService::new(Some(name.clone()), registry.clone(), child.clone());
+    child.spawn("sds socket", bound.serve(service, child.clone()));
+    Ok(child)
+}
+
+/// Serves the shared socket.
+pub(crate) fn open_shared(
+    directory: &SocketsDir,
+    registry: &watch::Receiver<Arc<Registry>>,
+    shutdown: &Shutdown,
+) -> Result<(), BindError> {
+    let bound = directory.bind(SHARED_SOCKET, SHARED_SOCKET_MODE, None)?;
+    let service = SdsService::new(None, registry.clone(), shutdown.clone());
+    shutdown.spawn("shared sds socket", bound.serve(service, shutdown.clone()));
+    Ok(())
+}
+
+async fn close_those_gone(serving: &mut BTreeMap<SocketName, Shutdown>, registry: &Registry) {
+    let gone: Vec<_> = serving.keys().filter(|name| !registry.sockets().any(|(n, _)| n == *name)).cloned().collect();
+    let ending: Vec<_> = gone.iter().filter_map(|name| serving.remove(name)).collect();
+    for child in &ending {
+        child.trigger("the registration is gone");
+    }
+    for child in ending {
+        if let Err(unfinished) = child.finished(DRAIN).await {
+            tracing::warn!("{unfinished}");
+        }
+    }
+}
+
+fn tell_once(
+    problems: &watch::Sender<BTreeMap<SocketName, String>>,
+    name: &SocketName,
+    served: &Served,
+    error: &BindError,
+) {
+    let reason = alcazar_service::process::chain(error);
+    let new =
+        problems.send_if_modified(|problems| problems.insert(name.clone(), reason.clone()) != Some(reason.clone()));
+    if new {
+        let spiffe_id = served.registration().spiffe_id();
+        tracing::error!(target: "alcazar::refused", %spiffe_id, reason, "a workload's socket cannot be served");
+    }
+}
+
+/// Locks a file; `None` when another process holds it.
+pub(crate) fn lock(path: &Path) -> io::Result<Option<File>> {
+    let file = File::options().create(true).truncate(false).write(true).open(path)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(fs::TryLockError::WouldBlock) => Ok(None),
+        Err(fs::TryLockError::Error(error)) => Err(error),
+    }
+}
+
+fn check_length(path: &Path) -> Result<(), BindError> {
+    let length = path.as_os_str().as_bytes().len();
+    if length > MAX_PATH { Err(BindError::TooLong { path: path.to_owned(), length }) } else { Ok(()) }
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Why a directory cannot be the sockets'.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketsDirError {
+    /// It cannot be made or read.
+    #[error("cannot use the sockets directory {}", path.display())]
+    Io {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Others could put their own sockets in it.
+    #[error(
+        "others may write in the sockets directory {} (mode {mode:04o}) and could stand in for the agent: \
+         use a directory of its own, mode 0711 or stricter", path.display()
+    )]
+    Open {
+        /// The directory.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
+    /// Another agent serves it.
+    #[error("another agent serves the sockets directory {}", .0.display())]
+    Taken(PathBuf),
+    /// Its path leaves no room for a socket's name.
+    #[error("the path of the sockets directory is too long")]
+    Length(#[source] BindError),
+}
+
+/// Why a socket cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// The system has room for no more.
+    #[error(
+        "the socket path {} has {length} bytes, Unix sockets have at most {MAX_PATH}: choose a shorter sockets directory",
+        path.display()
+    )]
+    TooLong {
+        /// The path.
+        path: PathBuf,
+        /// Its length in bytes.
+        length: usize,
+    },
+    /// Something that is no socket has its name.
+    #[error("{} is in the way: it is not a socket, so it is not replaced", .0.display())]
+    InTheWay(PathBuf),
+    /// The socket cannot be given to the workload's user.
+    #[error("cannot give the socket {} to the user {uid} whom the registration names", path.display())]
+    Owner {
+        /// The socket.
+        path: PathBuf,
+        /// The user.
+        uid: u32,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The system refused.
+    #[error("cannot make the socket {}", path.display())]
+    Io {
+        /// The socket.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// Everybody may pass through to the socket that is theirs, nobody may look around.
+const DIRECTORY_MODE: u32 = 0o711;
+const WRITABLE_BY_OTHERS: u32 = 0o022;
+const OWN_SOCKET_MODE: u32 = 0o600;
+/// Everybody may connect: who they are decides what they get.
+const SHARED_SOCKET_MODE: u32 = 0o666;
+/// No workload's socket can have this name: they start with a letter or digit.
+const TEMPORARY: &str = ".new";
+const LOCK: &str = "agent.lock";
+/// sun_path has 108 bytes, the last one zero.
+const MAX_PATH: usize = 107;
+/// Requests are names.
+const MAX_REQUEST: usize = 256 * 1024;
+/// Streams of one connection.
+const MAX_STREAMS: u32 = 256;
+/// How long a closing socket waits for its streams, which end at once.
+const DRAIN: std::time::Duration = std::time::Duration::from_secs(2);

@@ -1,0 +1,61 @@
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use alcazar_identity::{SpiffeId, X509Svid};
+
+/// What the agent holds and does, for those who ask.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// The node itself.
+    pub node: NodeStatus,
+    /// The workloads registered for it, by the id of their registration.
+    pub registrations: Vec<RegistrationStatus>,
+}
+
+/// The node's own identity.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeStatus {
+    /// Who the node is.
+    pub spiffe_id: SpiffeId,
+    /// Its certificate, once it has one.
+    pub certificate: Option<CertificateStatus>,
+    /// What went wrong last; `None` when the last attempt went well.
+    pub last_error: Option<String>,
+    /// Why the CA cannot be followed now; `None` while it is.
+    pub ca_error: Option<String>,
+}
+
+/// One workload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RegistrationStatus {
+    /// The registration's id.
+    pub id: String,
+    /// Who the workload is.
+    pub spiffe_id: SpiffeId,
+    /// Its certificate, while it has one that is good.
+    pub certificate: Option<CertificateStatus>,
+    /// When the next certificate will be asked for; `None`: as soon as can be.
+    pub next_rotation: Option<SystemTime>,
+    /// What went wrong last; `None` when the last attempt went well.
+    pub last_error: Option<String>,
+    /// The socket made for it, where its selectors ask for one. It is there once there is a certificate.
+    pub socket: Option<PathBuf>,
+}
+
+/// A certificate, as people ask about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateStatus {
+    /// Lower-case hexadecimal.
+    pub serial: String,
+    /// From when it is good.
+    pub not_before: SystemTime,
+    /// Until when it is good.
+    pub not_after: SystemTime,
+}
+
+impl CertificateStatus {
+    pub(crate) fn of(svid: &X509Svid) -> Self {
+        let validity = svid.validity();
+        Self { serial: svid.serial().to_owned(), not_before: validity.not_before(), not_after: validity.not_after() }
+    }
+}

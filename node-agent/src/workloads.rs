@@ -1,0 +1,237 @@
+//! What is held for each registration, and what is due: state that is changed by events, each with its time.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use alcazar_identity::{TrustBundles, rfc3339};
+use alcazar_mtls::{Side, verify_peer};
+use alcazar_service::{Readiness, ReadyGuard};
+use tokio::sync::watch;
+
+use crate::issued::Issued;
+use crate::registration::Registration;
+use crate::registry::{Held, Registry, Served};
+use crate::schedule::{Failures, Jitter, next_attempt};
+use crate::status::{CertificateStatus, RegistrationStatus};
+
+/// Every workload of this node.
+#[derive(Default)]
+pub(crate) struct Workloads {
+    entries: BTreeMap<String, Entry>,
+    /// What the CA last said, once it has: newer than what came with a certificate.
+    bundles: Option<Arc<TrustBundles>>,
+}
+
+struct Entry {
+    served: Arc<Served>,
+    held: watch::Sender<Arc<Held>>,
+    issued: Option<Issued>,
+    failures: Option<Failures>,
+    last_error: Option<String>,
+    /// A request for it is under way.
+    asked: bool,
+    /// When the next certificate is to be asked for; `None`: at once.
+    due: Option<SystemTime>,
+    /// Held while there is no good certificate.
+    unready: Option<ReadyGuard>,
+}
+
+/// What a change of the registrations changed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Changed {
+    pub(crate) added: usize,
+    pub(crate) removed: usize,
+}
+
+impl Workloads {
+    /// The CA's registrations, the whole set: what is new is due at once, what is gone is served no more.
+    pub(crate) fn register(&mut self, all: Vec<Registration>, readiness: &Readiness) -> Changed {
+        let mut earlier = std::mem::take(&mut self.entries);
+        let mut changed = Changed::default();
+        for registration in all {
+            let id = registration.id().to_owned();
+            let entry = match earlier.remove(&id) {
+                // What is held for one identity is never shown as another's.
+                Some(entry) if entry.served.registration().spiffe_id() == registration.spiffe_id() => {
+                    entry.update(registration)
+                }
+                _ => {
+                    changed.added += 1;
+                    Entry::new(registration, readiness)
+                }
+            };
+            self.entries.insert(id, entry);
+        }
+        changed.removed = earlier.len();
+        changed
+    }
+
+    /// All that is registered, for those who serve it.
+    pub(crate) fn registry(&self) -> Registry {
+        Registry::new(self.entries.values().map(|entry| entry.served.clone()))
+    }
+
+    /// Up to `limit` registrations whose time has come; they count as asked for until [`Workloads::issued`] or
+    /// [`Workloads::failed`] says what came of it.
+    pub(crate) fn take_due(&mut self, now: SystemTime, limit: usize) -> Vec<Arc<Served>> {
+        let due = self.entries.values_mut().filter(|entry| !entry.asked && entry.due.is_none_or(|due| due <= now));
+        let take = |entry: &mut Entry| {
+            entry.asked = true;
+            entry.served.clone()
+        };
+        due.take(limit).map(take).collect()
+    }
+
+    /// When the next request is due; the past when one is overdue, `None` when none ever will be.
+    pub(crate) fn next_due(&self) -> Option<SystemTime> {
+        let waiting = self.entries.values().filter(|entry| !entry.asked);
+        waiting.map(|entry| entry.due.unwrap_or(SystemTime::UNIX_EPOCH)).min()
+    }
+
+    /// When the first of the certificates held expires.
+    pub(crate) fn next_expiry(&self) -> Option<SystemTime> {
+        self.entries.values().filter_map(|entry| Some(entry.issued.as_ref()?.life().expires())).min()
+    }
+
+    /// A certificate came. Returns whether it is the first one of its registration.
+    pub(crate) fn issued(&mut self, asked: &Arc<Served>, mut issued: Issued, jitter: Jitter) -> bool {
+        let bundles = self.bundles.clone();
+        let Some(entry) = self.current(asked) else { return false };
+        if let Some(bundles) = bundles {
+            issued.believe((*bundles).clone());
+        }
+        let previous = entry.issued.as_ref().map(|issued| issued.svid().serial().to_owned());
+        tracing::info!(
+            target: "alcazar::rotation",
+            spiffe_id = %issued.svid().id(),
+            serial = issued.svid().serial(),
+            not_after = rfc3339(issued.svid().validity().not_after()),
+            previous_serial = previous.as_deref().unwrap_or("none"),
+            registration = asked.registration().id(),
+            "{}", if previous.is_some() { "rotated a workload's certificate" } else { "a workload has its first certificate" },
+        );
+        let first = entry.held.borrow().credentials().is_none();
+        entry.asked = false;
+        entry.failures = None;
+        entry.last_error = None;
+        entry.due = next_attempt(Some(issued.life()), None, jitter);
+        entry.held.send_replace(Arc::new(Held::Certificate(issued.credentials())));
+        entry.issued = Some(issued);
+        entry.unready = None;
+        first
+    }
+
+    /// No certificate came. What is held stays.
+    pub(crate) fn failed(&mut self, asked: &Arc<Served>, reason: &str, now: SystemTime, jitter: Jitter) {
+        let Some(entry) = self.current(asked) else { return };
+        let failures = Failures::another(entry.failures, now);
+        entry.asked = false;
+        entry.failures = Some(failures);
+        entry.due = next_attempt(entry.issued.as_ref().map(Issued::life), Some(&failures), jitter);
+        entry.last_error = Some(reason.to_owned());
+        if entry.issued.is_none() {
+            entry.hold_nothing(format!("no certificate could be had yet: {reason}"));
+        }
+    }
+
+    /// The CA answers again: nobody who failed meanwhile needs to wait any longer.
+    pub(crate) fn outage_is_over(&mut self, now: SystemTime) {
+        for entry in self.entries.values_mut().filter(|entry| entry.failures.is_some()) {
+            entry.due = entry.due.map(|due| due.min(now));
+        }
+    }
+
+    /// Withdraws what has expired: nothing expired is ever served.
+    pub(crate) fn expire(&mut self, now: SystemTime, readiness: &Readiness) {
+        for entry in self.entries.values_mut() {
+            let Some(issued) = entry.issued.take_if(|issued| issued.life().is_over(now)) else { continue };
+            let reason = entry.last_error.as_deref().unwrap_or("no new one came in time");
+            let why = format!("the certificate expired at {}: {reason}", rfc3339(issued.life().expires()));
+            tracing::error!(
+                target: "alcazar::refused",
+                spiffe_id = %issued.svid().id(), serial = issued.svid().serial(), reason = why,
+                "a workload has no certificate any more"
+            );
+            entry.hold_nothing(why);
+            entry.unready = Some(readiness.register(format!("certificate of {}", entry.served.registration().id())));
+        }
+    }
+
+    /// New trust bundles: everybody's at once. A certificate that leads to none of their roots (the CA was set up
+    /// anew) is due at once.
+    pub(crate) fn believe(&mut self, bundles: Arc<TrustBundles>, now: SystemTime) {
+        for entry in self.entries.values_mut() {
+            let Some(issued) = entry.issued.as_mut().filter(|issued| *issued.bundles() != *bundles) else { continue };
+            issued.believe((*bundles).clone());
+            if verify_peer(issued.svid().chain(), &bundles, Side::Client, now).is_err() {
+                entry.due = None;
+            }
+            entry.held.send_replace(Arc::new(Held::Certificate(issued.credentials())));
+        }
+        self.bundles = Some(bundles);
+    }
+
+    /// What is held and due, for those who ask. The sockets are not known here.
+    pub(crate) fn status(&self) -> Vec<RegistrationStatus> {
+        let status = |entry: &Entry| {
+            let registration = entry.served.registration();
+            RegistrationStatus {
+                id: registration.id().to_owned(),
+                spiffe_id: registration.spiffe_id().clone(),
+                certificate: entry.issued.as_ref().map(|issued| CertificateStatus::of(issued.svid())),
+                next_rotation: entry.due,
+                last_error: entry.last_error.clone(),
+                socket: None,
+            }
+        };
+        self.entries.values().map(status).collect()
+    }
+
+    /// The credentials held for a registration.
+    #[cfg(test)]
+    pub(crate) fn credentials(&self, id: &str) -> Option<alcazar_identity::Credentials> {
+        self.entries.get(id)?.held.borrow().credentials().cloned()
+    }
+
+    /// The entry that a request was made for, unless it has gone or become another's meanwhile.
+    fn current(&mut self, asked: &Arc<Served>) -> Option<&mut Entry> {
+        let entry = self.entries.get_mut(asked.registration().id())?;
+        let same = entry.served.registration().spiffe_id() == asked.registration().spiffe_id();
+        (same && entry.asked).then_some(entry)
+    }
+}
+
+impl Entry {
+    fn new(registration: Registration, readiness: &Readiness) -> Self {
+        let unready = readiness.register(format!("certificate of {}", registration.id()));
+        let (held, follow) = watch::channel(Arc::new(Held::Nothing("no certificate has come yet".to_owned())));
+        Self {
+            served: Arc::new(Served::new(registration, follow)),
+            held,
+            issued: None,
+            failures: None,
+            last_error: None,
+            asked: false,
+            due: None,
+            unready: Some(unready),
+        }
+    }
+
+    /// The same identity, perhaps with other selectors or another life.
+    fn update(mut self, registration: Registration) -> Self {
+        let held = self.served.registration();
+        if *held == registration {
+            return self;
+        }
+        if held.ttl() != registration.ttl() {
+            self.due = None;
+        }
+        self.served = Arc::new(Served::new(registration, self.held.subscribe()));
+        self
+    }
+
+    fn hold_nothing(&mut self, why: String) {
+        self.held.send_replace(Arc::new(Held::Nothing(why)));
+    }
+}
