@@ -52,7 +52,7 @@ impl Kind {
         }
     }
 
-    fn is_config(self) -> bool {
+    pub(crate) fn is_config(self) -> bool {
         matches!(self, Self::ClusterRbacConfig | Self::RbacConfig)
     }
 }

@@ -78,6 +78,14 @@ impl Compiled {
     }
 }
 
+impl Explanation {
+    /// Whether the shadow verdict adds nothing to the enforced one.
+    fn is_same_as(&self, shadow: &ShadowRecord) -> bool {
+        let enforced = (self.verdict, &self.grant, &self.nearest_miss);
+        self.reason != ReasonRecord::ShadowOnly && enforced == (shadow.verdict, &shadow.grant, &shadow.nearest_miss)
+    }
+}
+
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.reason, &self.grant) {
@@ -94,6 +102,7 @@ impl fmt::Display for Explanation {
             write!(f, "; closest is {miss}")?;
         }
         match &self.shadow {
+            Some(shadow) if self.is_same_as(shadow) => f.write_str("; the same in shadow")?,
             Some(ShadowRecord { verdict: Verdict::Allow, grant: Some(grant), .. }) => {
                 write!(f, "; in shadow: would be allowed by {grant}")?;
             }

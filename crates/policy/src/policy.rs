@@ -264,7 +264,8 @@ fn unique<T>(documents: Vec<Document<T>>, errors: &mut YamlErrors) -> Vec<Docume
 
 fn repeated(place: &Place, first: &str) -> YamlError {
     let Place { kind, namespace, name, .. } = place;
-    let message = format!("there is a second {} `{namespace}/{name}`", kind.name());
+    let name = if kind.is_config() { name.clone() } else { format!("{namespace}/{name}") };
+    let message = format!("there is a second {} `{name}`", kind.name());
     YamlError::new(&place.file, place.span.clone(), message).with_help(format!("the first stands at {first}: keep one"))
 }
 

@@ -82,15 +82,15 @@ pub(crate) fn host(reader: &mut Reader<'_>, value: &Text) -> Option<Matcher> {
         Matcher::Exact(text) | Matcher::Prefix(text) | Matcher::Suffix(text) => text.as_str(),
         _ => return Some(matcher),
     };
+    if let Some(c) = text.chars().find(|c| c.is_whitespace() || matches!(c, '/' | '@' | '?' | '#')) {
+        reader.error(&value.span, format!("`{}` can never match: no host contains {c:?}", value.text));
+        return None;
+    }
     // The colons of an IPv6 address are followed by its bracket.
     let port = text.rfind(']').map_or(text, |bracket| text.get(bracket..).unwrap_or_default()).contains(':');
     if port && !text.starts_with('[') || text.rfind("]:").is_some() {
         let message = format!("`{}` can never match: hosts are compared without their port", value.text);
         reader.error_with_help(&value.span, message, "leave the port away, and use `ports` if it matters");
-        return None;
-    }
-    if let Some(c) = text.chars().find(|c| c.is_whitespace() || matches!(c, '/' | '@' | '?' | '#')) {
-        reader.error(&value.span, format!("`{}` can never match: no host contains {c:?}", value.text));
         return None;
     }
     Some(matcher)

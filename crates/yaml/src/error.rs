@@ -164,6 +164,11 @@ impl YamlErrors {
         self.0.iter()
     }
 
+    /// Puts the errors of one file in its order.
+    pub(crate) fn sort(&mut self) {
+        self.0.sort_by_key(|error| error.span().map(|span| span.start));
+    }
+
     /// `value` if nothing is wrong.
     ///
     /// # Errors

@@ -49,8 +49,9 @@ impl<'a> Reader<'a> {
         self.errors.len()
     }
 
-    /// All that was noted.
-    pub fn into_errors(self) -> YamlErrors {
+    /// All that was noted, in the order of the file.
+    pub fn into_errors(mut self) -> YamlErrors {
+        self.errors.sort();
         self.errors
     }
 
