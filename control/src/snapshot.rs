@@ -1,0 +1,208 @@
+//! A world as resources: compiled and encoded once for everybody; what did not change is taken from before.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use alcazar_api::mesh::v1;
+use alcazar_policy::WorkloadPolicy;
+
+use crate::resource::{Kind, Name, Resource, Set};
+use crate::world::{Changes, Protocol, Service, Workload, World};
+
+/// Everything that can be pushed at one moment.
+pub(crate) struct Snapshot {
+    /// Counts the snapshots of this process, from 1.
+    pub(crate) number: u64,
+    pub(crate) world: Arc<World>,
+    policies: Set,
+    workloads: Set,
+    services: Set,
+    /// What each workload's resources were compiled from.
+    compiled: BTreeMap<Name, Compiled>,
+}
+
+struct Compiled {
+    workload: Arc<Workload>,
+    fronts: Vec<Arc<Service>>,
+    policy: WorkloadPolicy,
+}
+
+impl Snapshot {
+    /// The first snapshot.
+    pub(crate) fn first(world: Arc<World>) -> Self {
+        Self::compile(world, None)
+    }
+
+    /// The next snapshot, and what it changes.
+    pub(crate) fn next(&self, world: Arc<World>) -> (Self, Changes) {
+        let mut changes = Changes::between(&self.world, &world);
+        let next = Self::compile(world, Some(self));
+        let is_new = |name: &Name| !self.policies.contains_key(name);
+        let is_changed = |(name, resource): &(&Name, &Arc<Resource>)| {
+            !is_new(name) && self.policies.get(*name).is_none_or(|before| before.version != resource.version)
+        };
+        changes.policies = next.policies.iter().filter(is_changed).map(|(name, _)| name.to_string()).collect();
+        (next, changes)
+    }
+
+    /// The resources of one kind.
+    pub(crate) fn set(&self, kind: Kind) -> &Set {
+        match kind {
+            Kind::Policy => &self.policies,
+            Kind::Workload => &self.workloads,
+            Kind::Service => &self.services,
+        }
+    }
+
+    fn compile(world: Arc<World>, before: Option<&Self>) -> Self {
+        let mut snapshot = Self {
+            number: before.map_or(0, |before| before.number) + 1,
+            policies: Set::new(),
+            workloads: Set::new(),
+            services: Set::new(),
+            compiled: BTreeMap::new(),
+            world: Arc::clone(&world),
+        };
+        for service in &world.services {
+            snapshot.add_service(service, before);
+        }
+        let mut fronts = fronts(&world);
+        for workload in &world.workloads {
+            let fronts = fronts.remove(workload.key().as_str()).unwrap_or_default();
+            snapshot.add_workload(workload, fronts, before);
+        }
+        snapshot
+    }
+
+    fn add_service(&mut self, service: &Arc<Service>, before: Option<&Self>) {
+        let name: Name = service.key().into();
+        let same = before.and_then(|before| {
+            let was = before.world.service(&service.namespace, &service.name)?;
+            before.services.get(&name).filter(|_| Arc::ptr_eq(was, service)).cloned()
+        });
+        let resource = same.unwrap_or_else(|| Arc::new(Resource::new(&service_message(service), None)));
+        self.services.insert(name, resource);
+    }
+
+    fn add_workload(&mut self, workload: &Arc<Workload>, fronts: Vec<Arc<Service>>, before: Option<&Self>) {
+        let name: Name = workload.key().into();
+        let owner = || Some(workload.spiffe_id.clone());
+        let was = before.and_then(|before| Some((before, before.compiled.get(&name)?)));
+        let is_same = was.is_some_and(|(_, was)| was.stands_on(workload, &fronts));
+        let old = |set: fn(&Self) -> &Set| was.and_then(|(before, _)| set(before).get(&name).cloned());
+
+        let resource = old(|before| &before.workloads).filter(|_| is_same);
+        let resource =
+            resource.unwrap_or_else(|| Arc::new(Resource::new(&workload_message(workload, &fronts), owner())));
+        self.workloads.insert(name.clone(), resource);
+
+        let same_policy = is_same && before.is_some_and(|before| Arc::ptr_eq(&before.world.policy, &self.world.policy));
+        let policy = match was {
+            Some((_, was)) if same_policy => was.policy.clone(),
+            _ => policy_for(&self.world, workload, &fronts),
+        };
+        // A policy that decides the same for this workload is not encoded again.
+        let unchanged =
+            was.is_some_and(|(_, was)| was.policy == policy && was.workload.spiffe_id == workload.spiffe_id);
+        let resource = old(|before| &before.policies).filter(|_| unchanged);
+        let resource = resource.unwrap_or_else(|| Arc::new(Resource::new(&v1::Policy::from(&policy), owner())));
+        self.policies.insert(name.clone(), resource);
+        self.compiled.insert(name, Compiled { workload: Arc::clone(workload), fronts, policy });
+    }
+}
+
+impl Compiled {
+    fn stands_on(&self, workload: &Arc<Workload>, fronts: &[Arc<Service>]) -> bool {
+        let same_fronts =
+            self.fronts.len() == fronts.len() && self.fronts.iter().zip(fronts).all(|(was, is)| Arc::ptr_eq(was, is));
+        same_fronts && Arc::ptr_eq(&self.workload, workload)
+    }
+}
+
+/// The services in front of each workload.
+fn fronts(world: &World) -> BTreeMap<&str, Vec<Arc<Service>>> {
+    let mut fronts: BTreeMap<&str, Vec<Arc<Service>>> = BTreeMap::new();
+    for service in &world.services {
+        for workload in service.endpoints.iter().map(|endpoint| endpoint.workload.as_str()).collect::<BTreeSet<_>>() {
+            fronts.entry(workload).or_default().push(Arc::clone(service));
+        }
+    }
+    fronts
+}
+
+fn policy_for(world: &World, workload: &Workload, fronts: &[Arc<Service>]) -> WorkloadPolicy {
+    let full_names: Vec<String> = fronts.iter().map(|service| service.full_name()).collect();
+    world.policy.for_workload(&alcazar_policy::Workload {
+        name: &workload.name,
+        namespace: &workload.namespace,
+        service_account: &workload.service_account,
+        labels: &workload.labels,
+        services: &full_names,
+        trust_domain: world.trust_domain.as_str(),
+        trust_domain_aliases: &[],
+    })
+}
+
+fn workload_message(workload: &Workload, fronts: &[Arc<Service>]) -> v1::Workload {
+    let port = |port: &crate::world::Port| v1::WorkloadPort {
+        name: port.name.clone(),
+        number: port.number.into(),
+        protocol: protocol(port.protocol),
+    };
+    v1::Workload {
+        name: workload.name.clone(),
+        namespace: workload.namespace.clone(),
+        service_account: workload.service_account.clone(),
+        spiffe_id: workload.spiffe_id.to_string(),
+        labels: workload.labels.clone(),
+        address: workload.address.to_string(),
+        ports: workload.ports.iter().map(port).collect(),
+        services: fronts.iter().map(|service| local_service(service, workload)).collect(),
+    }
+}
+
+/// A service as a workload behind it sees it: the ports that this workload serves.
+fn local_service(service: &Service, workload: &Workload) -> v1::LocalService {
+    let key = workload.key();
+    let endpoint = service.endpoints.iter().find(|endpoint| endpoint.workload == key);
+    let served = endpoint.map_or(&[][..], |endpoint| &endpoint.ports);
+    let ports = service.ports.iter().filter(|port| served.contains(&port.number));
+    v1::LocalService {
+        hosts: std::iter::once(service.name.clone()).chain(service.hosts()).collect(),
+        ports: ports.map(service_port).collect(),
+    }
+}
+
+fn service_message(service: &Service) -> v1::Service {
+    let endpoint = |endpoint: &crate::world::Endpoint| v1::Endpoint {
+        workload: endpoint.workload.clone(),
+        mesh_address: endpoint.inbound.to_string(),
+        address: endpoint.address.to_string(),
+        spiffe_id: endpoint.spiffe_id.to_string(),
+        ports: endpoint.ports.iter().copied().map(u32::from).collect(),
+    };
+    v1::Service {
+        name: service.name.clone(),
+        namespace: service.namespace.clone(),
+        hosts: service.hosts().into(),
+        ports: service.ports.iter().map(service_port).collect(),
+        endpoints: service.endpoints.iter().map(endpoint).collect(),
+    }
+}
+
+fn service_port(port: &crate::world::ServicePort) -> v1::ServicePort {
+    v1::ServicePort {
+        name: port.name.clone(),
+        number: port.number.into(),
+        target_port: port.target.into(),
+        protocol: protocol(port.protocol),
+    }
+}
+
+fn protocol(protocol: Protocol) -> i32 {
+    match protocol {
+        Protocol::Http => v1::Protocol::Http,
+        Protocol::Tcp => v1::Protocol::Tcp,
+    }
+    .into()
+}
