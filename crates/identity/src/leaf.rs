@@ -116,6 +116,10 @@ fn spiffe_id(certificate: &X509Certificate<'_>) -> Result<SpiffeId, ParseSvidErr
         .subject_alternative_name()
         .map_err(|_| ParseSvidError::UnreadableNames)?
         .ok_or(ParseSvidError::NoUri)?;
+    // A name that cannot be read may be a URI all the same.
+    if names.value.general_names.iter().any(|name| matches!(name, GeneralName::Invalid(..))) {
+        return Err(ParseSvidError::UnreadableNames);
+    }
     let mut uris = names.value.general_names.iter().filter_map(|name| match name {
         GeneralName::URI(uri) => Some(*uri),
         _ => None,

@@ -25,6 +25,20 @@ impl Refusal {
         self.meaning
     }
 
+    /// Finds the refusal in the chain of causes of a larger error, such as tonic's.
+    pub fn find<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e Self> {
+        let mut next = Some(error);
+        while let Some(error) = next {
+            let within = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+            let found = error.downcast_ref().or_else(|| within.and_then(|within| within.downcast_ref()));
+            if found.is_some() {
+                return found;
+            }
+            next = error.source();
+        }
+        None
+    }
+
     /// The refusal in an error that a TLS stream returned, if that is what it is.
     pub(crate) fn of(error: &io::Error, us: Option<&Us>) -> Option<Self> {
         match error.get_ref()?.downcast_ref()? {

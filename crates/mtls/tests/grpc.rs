@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use alcazar_identity::{Credentials, Fingerprint};
 use alcazar_mtls::grpc::{self, PeerInfo};
-use alcazar_mtls::{Acceptor, Clients, Connector, Expected, VerifyPeerError};
+use alcazar_mtls::{Acceptor, Clients, Connector, Expected, Refusal, VerifyPeerError};
 use bytes::Buf;
 use common::*;
 use http::uri::PathAndQuery;
@@ -209,6 +209,8 @@ async fn a_client_that_the_server_refuses_learns_why() {
     let channel = grpc::channel(server.address, connector, Expected::Any);
     let status = who_am_i(&channel).await.unwrap_err();
     assert!(causes(&status).contains("does not trust our trust domain"), "{}", causes(&status));
+    assert!(Refusal::find(&status).is_some(), "{status:?}");
+    assert_eq!(status.code(), Code::Unavailable);
 }
 
 #[tokio::test]

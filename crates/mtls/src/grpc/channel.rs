@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::Uri;
 use http::uri::Authority;
 use hyper_util::rt::TokioIo;
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
@@ -14,8 +15,8 @@ use tower::service_fn;
 
 use super::stream::Bounded;
 use super::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT};
-use crate::verify::VerifyPeerError;
-use crate::{ConnectError, Connector, Expected, TlsStream};
+use crate::refusal::Causes;
+use crate::{ConnectError, Connector, Expected, Refusal, TlsStream, VerifyPeerError};
 
 /// A channel to a server that must be the expected one.
 ///
@@ -23,7 +24,7 @@ use crate::{ConnectError, Connector, Expected, TlsStream};
 /// while there is no connection fails, and the next one tries again. It ends a connection when the server's
 /// certificate does. Proxies in the environment are not looked for. To be used within a tokio runtime.
 ///
-/// A failed call's `tonic::Status` carries the cause: [`VerifyPeerError::find`] digs it out.
+/// A failed call's `tonic::Status` carries the cause: [`VerifyPeerError::find`] and [`Refusal::find`] dig it out.
 pub fn channel(target: impl Into<Target>, connector: Connector, expected: Expected) -> Channel {
     let Target(authority) = target.into();
     let dial = {
@@ -57,17 +58,40 @@ async fn dial(
         Err(_) => return Err(unreachable(io::ErrorKind::TimedOut.into())),
     };
     tcp.set_nodelay(true).map_err(unreachable)?;
-    let connected = connector.connect(tcp, expected).await;
-    let connected = connected.map_err(|source| DialError::Handshake { target: authority.clone(), source })?;
-    Ok(Bounded::new(connected.stream, Some(connected.peer.validity().not_after()), connector.clock()))
+    let refused = |source| DialError::Handshake { target: authority.clone(), source };
+    let mut connected = connector.connect(tcp, expected).await.map_err(refused)?;
+    let first = verdict(&mut connected.stream).await.map_err(refused)?;
+    let end = connected.peer.validity().not_after();
+    Ok(Bounded::new(connected.stream, Some(end), connector.clock()).after(&first))
+}
+
+/// Waits for the server's first bytes, which tell that it let us in.
+///
+/// In TLS 1.3 a client is done before it is judged. A refusal that came later would reach the caller as the
+/// text of a broken HTTP/2 connection; here it still is a [`Refusal`]. HTTP/2 servers speak first, nearly all.
+async fn verdict(stream: &mut TlsStream<TcpStream>) -> Result<Vec<u8>, ConnectError> {
+    let mut first = [0; 128];
+    match timeout(VERDICT_DEADLINE, stream.read(&mut first)).await {
+        Ok(Ok(0)) => Err(ConnectError::Io { source: io::ErrorKind::UnexpectedEof.into() }),
+        Ok(Ok(length)) => Ok(first.get(..length).unwrap_or_default().to_vec()),
+        Ok(Err(error)) => Err(match Refusal::find(&error) {
+            Some(refusal) => ConnectError::Refused { source: refusal.clone() },
+            None => ConnectError::Io { source: error },
+        }),
+        // One that waits for our preface.
+        Err(_) => Ok(Vec::new()),
+    }
 }
 
 /// Says in the log what tonic would fold into "transport error".
 fn report(authority: &Authority, error: &DialError) {
-    let reason = crate::refusal::Causes(error).to_string();
-    match VerifyPeerError::find(error) {
-        Some(_) => tracing::warn!(target: "alcazar::refused", server = %authority, reason, "refused a server"),
-        None => tracing::debug!(server = %authority, reason, "could not connect"),
+    let reason = Causes(error).to_string();
+    if VerifyPeerError::find(error).is_some() {
+        tracing::warn!(target: "alcazar::refused", server = %authority, reason, "refused a server");
+    } else if Refusal::find(error).is_some() {
+        tracing::warn!(target: "alcazar::refused", server = %authority, reason, "a server refused us");
+    } else {
+        tracing::debug!(server = %authority, reason, "could not connect");
     }
 }
 
@@ -123,6 +147,7 @@ fn uri(scheme: &str, authority: &Authority) -> Uri {
 }
 
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+const VERDICT_DEADLINE: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {

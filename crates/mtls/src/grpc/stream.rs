@@ -55,6 +55,8 @@ impl Connected for MtlsStream {
 /// A connection must not outlive what proved its peer.
 pub(super) struct Bounded<S> {
     io: S,
+    /// What was read already, and comes first.
+    first: Vec<u8>,
     end: Option<End>,
 }
 
@@ -67,7 +69,12 @@ struct End {
 impl<S> Bounded<S> {
     pub(super) fn new(io: S, end: Option<SystemTime>, clock: &Clock) -> Self {
         let end = end.map(|at| End { at, clock: Clock::clone(clock), sleep: Box::pin(sleep(next_look(at, clock()))) });
-        Self { io, end }
+        Self { io, first: Vec::new(), end }
+    }
+
+    /// The same, with bytes that were read already.
+    pub(super) fn after(self, first: &[u8]) -> Self {
+        Self { first: first.to_vec(), ..self }
     }
 }
 
@@ -99,7 +106,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Bounded<S> {
             let reason = format!("the peer's certificate expired at {}", rfc3339(end.at));
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, reason)));
         }
-        Pin::new(&mut self.io).poll_read(cx, buf)
+        if self.first.is_empty() {
+            return Pin::new(&mut self.io).poll_read(cx, buf);
+        }
+        let length = self.first.len().min(buf.remaining());
+        buf.put_slice(&self.first.drain(..length).collect::<Vec<_>>());
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -43,15 +43,21 @@ fn intermediate_fault(der: &CertificateDer<'_>, trust_domain: &TrustDomain) -> R
     let Some(names) = certificate.subject_alternative_name().map_err(|_| IssuerFault::Unreadable)? else {
         return Ok(());
     };
-    let mut uris = names.value.general_names.iter().filter_map(|name| match name {
-        GeneralName::URI(uri) => Some(*uri),
-        _ => None,
-    });
-    let ours = |uri: &str| uri.parse::<SpiffeId>().is_ok_and(|id| id.trust_domain() == trust_domain);
-    match uris.all(ours) {
-        true => Ok(()),
-        false => Err(IssuerFault::OtherTrustDomain(trust_domain.clone())),
+    for name in &names.value.general_names {
+        match name {
+            GeneralName::URI(uri) if !is_of(uri, trust_domain) => {
+                return Err(IssuerFault::OtherTrustDomain(trust_domain.clone()));
+            }
+            // It may be a URI all the same.
+            GeneralName::Invalid(..) => return Err(IssuerFault::Unreadable),
+            _ => {}
+        }
     }
+    Ok(())
+}
+
+fn is_of(uri: &str, trust_domain: &TrustDomain) -> bool {
+    uri.parse::<SpiffeId>().is_ok_and(|id| id.trust_domain() == trust_domain)
 }
 
 /// Whether a certificate may sign others; `None` when it states no key usage.

@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime};
 use alcazar_identity::{CertificateDer, Credentials, SvidKey, TrustBundle, TrustBundles, TrustDomain, X509Svid};
 use alcazar_mtls::{Acceptor, Clients, Clock, Connector, LiveCredentials};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::net::{TcpListener, TcpStream};
@@ -97,6 +97,14 @@ fn ca_params(name: &str) -> CertificateParams {
 
 pub(crate) fn uri(uri: &str) -> SanType {
     SanType::URI(uri.try_into().unwrap())
+}
+
+/// A SAN extension with these URIs, in whatever bytes.
+pub(crate) fn raw_uris(uris: &[&[u8]]) -> CustomExtension {
+    let names: Vec<u8> = uris.iter().flat_map(|uri| [&[0x86, uri.len() as u8], *uri].concat()).collect();
+    let mut san = CustomExtension::from_oid_content(&[2, 5, 29, 17], [&[0x30, names.len() as u8], &names[..]].concat());
+    san.set_criticality(true);
+    san
 }
 
 impl Ca {

@@ -56,6 +56,10 @@ pub(crate) fn strangers(mesh: &Mesh) -> Vec<Stranger> {
 
     let two = cluster.leaf_with(&[REVIEWS, RATINGS], |_| ());
     add("two URIs", two, &[REVIEWS, RATINGS, "2 URIs"]);
+    let hidden = cluster.leaf_with(&[], |params| {
+        params.custom_extensions = vec![raw_uris(&[REVIEWS.as_bytes(), b"spiffe://cluster.local/\xff"])];
+    });
+    add("a second URI that cannot be read", hidden, &[REVIEWS, "names cannot be read"]);
     add("no URI", cluster.leaf_with(&[], |_| ()), &["an unnamed certificate", "no URI"]);
     add("no path", cluster.leaf("spiffe://cluster.local"), &["spiffe://cluster.local", "no path"]);
     add("no SPIFFE ID", cluster.leaf("https://cluster.local/a"), &["https://cluster.local/a", "not a SPIFFE ID"]);
@@ -74,6 +78,8 @@ pub(crate) fn strangers(mesh: &Mesh) -> Vec<Stranger> {
     );
     let odd = root.intermediate_with(|params| params.subject_alt_names = vec![uri("https://ca.example")]).leaf(REVIEWS);
     add("intermediate with a foreign URI", odd, &[REVIEWS, "not a CA of the trust domain cluster.local"]);
+    let garbled = root.intermediate_with(|params| params.custom_extensions = vec![raw_uris(&[b"spiffe://\xff"])]);
+    add("intermediate with an unreadable URI", garbled.leaf(REVIEWS), &[REVIEWS, "cannot be read"]);
     let mute = root.intermediate_with(|params| params.key_usages = vec![KeyUsagePurpose::CrlSign]).leaf(REVIEWS);
     add("intermediate without keyCertSign", mute, &[REVIEWS, "lacks keyCertSign"]);
     let silent = root.intermediate_with(|params| params.key_usages.clear()).leaf(REVIEWS);
