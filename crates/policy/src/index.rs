@@ -5,8 +5,7 @@
 //! side, each sorted by role, and the lists are intersected by role. Filing only narrows: every candidate is
 //! checked in full afterwards.
 
-use std::collections::HashMap;
-
+use crate::hash::Table;
 use crate::model::{Attribute, Clause, Matcher, Role};
 use crate::patterns::{PatternIndex, PatternIndexBuilder};
 use crate::request::{Protocol, Request};
@@ -25,8 +24,8 @@ pub(crate) struct Entry {
 pub(crate) struct RuleIndex {
     path: PatternIndex,
     host: PatternIndex,
-    port: HashMap<u16, Vec<Entry>>,
-    method: HashMap<Box<str>, Vec<Entry>>,
+    port: Table<u16, Vec<Entry>>,
+    method: Table<Box<str>, Vec<Entry>>,
     rest: Vec<Entry>,
 }
 
@@ -42,7 +41,7 @@ impl RuleIndex {
     /// `roles` are the roles that may match, each with its place in the policy.
     pub(crate) fn new<'a>(roles: impl Iterator<Item = (u32, &'a Role)>) -> Self {
         let (mut path, mut host) = (PatternIndexBuilder::default(), PatternIndexBuilder::default());
-        let (mut port, mut method) = (HashMap::<u16, Vec<Entry>>::new(), HashMap::<Box<str>, Vec<Entry>>::new());
+        let (mut port, mut method) = (Table::<u16, Vec<Entry>>::default(), Table::<Box<str>, Vec<Entry>>::default());
         let mut rest = Vec::new();
         for (role, document) in roles {
             for (item, rule) in (0..).zip(&document.rules) {
@@ -103,7 +102,10 @@ impl SubjectIndex {
     pub(crate) fn candidates<'a>(&'a self, request: &Request<'_>, lists: &mut Lists<'a>) {
         if let Some(source) = request.source {
             self.principal.look_up(source.principal(), lists);
-            if let Some(namespace) = source.namespace() {
+            // Taking the namespace out of the identity costs something.
+            if !self.namespace.is_empty()
+                && let Some(namespace) = source.namespace()
+            {
                 self.namespace.look_up(namespace, lists);
             }
         }

@@ -25,6 +25,7 @@ mod decision;
 mod documents;
 mod eval;
 mod explain;
+mod hash;
 mod host;
 mod index;
 mod log;

@@ -1,20 +1,26 @@
 //! Which of many exact, prefix and suffix patterns a text matches, without trying each.
 
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
+use crate::hash::Table;
 use crate::index::{Entry, Lists, file};
 use crate::model::Matcher;
 
 /// Patterns, each with the entries filed under it.
 #[derive(Debug)]
 pub(crate) struct PatternIndex {
-    exact: HashMap<Box<str>, Vec<Entry>>,
+    exact: Table<Box<str>, Vec<Entry>>,
     prefixes: Affixes,
     suffixes: Affixes,
 }
 
 impl PatternIndex {
+    /// Whether no text can match.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.exact.is_empty() && self.prefixes.sorted.is_empty() && self.suffixes.sorted.is_empty()
+    }
+
     /// Pushes the list of each pattern that `text` matches.
     pub(crate) fn look_up<'a>(&'a self, text: &str, lists: &mut Lists<'a>) {
         if !self.exact.is_empty() {
@@ -28,7 +34,7 @@ impl PatternIndex {
 /// Collects what a [`PatternIndex`] is built from. Entries must come in order.
 #[derive(Debug, Default)]
 pub(crate) struct PatternIndexBuilder {
-    exact: HashMap<Box<str>, Vec<Entry>>,
+    exact: Table<Box<str>, Vec<Entry>>,
     prefixes: BTreeMap<String, Vec<Entry>>,
     suffixes: BTreeMap<String, Vec<Entry>>,
 }
