@@ -10,6 +10,7 @@
 
 mod app;
 mod args;
+mod explain;
 mod span;
 mod status;
 mod supervised;
@@ -27,7 +28,7 @@ fn main() -> ExitCode {
     match CommandLine::parse().command {
         Command::Up(args) => up::run(args),
         Command::Status(args) => status::run(&args),
-        Command::Policy(PolicyCommand::Explain(args)) => { drop(args); std::process::ExitCode::FAILURE },
+        Command::Policy(PolicyCommand::Explain(args)) => explain::run(&args),
         Command::Version => say(&format!("alcazar {}\n", env!("CARGO_PKG_VERSION"))),
         Command::Completions { shell } => {
             let mut script = Vec::new();

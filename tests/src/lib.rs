@@ -14,6 +14,7 @@
 mod binaries;
 mod clients;
 mod grpc;
+mod load;
 mod mesh;
 mod origin;
 mod process;
@@ -22,6 +23,7 @@ mod wait;
 pub use binaries::binary;
 pub use clients::{Answer, Curl, curl, openssl_s_client};
 pub use grpc::{Greeter, greet_by_connect, greet_by_prior_knowledge};
+pub use load::Load;
 pub use mesh::{Mesh, Workload};
 pub use origin::{EchoServer, HttpOrigin};
 pub use process::Process;

@@ -89,8 +89,8 @@ pub(super) fn nightly(callers: Callers, shutdown: &Shutdown) -> Router {
                 () = tokio::time::sleep(NIGHT) => {}
             }
             let totals: Answer = callers.call(Method::GET, "http://reviews.shop/ratings/summary").await;
-            let ledger: Answer = callers.call(Method::GET, "http://payments.shop/ledger").await;
-            let made = json!({ "service": "nightly", "ratings": totals.json(), "ledger": ledger.json() });
+            let ratings: Answer = callers.call(Method::GET, "http://reviews.shop/ratings").await;
+            let made = json!({ "service": "nightly", "totals": totals.json(), "ratings": ratings.json() });
             *writes.lock().unwrap_or_else(PoisonError::into_inner) = made;
         }
     });

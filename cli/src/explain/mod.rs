@@ -10,9 +10,10 @@ mod target;
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
+use alcazar_control::ReadError;
 use alcazar_identity::{ParseSpiffeIdError, SpiffeId};
 use alcazar_policy::{
     Compiled, EncodedSlash, Explanation, Host, Http, NormalizedPath, Policy, Protocol, RefusedHost, RefusedPath,
@@ -20,7 +21,7 @@ use alcazar_policy::{
 };
 use alcazar_service::process::chain;
 use alcazar_service::telemetry::colour_wanted;
-use alcazar_yaml::{SourceFile, Style, YamlErrors};
+use alcazar_yaml::{Style, YamlErrors};
 
 use self::target::{FindTargetError, Target};
 use crate::args::ExplainArgs;
@@ -53,8 +54,12 @@ struct Answer {
 }
 
 fn explain(args: &ExplainArgs) -> Result<Vec<Answer>, ExplainError> {
-    let policy = Policy::from_files(&policy_files(&args.policy)?, &Settings::default())?;
-    let targets = target::find(args)?;
+    let files = alcazar_control::read_policies(&args.policy)?;
+    if files.is_empty() {
+        return Err(ExplainError::NoPolicy { path: args.policy.clone() });
+    }
+    let policy = Policy::from_files(&files, &Settings::default())?;
+    let targets = target::find(args, &files)?;
     let answer = |target: &Target| answer(args, &policy, target);
     targets.iter().map(answer).collect()
 }
@@ -90,39 +95,11 @@ fn answer(args: &ExplainArgs, policy: &Policy, target: &Target) -> Result<Answer
     Ok(Answer { workload: format!("{}/{}", target.namespace, target.name), explanation })
 }
 
-/// Reads a policy file, or those of a folder in the order of their names.
-fn policy_files(path: &Path) -> Result<Vec<SourceFile>, ExplainError> {
-    let failed = |path: &Path| {
-        let path = path.to_owned();
-        move |source| ExplainError::Read { path, source }
-    };
-    let mut paths = vec![path.to_owned()];
-    if path.is_dir() {
-        paths.clear();
-        for entry in path.read_dir().map_err(failed(path))? {
-            let found = entry.map_err(failed(path))?.path();
-            let is_yaml = found.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
-            if is_yaml && found.is_file() {
-                paths.push(found);
-            }
-        }
-        paths.sort();
-        if paths.is_empty() {
-            return Err(ExplainError::NoPolicy { path: path.to_owned() });
-        }
-    }
-    let read = |path: &PathBuf| {
-        let text = std::fs::read_to_string(path).map_err(failed(path))?;
-        Ok(SourceFile::new(path.display().to_string(), text))
-    };
-    paths.iter().map(read).collect()
-}
-
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 enum ExplainError {
-    #[error("cannot read {}", path.display())]
-    Read { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Read(#[from] ReadError),
     #[error("there is no .yaml or .yml file in {}; without RBAC documents everything is allowed", path.display())]
     NoPolicy { path: PathBuf },
     #[error("the policy has errors")]

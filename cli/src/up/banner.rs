@@ -54,7 +54,7 @@ pub(crate) fn sample(status: &Status) -> Vec<Try> {
         tries.push(Try { expect: "allowed", line: format!("curl -x http://{proxy} http://reviews.shop/ratings") });
     }
     if let Some(proxy) = outbound(find("reports", "nightly")) {
-        tries.push(Try { expect: "denied", line: format!("curl -x http://{proxy} http://payments.shop/ledger") });
+        tries.push(Try { expect: "denied", line: format!("curl -x http://{proxy} http://reviews.shop/ratings") });
     }
     if let Some(reviews) = find("shop", "reviews-v1") {
         tries.push(Try { expect: "refused", line: format!("curl http://{}/ratings", reviews.inbound) });

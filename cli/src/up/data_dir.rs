@@ -7,7 +7,7 @@
 //!     ca/                root, intermediate, registrations, ledger
 //!     agent/             the node's key and certificate
 //!     sockets/           one SDS socket per workload
-//!     addresses.yaml     the ports that were chosen
+//!     addresses.json     the ports that were chosen
 //!     decisions.jsonl    the decision log
 //!     commands/          the processes that were started
 //!     shop/              the sample mesh, yours to edit
@@ -112,7 +112,7 @@ impl Paths {
     }
 
     pub(crate) fn addresses(&self) -> PathBuf {
-        self.within("addresses.yaml")
+        self.within("addresses.json")
     }
 
     pub(crate) fn decisions(&self) -> PathBuf {
