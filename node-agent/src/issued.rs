@@ -151,3 +151,90 @@ pub enum ReplyError {
 }
 
 const TOLERATED_SKEW: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys;
+    use crate::testing::ca::{Ca, NODE, node};
+
+    fn noon() -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000)
+    }
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    /// What is said of a reply that a CA has spoilt, received `late` after noon.
+    fn verdict(late: i64, spoil: impl FnOnce(&mut Ca, &mut v1::IssuedSvid)) -> String {
+        let mut ca = Ca::new(noon());
+        let key = keys::generate().unwrap();
+        let mut reply = ca.issue_one(&keys::request(&key).unwrap(), NODE, HOUR, noon());
+        spoil(&mut ca, &mut reply);
+        let late_by = Duration::from_secs(late.unsigned_abs());
+        let received = if late < 0 { noon() - late_by } else { noon() + late_by };
+        let trust = Trust::Pinned(Fingerprint::of(&ca.root_der()));
+        match Issued::accept(&reply, key, &node(), trust, received) {
+            Ok(issued) => format!("good for {:?}", issued.life().span()),
+            Err(error) => alcazar_service::process::chain(&error),
+        }
+    }
+
+    #[test]
+    fn a_reply_is_used_only_when_it_is_what_was_asked_for() {
+        let check = |late, spoil: fn(&mut Ca, &mut v1::IssuedSvid), expected: &str| {
+            let verdict = verdict(late, spoil);
+            assert!(verdict.contains(expected), "{verdict}\nshould say: {expected}");
+        };
+        check(0, |_, _| (), "good for 3600s");
+        check(90, |_, _| (), "good for 3600s");
+        check(-90, |_, _| (), "good for 3600s");
+        // An hour wrong: both clocks are named.
+        check(-3600, |_, _| (), "2027-01-15T07:00:00Z");
+        check(3700, |_, _| (), "2027-01-15T09:01:40Z");
+        check(0, |_, reply| reply.chain.clear(), "there is no certificate");
+        check(0, |_, reply| reply.chain[0] = vec![1, 2, 3], "not an X.509 certificate");
+        check(0, |_, reply| reply.bundles = None, "no trust bundle");
+        check(0, |_, reply| reply.issued_at = i64::MIN, "ends before it was issued");
+        check(0, |_, reply| reply.issued_at += 7200, "ends before it was issued");
+        check(0, |_, reply| drop(reply.chain.pop()), "does not verify");
+        let other_key = |ca: &mut Ca, reply: &mut v1::IssuedSvid| {
+            let theirs = keys::request(&keys::generate().unwrap()).unwrap();
+            *reply = ca.issue_one(&theirs, NODE, HOUR, noon());
+        };
+        check(0, other_key, "the private key is not the certificate's");
+        let other_root = |_: &mut Ca, reply: &mut v1::IssuedSvid| {
+            reply.bundles = Some((&Ca::new(noon()).bundles()).into());
+        };
+        check(0, other_root, "lacks the root that the join token pins");
+        let nonsense = |_: &mut Ca, reply: &mut v1::IssuedSvid| {
+            reply.bundles.as_mut().unwrap().bundles[0].roots = vec![vec![0]];
+        };
+        check(0, nonsense, "cannot be read");
+    }
+
+    #[test]
+    fn a_certificate_of_somebody_else_is_refused() {
+        let mut ca = Ca::new(noon());
+        let key = keys::generate().unwrap();
+        let other = "spiffe://td.example/node/east/vm-2";
+        let reply = ca.issue_one(&keys::request(&key).unwrap(), other, HOUR, noon());
+        let refused = Issued::accept(&reply, key, &node(), Trust::Established, noon()).unwrap_err();
+        assert_eq!(refused.to_string(), format!("the CA sent a certificate of {other}, asked for was {NODE}"));
+    }
+
+    #[test]
+    fn an_older_bundle_never_replaces_a_newer_one() {
+        let mut ca = Ca::new(noon());
+        let old = ca.bundles();
+        ca.add_root(Ca::new(noon()).root_der());
+        let new = ca.bundles();
+        assert_eq!(advance(&old, &new), new);
+        assert_eq!(advance(&new, &old), new);
+        assert_eq!(advance(&TrustBundles::default(), &old), old);
+        assert_eq!(
+            advance(&new, &TrustBundles::default()),
+            TrustBundles::default(),
+            "what is not said is not believed"
+        );
+    }
+}

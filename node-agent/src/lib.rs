@@ -44,6 +44,8 @@ pub mod sds;
 mod selector;
 mod sockets;
 mod status;
+#[cfg(test)]
+mod testing;
 mod token;
 mod workloads;
 

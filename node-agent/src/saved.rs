@@ -239,3 +239,79 @@ impl<'de> Deserialize<'de> for Secret {
 const VERSION: u32 = 1;
 /// Room for two keys, a chain and the bundles of a few trust domains.
 const LIMIT: usize = 64 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use alcazar_identity::Fingerprint;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::issued::Trust;
+    use crate::keys;
+    use crate::testing::ca::{Ca, NODE, node};
+
+    fn noon() -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000)
+    }
+
+    fn saved() -> SavedNode {
+        let mut ca = Ca::new(noon());
+        let key = keys::generate().unwrap();
+        let reply = ca.issue_one(&keys::request(&key).unwrap(), NODE, Duration::from_secs(3600), noon());
+        let pin = Trust::Pinned(Fingerprint::of(&ca.root_der()));
+        let issued = Issued::accept(&reply, key, &node(), pin, noon()).unwrap();
+        SavedNode { current: Some(issued), next_key: Some(keys::generate().unwrap()) }
+    }
+
+    #[test]
+    fn what_is_saved_comes_back() {
+        let before = saved();
+        let after = SavedNode::decode(&before.encode().unwrap()).unwrap();
+        let der = |key: &Option<SvidKey>| key.as_ref().unwrap().secret_pkcs8_der().to_vec();
+        assert_eq!(der(&before.next_key), der(&after.next_key));
+        let (before, after) = (before.current.unwrap(), after.current.unwrap());
+        assert_eq!(before.svid().chain(), after.svid().chain());
+        assert_eq!((before.bundles(), before.life()), (after.bundles(), after.life()));
+        assert_eq!(before.svid().key().secret_pkcs8_der(), after.svid().key().secret_pkcs8_der());
+        assert!(SavedNode::decode(&SavedNode::default().encode().unwrap()).unwrap().current.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_file_that_cannot_be_used_is_set_aside_and_not_in_the_way() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = NodeFile::within(directory.path());
+        let path = directory.path().join("node.json");
+        assert!(file.load(&node()).unwrap().current.is_none(), "none is no error");
+
+        file.save(&saved()).await.unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(file.load(&node()).unwrap().current.is_some());
+
+        let other: SpiffeId = "spiffe://td.example/node/east/vm-2".parse().unwrap();
+        assert!(file.load(&other).unwrap().current.is_none(), "another node's");
+        assert!(directory.path().join("node.json.unusable").exists() && !path.exists());
+
+        for bad in
+            ["", "{", "[]", r#"{"version":2,"next_key":null,"current":null}"#, r#"{"version":1,"next_key":"eA=="}"#]
+        {
+            std::fs::write(&path, bad).unwrap();
+            assert!(file.load(&node()).unwrap().current.is_none(), "{bad}");
+            assert!(!path.exists(), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn damage_is_an_error_and_never_a_panic(at: prop::sample::Index, byte: u8) {
+            let mut bytes = saved().encode().unwrap().to_vec();
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+            // A changed letter in a name may still read; what reads must write again.
+            if let Ok(read) = SavedNode::decode(&bytes) {
+                prop_assert!(read.encode().is_ok());
+            }
+        }
+    }
+}

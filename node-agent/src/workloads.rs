@@ -188,12 +188,6 @@ impl Workloads {
         self.entries.values().map(status).collect()
     }
 
-    /// The credentials held for a registration.
-    #[cfg(test)]
-    pub(crate) fn credentials(&self, id: &str) -> Option<alcazar_identity::Credentials> {
-        self.entries.get(id)?.held.borrow().credentials().cloned()
-    }
-
     /// The entry that a request was made for, unless it has gone or become another's meanwhile.
     fn current(&mut self, asked: &Arc<Served>) -> Option<&mut Entry> {
         let entry = self.entries.get_mut(asked.registration().id())?;

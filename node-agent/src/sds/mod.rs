@@ -10,6 +10,8 @@ mod follow;
 mod secrets;
 mod service;
 mod sotw;
+#[cfg(test)]
+mod tests;
 
 pub use delta::Delta;
 pub use secrets::{Found, View};

@@ -1,4 +1,4 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use alcazar_api::envoy::discovery::{DiscoveryRequest, DiscoveryResponse, ResourceError, ResourceName};
 use alcazar_api::envoy::{SECRET_URL, Status, pack};
@@ -19,10 +19,11 @@ pub struct Sotw {
     names: Option<BTreeSet<String>>,
     /// The first request named nothing: it wants everything that is the caller's.
     everything: bool,
-    /// The version and nonce of the last response.
-    sent: Option<(String, String)>,
+    /// The versions in the last response, by name; `None`: there was nothing under it.
+    told: BTreeMap<String, Option<String>>,
     /// A response is due even if nothing changed.
     owed: bool,
+    /// How many responses there were; the last one's nonce.
     responses: u64,
 }
 
@@ -47,7 +48,7 @@ impl Sotw {
     pub fn hear(&mut self, request: &DiscoveryRequest) -> Result<Heard, RequestError> {
         RequestError::check(&request.type_url, request.resource_names.iter())?;
         let first = self.names.is_none();
-        let overtaken = self.sent.as_ref().is_none_or(|(_, nonce)| *nonce != request.response_nonce);
+        let overtaken = request.response_nonce != self.responses.to_string();
         if !first && !request.response_nonce.is_empty() && overtaken {
             return Ok(Heard::Stale);
         }
@@ -74,26 +75,26 @@ impl Sotw {
     pub fn say(&mut self, view: &View) -> Option<DiscoveryResponse> {
         self.names.as_ref()?;
         let found: Vec<_> = self.subscribed().map(|name| (name, view.find(name))).collect();
-        let versions: Vec<String> =
-            found.iter().map(|(name, found)| format!("{name}={}", found.version().unwrap_or_default())).collect();
-        let version = digest(versions.iter().map(String::as_bytes));
-        let told = self.sent.as_ref().map(|(version, _)| version);
-        if !self.owed && (told == Some(&version) || found.is_empty()) {
+        let versions: BTreeMap<_, _> =
+            found.iter().map(|(name, found)| ((*name).to_owned(), found.version())).collect();
+        // A name that is subscribed to no more is not a change.
+        let changed = versions.iter().any(|(name, version)| self.told.get(name) != Some(version));
+        if !self.owed && !changed {
             return None;
         }
         let secrets = found.iter().filter_map(|(name, found)| found.secret(name));
         let resources = secrets.map(|secret| pack(SECRET_URL, &secret)).collect();
-        let errors = found.iter().filter_map(|(name, found)| Some(absent(name, found.absence()?)));
-        let resource_errors = errors.collect();
+        let resource_errors = found.iter().filter_map(|(name, found)| Some(absent(name, found.absence()?))).collect();
+        let all = versions.iter().map(|(name, version)| format!("{name}={}", version.as_deref().unwrap_or_default()));
+        let version_info = digest(all.collect::<Vec<_>>().iter().map(String::as_bytes));
         self.responses += 1;
-        let nonce = self.responses.to_string();
-        self.sent = Some((version.clone(), nonce.clone()));
+        self.told = versions;
         self.owed = false;
         Some(DiscoveryResponse {
-            version_info: version,
+            version_info,
             resources,
             type_url: SECRET_URL.to_owned(),
-            nonce,
+            nonce: self.responses.to_string(),
             resource_errors,
             ..DiscoveryResponse::default()
         })

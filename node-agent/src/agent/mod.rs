@@ -255,3 +255,6 @@ pub enum RunError {
 
 /// How long the parts have to end.
 const DRAIN: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,372 @@
+//! The whole agent in paused time, against a CA in memory.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::testing::ca::TRUST_DOMAIN;
+use crate::testing::{MemoryAuthority, Mood, clock};
+
+struct World {
+    authority: MemoryAuthority,
+    clock: Clock,
+    directory: TempDir,
+}
+
+struct Running {
+    status: watch::Receiver<Arc<Status>>,
+    readiness: Readiness,
+    shutdown: Shutdown,
+}
+
+impl World {
+    fn new() -> Self {
+        let clock = clock();
+        Self { authority: MemoryAuthority::new(clock.clone()), clock, directory: tempfile::tempdir().unwrap() }
+    }
+
+    fn config(&self, token: Option<String>) -> Config {
+        Config {
+            trust_domain: TRUST_DOMAIN.parse().unwrap(),
+            cluster: "east".into(),
+            node: "vm-1".into(),
+            ca_address: "127.0.0.1:1".into(),
+            join_token: token,
+            join_token_file: None,
+            data_dir: self.directory.path().join("data"),
+            sockets_dir: self.directory.path().join("sockets"),
+            admin: None,
+        }
+    }
+
+    async fn open(&self, token: Option<String>) -> Agent {
+        let authority = Arc::new(self.authority.clone());
+        Agent::with_authority(self.config(token), authority, self.clock.clone()).await.unwrap()
+    }
+
+    async fn start(&self, token: Option<String>) -> Running {
+        Self::run(self.open(token).await)
+    }
+
+    fn run(agent: Agent) -> Running {
+        let (status, readiness, shutdown) = (agent.status(), Readiness::new(), Shutdown::new());
+        let (ready, end) = (readiness.clone(), shutdown.clone());
+        shutdown.spawn("agent", async move { agent.run(end, ready).await.unwrap() });
+        Running { status, readiness, shutdown }
+    }
+
+    /// Starts with a token file, which the test can replace.
+    async fn start_with_file(&self) -> (Running, PathBuf) {
+        let file = self.directory.path().join("token");
+        std::fs::write(&file, self.authority.ca().token()).unwrap();
+        let config = Config { join_token_file: Some(file.clone()), ..self.config(None) };
+        let authority = Arc::new(self.authority.clone());
+        let agent = Agent::with_authority(config, authority, self.clock.clone()).await.unwrap();
+        (Self::run(agent), file)
+    }
+
+    async fn start_new(&self) -> Running {
+        let token = self.authority.ca().token();
+        self.start(Some(token)).await
+    }
+}
+
+impl Running {
+    /// Waits until the status is so; paused time passes by itself meanwhile.
+    async fn until(&mut self, so: impl FnMut(&Arc<Status>) -> bool) -> Arc<Status> {
+        let waiting = tokio::time::timeout(Duration::from_secs(30 * 86_400), self.status.wait_for(so));
+        waiting.await.expect("it never came to be").unwrap().clone()
+    }
+
+    /// Waits until the node and every workload have a certificate.
+    async fn settled(&mut self) -> Arc<Status> {
+        self.until(|status| {
+            status.node.certificate.is_some()
+                && !status.registrations.is_empty()
+                && status.registrations.iter().all(|registration| registration.certificate.is_some())
+        })
+        .await
+    }
+
+    async fn stop(self) {
+        self.shutdown.trigger("test");
+        self.shutdown.finished(Duration::from_secs(20)).await.unwrap();
+    }
+}
+
+fn serial(status: &Status) -> String {
+    status.registrations[0].certificate.as_ref().unwrap().serial.clone()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_longer_than_half_a_life_is_lived_through() {
+    let world = World::new();
+    world.authority.ca().register("shop.reviews", "reviews", &["uid:1"]);
+    let mut agent = world.start_new().await;
+    let before = agent.settled().await;
+    assert!(agent.readiness.pending().is_empty());
+
+    world.authority.mood(Mood::Down);
+    tokio::time::sleep(Duration::from_secs(3300)).await;
+    let during = agent.status.borrow().clone();
+    assert_eq!(serial(&during), serial(&before), "the valid certificate stays");
+    assert!(during.registrations[0].last_error.as_ref().unwrap().contains("the CA is down"));
+    assert!(during.node.last_error.as_ref().unwrap().contains("the CA is down"));
+    assert!(during.node.ca_error.as_ref().unwrap().contains("the CA cannot be reached"));
+
+    world.authority.mood(Mood::Up);
+    let back = tokio::time::Instant::now();
+    let after = agent.until(|status| serial(status) != serial(&before)).await;
+    assert!(back.elapsed() < Duration::from_secs(60), "it came back after {:?}", back.elapsed());
+    assert_eq!(after.registrations[0].last_error, None);
+    agent.until(|status| status.node.last_error.is_none() && status.node.ca_error.is_none()).await;
+    assert_eq!(world.authority.ca().node_log, ["token", "svid"]);
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_expired_is_served_and_the_node_attests_itself_anew() {
+    let world = World::new();
+    world.authority.ca().register("shop.reviews", "reviews", &["uid:1"]);
+    let (mut agent, file) = world.start_with_file().await;
+    agent.settled().await;
+
+    world.authority.mood(Mood::Down);
+    let status = agent.until(|status| status.registrations[0].certificate.is_none()).await;
+    assert!(status.registrations[0].last_error.is_some());
+    assert_eq!(agent.readiness.pending(), ["certificate of shop.reviews"]);
+    agent.until(|status| status.node.certificate.is_none()).await;
+
+    // A week later there is a new token in the file, and the CA again.
+    tokio::time::sleep(Duration::from_secs(7 * 86_400)).await;
+    std::fs::write(&file, world.authority.ca().token()).unwrap();
+    world.authority.mood(Mood::Up);
+    agent.settled().await;
+    assert!(agent.readiness.pending().is_empty());
+    assert_eq!(world.authority.ca().node_log, ["token", "token"]);
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn rotations_go_on_for_days() {
+    let world = World::new();
+    world.authority.ca().register("shop.reviews", "reviews", &["uid:1"]);
+    let mut agent = world.start_new().await;
+    agent.settled().await;
+    let start = tokio::time::Instant::now();
+    let mut seen = std::collections::BTreeSet::new();
+    while start.elapsed() < Duration::from_secs(2 * 86_400) {
+        let now = agent.status.borrow_and_update().clone();
+        let certificate = now.registrations[0].certificate.clone().expect("never without a certificate");
+        assert!(certificate.not_after > (world.clock)());
+        seen.insert(certificate.serial);
+        agent.status.changed().await.unwrap();
+    }
+    // Every 24 to 30 minutes.
+    assert!((96..=121).contains(&seen.len()), "{} rotations in two days", seen.len());
+    let log = world.authority.ca().node_log.clone();
+    assert!(log[1..].iter().all(|way| *way == "svid") && log.len() >= 96, "{log:?}");
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_reply_is_asked_for_again_with_the_same_key() {
+    let world = World::new();
+    world.authority.mood(Mood::LosesReplies);
+    let token = world.authority.ca().token();
+    let mut agent = world.start(Some(token.clone())).await;
+    agent.until(|status| status.node.last_error.is_some()).await;
+    agent.stop().await;
+    assert!(!world.authority.ca().node_log.is_empty(), "the CA has done it, and nobody knows");
+
+    // The agent was killed and starts again: the token is spent, but not for this key.
+    world.authority.mood(Mood::Up);
+    let mut agent = world.start(Some(token)).await;
+    agent.until(|status| status.node.certificate.is_some()).await;
+
+    // The same with a renewal: half a life later the reply is lost, and the agent killed.
+    world.authority.ca().node_log.clear();
+    world.authority.mood(Mood::LosesReplies);
+    agent.until(|status| status.node.last_error.is_some()).await;
+    agent.stop().await;
+    world.authority.mood(Mood::Up);
+    let mut agent = world.start(None).await;
+    agent.until(|status| status.node.last_error.is_some() || status.node.certificate.is_some()).await;
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    let log = world.authority.ca().node_log.clone();
+    assert!(log.contains(&"retry"), "{log:?}");
+    assert!(!log.contains(&"token"), "{log:?}");
+    assert_eq!(agent.status.borrow().node.last_error, None);
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_goes_on_with_the_saved_identity() {
+    let world = World::new();
+    let mut agent = world.start_new().await;
+    let first = agent.until(|status| status.node.certificate.is_some()).await;
+    agent.stop().await;
+
+    // With the CA away, and no token: the saved certificate is good.
+    world.authority.mood(Mood::Down);
+    let mut agent = world.start(None).await;
+    let second = agent.until(|status| status.node.certificate.is_some()).await;
+    assert_eq!(first.node.certificate, second.node.certificate);
+    world.authority.mood(Mood::Up);
+    agent.until(|status| status.node.certificate != second.node.certificate).await;
+    assert_eq!(world.authority.ca().node_log, ["token", "svid"]);
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_without_any_proof_says_so_and_waits() {
+    let world = World::new();
+    let mut agent = world.start(None).await;
+    let status = agent.until(|status| status.node.last_error.is_some()).await;
+    let error = status.node.last_error.clone().unwrap();
+    assert_eq!(error, "no certificate of this node is saved, and no join token is configured");
+    assert!(agent.readiness.pending().contains(&"identity of this node".to_owned()));
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_certificate_that_the_ca_refuses_gives_way_to_the_token() {
+    let world = World::new();
+    let mut agent = world.start_new().await;
+    agent.until(|status| status.node.certificate.is_some()).await;
+    agent.stop().await;
+    // Another machine with a copy of the disk has renewed: this one's certificate is not the latest any more.
+    let theirs = rcgen::KeyPair::generate().unwrap();
+    let csr = rcgen::CertificateParams::default().serialize_request(&theirs).unwrap();
+    let token = world.authority.ca().token();
+    let other = world.authority.ca().token();
+    world.authority.ca().attest(&other, csr.der(), (world.clock)()).unwrap();
+    world.authority.ca().node_log.clear();
+
+    let mut agent = world.start(Some(token)).await;
+    let before = agent.until(|status| status.node.certificate.is_some()).await;
+    agent.until(|status| status.node.certificate != before.node.certificate).await;
+    assert_eq!(world.authority.ca().node_log, ["token"]);
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn registrations_come_and_go_and_change() {
+    let world = World::new();
+    world.authority.ca().register("shop.a", "a", &["uid:1"]);
+    let mut agent = world.start_new().await;
+    let first = agent.settled().await;
+    world.authority.change(|ca| ca.register("shop.b", "b", &["socket:shop.b"]));
+    let both = agent.until(|status| status.registrations.iter().filter(|r| r.certificate.is_some()).count() == 2).await;
+    assert_eq!(serial(&both), serial(&first), "nobody else's certificate is touched");
+    assert_eq!(both.registrations[1].socket, Some(world.directory.path().join("sockets/shop.b.sock")));
+
+    // Another identity under the same id: nothing of the old one is left.
+    world.authority.change(|ca| ca.register("shop.a", "c", &["uid:1"]));
+    let changed = agent.until(|s| s.registrations[0].spiffe_id.as_str().ends_with("/c")).await;
+    assert!(changed.registrations[0].certificate.as_ref().is_none_or(|c| c.serial != serial(&first)));
+    agent.settled().await;
+
+    world.authority.change(|ca| ca.registrations.clear());
+    agent.until(|status| status.registrations.is_empty()).await;
+    assert!(agent.readiness.pending().is_empty());
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_workload_hurts_nobody_else_and_is_tried_again() {
+    let world = World::new();
+    world.authority.ca().register("shop.a", "a", &["uid:1"]);
+    world.authority.ca().refuse_workloads = Some("not today".into());
+    let mut agent = world.start_new().await;
+    let refused = agent.until(|s| s.registrations.first().is_some_and(|r| r.last_error.is_some())).await;
+    assert_eq!(refused.registrations[0].last_error.as_deref(), Some("the CA refused: not today"));
+    assert!(refused.node.certificate.is_some());
+    world.authority.ca().refuse_workloads = None;
+    agent.settled().await;
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn new_roots_reach_everybody_and_survive_a_restart() {
+    let world = World::new();
+    world.authority.ca().register("shop.a", "a", &["uid:1"]);
+    let mut agent = world.start_new().await;
+    agent.settled().await;
+    let other_root = crate::testing::ca::Ca::new((world.clock)()).root_der();
+    world.authority.change(|ca| ca.add_root(other_root.clone()));
+    // The file is written before anybody is told, so its content is what to wait for.
+    let file = NodeFile::within(&world.config(None).data_dir);
+    let node = crate::testing::ca::node();
+    let both_saved = async {
+        loop {
+            let bundles = file.load(&node).unwrap().current.unwrap().bundles().clone();
+            if bundles.get(node.trust_domain()).unwrap().roots().len() == 2 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), both_saved).await.unwrap();
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ca_set_up_anew_is_joined_by_a_new_token_and_everybody_gets_new_certificates() {
+    let world = World::new();
+    world.authority.ca().register("shop.a", "a", &["uid:1"]);
+    let (mut agent, file) = world.start_with_file().await;
+    let before = agent.settled().await;
+
+    let mut anew = crate::testing::ca::Ca::new((world.clock)());
+    anew.register("shop.a", "a", &["uid:1"]);
+    std::fs::write(&file, anew.token()).unwrap();
+    *world.authority.ca() = anew;
+    let asked = tokio::time::Instant::now();
+    agent.until(|s| serial(s) != serial(&before) && s.node.certificate != before.node.certificate).await;
+    assert!(asked.elapsed() < Duration::from_secs(1900), "the workload does not wait for its own half life");
+    assert_eq!(world.authority.ca().node_log, ["token"]);
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_agents_never_share_a_directory() {
+    let world = World::new();
+    let one = world.open(None).await;
+    let again = |config: Config| {
+        let (authority, clock) = (Arc::new(world.authority.clone()), world.clock.clone());
+        async move { Agent::with_authority(config, authority, clock).await.err().map(|error| error.to_string()) }
+    };
+    let taken = again(world.config(None)).await.unwrap();
+    assert!(taken.starts_with("another agent uses the data directory"), "{taken}");
+    let other = Config { data_dir: world.directory.path().join("other"), ..world.config(None) };
+    let taken = again(other).await.unwrap();
+    assert!(taken.starts_with("another agent serves the sockets directory"), "{taken}");
+    drop(one);
+    assert_eq!(again(world.config(None)).await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_understood_is_refused_with_its_reason() {
+    let world = World::new();
+    let refusal = |config: Config| {
+        let (authority, clock) = (Arc::new(world.authority.clone()), world.clock.clone());
+        async move {
+            let error = Agent::with_authority(config, authority, clock).await.err().unwrap();
+            alcazar_service::process::chain(&error)
+        }
+    };
+    let both = Config { join_token_file: Some("/x".into()), ..world.config(Some("y".into())) };
+    assert!(refusal(both).await.contains("joinToken and joinTokenFile"));
+    let node = Config { node: "a/b".into(), ..world.config(None) };
+    assert!(refusal(node).await.contains("do not make a SPIFFE ID"));
+    let open = world.directory.path().join("open");
+    std::fs::create_dir(&open).unwrap();
+    std::fs::set_permissions(&open, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    let loose = Config { sockets_dir: open, ..world.config(None) };
+    assert!(refusal(loose).await.contains("mode 0777"));
+    let long = Config { sockets_dir: world.directory.path().join("d".repeat(100)), ..world.config(None) };
+    assert!(refusal(long).await.contains("choose a shorter sockets directory"));
+}

@@ -1,0 +1,127 @@
+//! The CA in memory, and a clock that follows tokio's: weeks pass in milliseconds.
+
+#[path = "../tests/support/ca.rs"]
+#[allow(unreachable_pub, dead_code, reason = "shared with the scenario tests")]
+pub(crate) mod ca;
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, SystemTime};
+
+use alcazar_api::ca::v1;
+use alcazar_identity::Credentials;
+use alcazar_mtls::Clock;
+use futures::{FutureExt, StreamExt};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_stream::wrappers::WatchStream;
+
+use crate::authority::{Authority, Call, CallError, Session, Updates};
+use crate::token::JoinToken;
+use ca::Ca;
+
+/// A clock that a paused tokio moves.
+pub(crate) fn clock() -> Clock {
+    let (start, noon) = (Instant::now(), SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000));
+    Arc::new(move || noon + start.elapsed())
+}
+
+/// A CA that can be reached without a network.
+#[derive(Clone)]
+pub(crate) struct MemoryAuthority {
+    ca: Arc<Mutex<Ca>>,
+    clock: Clock,
+    mood: watch::Sender<Mood>,
+    /// Counts changes that streams must tell.
+    changes: watch::Sender<u64>,
+}
+
+/// How the CA behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mood {
+    Up,
+    Down,
+    /// It does what it is asked to, and its answers are lost.
+    LosesReplies,
+}
+
+impl MemoryAuthority {
+    pub(crate) fn new(clock: Clock) -> Self {
+        let ca = Arc::new(Mutex::new(Ca::new(clock())));
+        Self { ca, clock, mood: watch::Sender::new(Mood::Up), changes: watch::Sender::new(0) }
+    }
+
+    pub(crate) fn ca(&self) -> MutexGuard<'_, Ca> {
+        self.ca.lock().unwrap()
+    }
+
+    pub(crate) fn mood(&self, mood: Mood) {
+        self.mood.send_replace(mood);
+    }
+
+    /// Changes something that the streams tell.
+    pub(crate) fn change(&self, change: impl FnOnce(&mut Ca)) {
+        change(&mut self.ca());
+        self.changes.send_modify(|changes| *changes += 1);
+    }
+
+    fn call<'a, T: Send + 'a>(
+        &self,
+        work: impl FnOnce(&mut Ca, SystemTime) -> Result<T, CallError> + Send + 'a,
+    ) -> Call<'a, T> {
+        let this = self.clone();
+        async move {
+            let mood = *this.mood.borrow();
+            if mood == Mood::Down {
+                return Err(CallError::Unanswered("the CA is down".into()));
+            }
+            let done = work(&mut this.ca(), (this.clock)());
+            if mood == Mood::LosesReplies { Err(CallError::Unanswered("the reply was lost".into())) } else { done }
+        }
+        .boxed()
+    }
+
+    /// Tells something now and at every change, until the CA goes down.
+    fn tell<T: Send + 'static>(&self, what: impl Fn(&Ca) -> T + Send + 'static) -> Call<'static, Updates<T>> {
+        let this = self.clone();
+        async move {
+            if *this.mood.borrow() == Mood::Down {
+                return Err(CallError::Unanswered("the CA is down".into()));
+            }
+            let mut mood = this.mood.subscribe();
+            let down = async move {
+                drop(mood.wait_for(|mood| *mood == Mood::Down).await);
+            };
+            let told = WatchStream::new(this.changes.subscribe()).map(move |_| Ok(what(&this.ca())));
+            Ok(told.take_until(Box::pin(down)).boxed())
+        }
+        .boxed()
+    }
+}
+
+impl Authority for MemoryAuthority {
+    fn attest<'a>(&'a self, token: &'a JoinToken, csr: Vec<u8>) -> Call<'a, v1::IssuedSvid> {
+        self.call(move |ca, now| Ok(ca.attest(token.text(), &csr, now)?))
+    }
+
+    fn renew<'a>(&'a self, node: Arc<Credentials>, csr: Vec<u8>) -> Call<'a, v1::IssuedSvid> {
+        self.call(move |ca, now| Ok(ca.renew(node.svid().serial(), &csr, now)?))
+    }
+
+    fn session(&self, _: Arc<Credentials>) -> Arc<dyn Session> {
+        Arc::new(self.clone())
+    }
+}
+
+impl Session for MemoryAuthority {
+    fn issue(&self, items: Vec<v1::IssueWorkload>) -> Call<'_, Vec<v1::IssueWorkloadResult>> {
+        self.call(move |ca, now| Ok(ca.issue(&items, now)))
+    }
+
+    fn registrations(&self) -> Call<'_, Updates<v1::Registrations>> {
+        self.tell(|ca| v1::Registrations { registrations: ca.registrations.clone() })
+    }
+
+    fn bundles(&self) -> Call<'_, Updates<v1::TrustBundles>> {
+        self.tell(|ca| (&ca.bundles()).into())
+    }
+}

@@ -1,0 +1,226 @@
+//! A small CA: real keys, real certificates, and the rules by which a CA knows a node. No I/O.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use alcazar_api::ca::v1;
+use alcazar_api::ca::v1::issue_workload_result::Outcome;
+use alcazar_identity::{
+    CertificateDer, Credentials, Fingerprint, SpiffeId, SvidKey, TrustBundle, TrustBundles, X509Svid,
+};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
+};
+use tonic::Status;
+
+pub(crate) const TRUST_DOMAIN: &str = "td.example";
+pub(crate) const NODE: &str = "spiffe://td.example/node/east/vm-1";
+
+/// Two CAs of a test never give the same serial.
+static SERIALS: AtomicU64 = AtomicU64::new(1);
+
+/// What the CA knows. Times are arguments.
+pub(crate) struct Ca {
+    root: CertifiedIssuer<'static, KeyPair>,
+    intermediate: CertifiedIssuer<'static, KeyPair>,
+    sequence: u64,
+    /// Roots that are believed besides our own.
+    pub(crate) more_roots: Vec<CertificateDer<'static>>,
+    /// How long certificates live, of nodes and of workloads.
+    pub(crate) node_ttl: Duration,
+    pub(crate) workload_ttl: Duration,
+    /// Single-use: the public key of the request that used each.
+    tokens: BTreeMap<String, Option<Vec<u8>>>,
+    /// The lineage of the node: the serials and keys of the latest certificate and the one before.
+    lineage: Vec<(String, Vec<u8>)>,
+    pub(crate) registrations: Vec<v1::Registration>,
+    /// The next answers of `issue` are refusals.
+    pub(crate) refuse_workloads: Option<String>,
+    /// How many certificates workloads were given.
+    pub(crate) issued: usize,
+    /// By which way the node came, in order.
+    pub(crate) node_log: Vec<&'static str>,
+}
+
+impl Ca {
+    pub(crate) fn new(now: SystemTime) -> Self {
+        let far = now + Duration::from_secs(10 * 365 * 86_400);
+        let root = CertifiedIssuer::self_signed(authority("root", now, far), KeyPair::generate().unwrap()).unwrap();
+        let mut params = authority("intermediate", now, far);
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.subject_alt_names = vec![SanType::URI(format!("spiffe://{TRUST_DOMAIN}").try_into().unwrap())];
+        let intermediate = CertifiedIssuer::signed_by(params, KeyPair::generate().unwrap(), &root).unwrap();
+        Self {
+            root,
+            intermediate,
+            sequence: 1,
+            more_roots: Vec::new(),
+            node_ttl: Duration::from_secs(3600),
+            workload_ttl: Duration::from_secs(3600),
+            tokens: BTreeMap::new(),
+            lineage: Vec::new(),
+            registrations: Vec::new(),
+            refuse_workloads: None,
+            issued: 0,
+            node_log: Vec::new(),
+        }
+    }
+
+    pub(crate) fn root_der(&self) -> CertificateDer<'static> {
+        self.root.as_ref().der().clone()
+    }
+
+    /// A token for the node.
+    pub(crate) fn token(&mut self) -> String {
+        let secret = format!("secret-{}", self.tokens.len());
+        let token = format!("alcazar-join-v1.{secret}.{}", Fingerprint::of(&self.root_der()));
+        self.tokens.insert(token.clone(), None);
+        token
+    }
+
+    pub(crate) fn register(&mut self, id: &str, account: &str, selectors: &[&str]) {
+        self.registrations.retain(|registration| registration.id != id);
+        self.registrations.push(v1::Registration {
+            id: id.to_owned(),
+            node_id: NODE.to_owned(),
+            spiffe_id: format!("spiffe://{TRUST_DOMAIN}/ns/shop/sa/{account}"),
+            selectors: selectors.iter().map(|s| (*s).to_owned()).collect(),
+            ttl: 0,
+        });
+    }
+
+    pub(crate) fn bundles(&self) -> TrustBundles {
+        let roots = self.more_roots.iter().cloned().chain([self.root_der()]);
+        TrustBundle::new(TRUST_DOMAIN.parse().unwrap(), self.sequence, roots).unwrap().into()
+    }
+
+    /// Believes one more root, as at the start of a rotation.
+    pub(crate) fn add_root(&mut self, root: CertificateDer<'static>) {
+        self.more_roots.push(root);
+        self.sequence += 1;
+    }
+
+    pub(crate) fn attest(&mut self, token: &str, csr: &[u8], now: SystemTime) -> Result<v1::IssuedSvid, Status> {
+        let key = public_key(csr);
+        match self.tokens.get_mut(token) {
+            None => return Err(Status::permission_denied("no such token")),
+            Some(Some(used)) if *used != key => return Err(Status::permission_denied("the token was used")),
+            Some(used) => *used = Some(key.clone()),
+        }
+        self.node_log.push("token");
+        let issued = self.issue_one(csr, NODE, self.node_ttl, now);
+        self.lineage = vec![(serial(&issued), key)];
+        Ok(issued)
+    }
+
+    /// Only the latest certificate of the lineage renews; the one before it, for the same new key alone.
+    pub(crate) fn renew(&mut self, caller: &str, csr: &[u8], now: SystemTime) -> Result<v1::IssuedSvid, Status> {
+        let key = public_key(csr);
+        let latest = self.lineage.last().is_some_and(|(serial, _)| serial == caller);
+        let retry = match self.lineage.as_slice() {
+            [.., (before, _), (_, next)] => before == caller && *next == key,
+            _ => false,
+        };
+        if !latest && !retry {
+            return Err(Status::permission_denied("not the latest certificate of this node"));
+        }
+        self.node_log.push(if latest { "svid" } else { "retry" });
+        let issued = self.issue_one(csr, NODE, self.node_ttl, now);
+        if retry {
+            self.lineage.pop();
+        }
+        self.lineage.push((serial(&issued), key));
+        Ok(issued)
+    }
+
+    pub(crate) fn issue(&mut self, items: &[v1::IssueWorkload], now: SystemTime) -> Vec<v1::IssueWorkloadResult> {
+        let mut results = Vec::new();
+        for item in items {
+            let registered = self.registrations.iter().find(|registration| registration.id == item.registration_id);
+            let refusal = |message: &str| Outcome::Refusal(v1::Refusal { code: 7, message: message.to_owned() });
+            let outcome = match (registered.cloned(), &self.refuse_workloads) {
+                (Some(_), Some(reason)) => refusal(reason),
+                (None, _) => refusal("not registered"),
+                (Some(registration), None) => {
+                    self.issued += 1;
+                    Outcome::Svid(self.issue_one(&item.csr, &registration.spiffe_id, self.workload_ttl, now))
+                }
+            };
+            results.push(v1::IssueWorkloadResult {
+                registration_id: item.registration_id.clone(),
+                outcome: Some(outcome),
+            });
+        }
+        results
+    }
+
+    /// What the CA itself serves with.
+    pub(crate) fn own_credentials(&mut self, now: SystemTime) -> Credentials {
+        let id = format!("spiffe://{TRUST_DOMAIN}/ns/alcazar-system/sa/alcazar-ca");
+        Credentials::new(self.svid(&id, Duration::from_secs(86_400), now), self.bundles())
+    }
+
+    /// Anybody's SVID, made here with its key.
+    pub(crate) fn svid(&mut self, id: &str, ttl: Duration, now: SystemTime) -> X509Svid {
+        let pair = KeyPair::generate().unwrap();
+        let issued = self.sign(&pair, id, ttl, now);
+        let chain = issued.chain.into_iter().map(CertificateDer::from).collect();
+        X509Svid::new(chain, SvidKey::from_pkcs8(pair.serialize_der()).unwrap()).unwrap()
+    }
+
+    pub(crate) fn issue_one(&mut self, csr: &[u8], id: &str, ttl: Duration, now: SystemTime) -> v1::IssuedSvid {
+        let csr = CertificateSigningRequestParams::from_der(&csr.to_vec().into()).unwrap();
+        self.sign(&csr.public_key, id, ttl, now)
+    }
+
+    fn sign(&mut self, key: &impl PublicKeyData, id: &str, ttl: Duration, now: SystemTime) -> v1::IssuedSvid {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.subject_alt_names = vec![SanType::URI(id.try_into().unwrap())];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.not_before = (now - Duration::from_secs(120)).into();
+        params.not_after = (now + ttl).into();
+        params.serial_number = Some((0x1000_0000 + SERIALS.fetch_add(1, Ordering::Relaxed)).into());
+        let leaf = params.signed_by(key, &self.intermediate).unwrap();
+        v1::IssuedSvid {
+            spiffe_id: id.to_owned(),
+            chain: vec![leaf.der().to_vec(), self.intermediate.as_ref().der().to_vec()],
+            issued_at: seconds(now),
+            not_after: seconds(now + ttl),
+            bundles: Some((&self.bundles()).into()),
+        }
+    }
+}
+
+fn authority(name: &str, now: SystemTime, until: SystemTime) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.not_before = (now - Duration::from_secs(86_400)).into();
+    params.not_after = until.into();
+    params
+}
+
+fn public_key(csr: &[u8]) -> Vec<u8> {
+    let csr = CertificateSigningRequestParams::from_der(&csr.to_vec().into()).unwrap();
+    csr.public_key.subject_public_key_info()
+}
+
+fn serial(issued: &v1::IssuedSvid) -> String {
+    let leaf = alcazar_identity::SvidLeaf::parse(&CertificateDer::from(issued.chain[0].clone())).unwrap();
+    leaf.serial().to_owned()
+}
+
+fn seconds(at: SystemTime) -> i64 {
+    at.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs().try_into().unwrap()
+}
+
+/// The node's name, parsed.
+pub(crate) fn node() -> SpiffeId {
+    NODE.parse().unwrap()
+}
