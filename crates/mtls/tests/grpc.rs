@@ -214,6 +214,25 @@ async fn a_client_that_the_server_refuses_learns_why() {
 }
 
 #[tokio::test]
+async fn a_server_that_waits_to_be_spoken_to_is_spoken_to() {
+    let mesh = Mesh::new();
+    let acceptor = mesh.acceptor(Clients::Required, grpc::ALPN);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut server = JoinSet::new();
+    server.spawn(async move {
+        let (tcp, _) = listener.accept().await.unwrap();
+        let mut stream = acceptor.accept(tcp).await.unwrap().stream;
+        let mut preface = [0; 24];
+        stream.read_exact(&mut preface).await.unwrap();
+        preface
+    });
+    let channel = grpc::channel(address, mesh.connector(grpc::ALPN), Expected::Any);
+    who_am_i(&channel).await.unwrap_err();
+    assert_eq!(&server.join_next().await.unwrap().unwrap(), b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+}
+
+#[tokio::test]
 async fn silent_and_plaintext_clients_hold_nobody_up() {
     let mesh = Mesh::new();
     let acceptor = mesh.acceptor(Clients::Required, grpc::ALPN).with_deadline(Duration::from_millis(200));

@@ -1,11 +1,10 @@
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use alcazar_identity::{
-    CertificateDer, Fingerprint, ParseSvidError, SpiffeId, TrustBundle, TrustDomain, Validity, rfc3339,
-};
+use alcazar_identity::{CertificateDer, Fingerprint, ParseSvidError, SpiffeId, TrustBundle, Validity, rfc3339};
 
-use super::{Presented, Side};
+use super::parts::Prints;
+use super::{IssuerFault, Link, Presented, Roots, Side, TrustDomains};
 use crate::Expected;
 
 /// Why a peer is not believed.
@@ -169,109 +168,6 @@ impl VerifyPeerError {
     }
 }
 
-/// Which certificate of a path.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Link {
-    /// The peer's own.
-    Leaf,
-    /// One between the peer's own and the root.
-    Intermediate,
-    /// The root.
-    Root,
-}
-
-/// Why an issuer may not have issued a leaf.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum IssuerFault {
-    /// It cannot be read by the rules.
-    #[error("whose extensions or dates cannot be read")]
-    Unreadable,
-    /// It lacks `keyCertSign`.
-    #[error("whose key usage lacks keyCertSign, so it may not issue certificates")]
-    NoKeyCertSign,
-    /// Its URI SAN is not in the leaf's trust domain.
-    #[error("which is not a CA of the trust domain {0}")]
-    OtherTrustDomain(TrustDomain),
-}
-
-/// The trust domains that somebody trusts.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TrustDomains(Vec<TrustDomain>);
-
-impl TrustDomains {
-    /// The trust domains, by name.
-    pub fn iter(&self) -> impl Iterator<Item = &TrustDomain> {
-        self.0.iter()
-    }
-}
-
-impl FromIterator<TrustDomain> for TrustDomains {
-    fn from_iter<I: IntoIterator<Item = TrustDomain>>(names: I) -> Self {
-        Self(names.into_iter().collect())
-    }
-}
-
-/// The roots that somebody trusts for one trust domain.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Roots {
-    trust_domain: TrustDomain,
-    fingerprints: Vec<Fingerprint>,
-}
-
-impl Roots {
-    /// The trust domain that they vouch for.
-    pub fn trust_domain(&self) -> &TrustDomain {
-        &self.trust_domain
-    }
-
-    /// Their SHA-256 fingerprints.
-    pub fn fingerprints(&self) -> &[Fingerprint] {
-        &self.fingerprints
-    }
-}
-
-impl fmt::Display for Side {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Server => "server",
-            Self::Client => "client",
-        })
-    }
-}
-
-impl fmt::Display for Link {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Leaf => "certificate",
-            Self::Intermediate => "intermediate",
-            Self::Root => "root",
-        })
-    }
-}
-
-impl fmt::Display for TrustDomains {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.as_slice() {
-            [] => f.write_str("none"),
-            names => f.write_str(&names.iter().map(TrustDomain::as_str).collect::<Vec<_>>().join(", ")),
-        }
-    }
-}
-
-impl fmt::Display for Roots {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} (SHA-256 {})", self.trust_domain, Prints(&self.fingerprints))
-    }
-}
-
-/// The roots of a bundle, for a message.
-pub(super) fn roots(bundle: &TrustBundle) -> Roots {
-    Roots {
-        trust_domain: bundle.trust_domain().clone(),
-        fingerprints: bundle.roots().map(|root| Fingerprint::of(root)).collect(),
-    }
-}
-
 pub(super) fn unknown_issuer(
     leaf: &CertificateDer<'_>,
     issuers: &[CertificateDer<'_>],
@@ -280,7 +176,7 @@ pub(super) fn unknown_issuer(
     VerifyPeerError::UnknownIssuer {
         peer: Presented::boxed(leaf),
         issuers: issuers.iter().map(Presented::read).collect(),
-        roots: roots(bundle),
+        roots: Roots::of(bundle),
     }
 }
 
@@ -341,18 +237,6 @@ impl fmt::Display for Issuers<'_> {
             write!(f, "\"{}\" issued by \"{}\", SHA-256 {}", issuer.subject(), issuer.issuer(), issuer.fingerprint())?;
         }
         f.write_str(")")
-    }
-}
-
-/// Fingerprints in a row.
-struct Prints<'a>(&'a [Fingerprint]);
-
-impl fmt::Display for Prints<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_empty() {
-            return f.write_str("no issuer at all");
-        }
-        self.0.iter().enumerate().try_for_each(|(n, print)| write!(f, "{}{print}", if n == 0 { "" } else { ", " }))
     }
 }
 

@@ -1,5 +1,6 @@
 mod error;
 mod issuers;
+mod parts;
 mod path;
 mod presented;
 
@@ -9,7 +10,8 @@ use alcazar_identity::{CertificateDer, Fingerprint, SvidLeaf, TrustBundles};
 
 use crate::peer::{PeerIdentity, Verified};
 
-pub use error::{IssuerFault, Link, Roots, TrustDomains, VerifyPeerError};
+pub use error::VerifyPeerError;
+pub use parts::{IssuerFault, Link, Roots, TrustDomains};
 pub use presented::Presented;
 
 /// Which side of a connection the peer is, and so which extended key usage its certificate must allow.

@@ -8,7 +8,7 @@ use rustls_pki_types::{TrustAnchor, UnixTime};
 use webpki::{EndEntityCert, Error, KeyUsage, VerifiedPath, anchor_from_trusted_cert};
 
 use super::error::unknown_issuer;
-use super::{Link, Presented, Side, VerifyPeerError, error, issuers};
+use super::{Link, Presented, Roots, Side, VerifyPeerError, error, issuers};
 use crate::provider;
 
 /// Finds a path that breaks no rule; returns the fingerprints of the leaf's issuer and of the root on it.
@@ -97,7 +97,7 @@ fn explain(
         Error::InvalidSignatureForPublicKey => VerifyPeerError::Signature {
             peer: peer(),
             issuers: presented.iter().map(Presented::read).collect(),
-            roots: error::roots(bundle),
+            roots: Roots::of(bundle),
         },
         Error::RequiredEkuNotFoundContext(_) | Error::EmptyEkuExtension => {
             VerifyPeerError::WrongUsage { peer: peer(), side }
