@@ -1,0 +1,105 @@
+//! Decisions: made by policy, told to the caller by id, and to people in full.
+
+mod ids;
+mod log;
+
+use std::time::SystemTime;
+
+use alcazar_policy::{Headers, LogContext, Protocol, Request};
+use http::{HeaderMap, HeaderName};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+pub(crate) use ids::Ids;
+pub(crate) use log::DecisionLog;
+pub use log::OpenLogError;
+
+use crate::mesh::Snapshot;
+
+/// Decides for one worker.
+pub(crate) struct Decisions {
+    ids: Ids,
+    log: Option<DecisionLog>,
+}
+
+/// A request that policy denies; the id under which the log has the reason.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Denied {
+    pub(crate) id: String,
+}
+
+impl Decisions {
+    pub(crate) fn new(ids: Ids, log: Option<DecisionLog>) -> Self {
+        Self { ids, log }
+    }
+
+    /// Decides, and writes down what was decided.
+    pub(crate) fn decide(&self, snapshot: &Snapshot, request: &Request<'_>, now: SystemTime) -> Result<(), Denied> {
+        let decision = snapshot.policy.decide(request);
+        let allowed = decision.is_allowed();
+        if allowed && self.log.is_none() {
+            return Ok(());
+        }
+        let id = self.ids.next();
+        if !allowed {
+            tell(snapshot, request, &id, &snapshot.policy.explain_decision(request, &decision).to_string());
+        }
+        if let Some(log) = &self.log {
+            let time = rfc3339(now);
+            let workload = &snapshot.workload;
+            let context = LogContext {
+                time: &time,
+                id: &id,
+                workload: workload.name(),
+                namespace: workload.namespace(),
+                service_account: workload.service_account(),
+            };
+            log.write(snapshot.policy.record(request, &decision, context));
+        }
+        if allowed { Ok(()) } else { Err(Denied { id }) }
+    }
+}
+
+/// Says it to whoever follows the log, in the words of `alcazar policy explain`.
+fn tell(snapshot: &Snapshot, request: &Request<'_>, id: &str, explanation: &str) {
+    let source = request.source.map_or("unauthenticated", |id| id.as_str());
+    let (method, host, path) = match &request.protocol {
+        Protocol::Http(http) => (http.method, http.host.map(|host| host.as_str()), http.path.as_str()),
+        Protocol::Tcp => ("TCP", None, ""),
+    };
+    tracing::warn!(
+        target: "alcazar::decision",
+        id,
+        source,
+        source_ip = %request.source_ip,
+        namespace = snapshot.workload.namespace(),
+        workload = snapshot.workload.name(),
+        port = request.destination.port(),
+        method,
+        host,
+        path,
+        reason = explanation,
+        "a request was denied"
+    );
+}
+
+/// The headers of a request as rules look them up.
+pub(crate) struct HeaderView<'a>(pub(crate) &'a HeaderMap);
+
+impl Headers for HeaderView<'_> {
+    fn visit(&self, name: &str, visit: &mut dyn FnMut(&[u8]) -> bool) {
+        let Ok(name) = HeaderName::from_bytes(name.as_bytes()) else { return };
+        for value in self.0.get_all(name) {
+            if !visit(value.as_bytes()) {
+                return;
+            }
+        }
+    }
+}
+
+fn rfc3339(at: SystemTime) -> String {
+    let at = OffsetDateTime::from(at);
+    // To the millisecond: what orders decisions for a reader.
+    let at = at.replace_nanosecond(at.millisecond() as u32 * 1_000_000).unwrap_or(at);
+    at.format(&Rfc3339).unwrap_or_else(|_| at.to_string())
+}

@@ -1,0 +1,79 @@
+//! Tunnels: to a TCP port decided once, to an HTTP port served as HTTP.
+
+use std::sync::Arc;
+
+use http::request::Parts;
+use http::{Response, StatusCode};
+
+use super::Inbound;
+use super::guard::{Asked, relay_while_allowed};
+use crate::authority::Authority;
+use crate::body::Body;
+use crate::io;
+use crate::life::Life;
+use crate::mesh::{Port, Protocol};
+use crate::message::BadRequest;
+use crate::reply::Reply;
+use crate::serve::serve_http;
+
+impl Inbound {
+    /// Answers `CONNECT <our address>:<port>`.
+    pub(super) async fn connect(&self, head: &Parts) -> Reply {
+        // Seen before the decision: whatever comes after it is noticed by the tunnel.
+        let mut snapshots = self.plane.snapshots.clone();
+        let snapshot = snapshots.borrow_and_update().clone();
+        let Some(target) = head.uri.authority() else { return BadRequest::NoHost.into() };
+        let authority = match Authority::parse(target.as_str()) {
+            Ok(authority) => authority,
+            Err(why) => return BadRequest::from(why).into(),
+        };
+        let (number, port) = match snapshot.workload.tunnel(&authority) {
+            Ok(found) => found,
+            Err(why) => return why.into(),
+        };
+        match port {
+            Port { protocol: Protocol::Http, .. } => self.tunnelled_http(number),
+            Port { protocol: Protocol::Tcp, .. } => {
+                let asked = Asked::tcp(self.peer.clone(), number);
+                if let Err(denied) = asked.decide(&snapshot, &self.plane) {
+                    return Reply::denied(&denied.id);
+                }
+                let address = snapshot.workload.socket(number);
+                let app = match io::connect(address).await {
+                    Ok(app) => app,
+                    Err(error) => return self.unreachable(&snapshot, address, &error),
+                };
+                let plane = self.plane.clone();
+                Reply::tunnel(Response::new(Body::empty()), move |io| {
+                    relay_while_allowed(io, app, asked, snapshots, plane)
+                })
+            }
+        }
+    }
+
+    /// Decides each request within; the tunnel's life is that of the connection it runs over.
+    fn tunnelled_http(&self, number: u16) -> Reply {
+        let within = Arc::new(Self { port: Some(number), ..self.clone() });
+        let (shutdown, serving) = (self.plane.shutdown.clone(), self.plane.serving.clone());
+        Reply::tunnel(Response::new(Body::empty()), move |io| async move {
+            serve_http(io, within, Life::until(shutdown), &serving).await;
+        })
+    }
+
+    pub(super) fn unreachable(
+        &self,
+        snapshot: &crate::mesh::Snapshot,
+        address: std::net::SocketAddr,
+        error: &std::io::Error,
+    ) -> Reply {
+        let workload = &snapshot.workload;
+        tracing::warn!(%address, %error, "the application does not accept connections");
+        let line = format!(
+            "inbound proxy of {}/{}: the application does not accept connections on port {}",
+            workload.namespace(),
+            workload.name(),
+            address.port()
+        );
+        Reply::text(StatusCode::SERVICE_UNAVAILABLE, line)
+    }
+}

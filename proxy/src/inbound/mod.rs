@@ -1,0 +1,67 @@
+//! The side in front of the application: mutual TLS, a decision for each request, forwarding.
+
+mod accept;
+mod connect;
+mod forward;
+mod guard;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use alcazar_identity::SpiffeId;
+use alcazar_mtls::PeerIdentity;
+use http::header::HeaderValue;
+use http::{Request, StatusCode};
+
+pub(crate) use accept::accept;
+pub(crate) use forward::switching;
+
+use crate::body::Body;
+use crate::mesh::Misdirected;
+use crate::message::{BadRequest, is_tunnel};
+use crate::plane::Plane;
+use crate::reply::{Reply, Service};
+
+/// Who is at the other end of a connection, and what is said about it with each request.
+pub(crate) struct Peer {
+    identity: PeerIdentity,
+    ip: IpAddr,
+    server_name: Option<String>,
+    /// The value of `x-forwarded-client-cert`.
+    forwarded: HeaderValue,
+    /// HBONE: nothing but CONNECT.
+    tunnels_only: bool,
+}
+
+impl Peer {
+    fn id(&self) -> &SpiffeId {
+        self.identity.id()
+    }
+}
+
+/// Serves the requests of one peer.
+#[derive(Clone)]
+pub(crate) struct Inbound {
+    plane: Arc<Plane>,
+    peer: Arc<Peer>,
+    /// Within a tunnel to a port that speaks HTTP.
+    port: Option<u16>,
+}
+
+impl Service for Inbound {
+    async fn call(&self, request: Request<Body>) -> Reply {
+        let (head, body) = request.into_parts();
+        match (is_tunnel(&head), self.port) {
+            (true, Some(_)) => BadRequest::NestedTunnel.into(),
+            (true, None) => self.connect(&head).await,
+            (false, None) if self.peer.tunnels_only => BadRequest::TunnelsOnly.into(),
+            (false, _) => self.forward(head, body).await,
+        }
+    }
+}
+
+impl From<Misdirected> for Reply {
+    fn from(why: Misdirected) -> Self {
+        Self::text(StatusCode::MISDIRECTED_REQUEST, why.to_string())
+    }
+}

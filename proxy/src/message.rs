@@ -1,0 +1,137 @@
+//! What both sides of the proxy read out of a request, and how they write it again.
+
+use http::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderValue};
+use http::request::Parts;
+use http::uri::{PathAndQuery, Scheme};
+use http::{HeaderName, Method, StatusCode, Uri, Version};
+
+use crate::hop;
+use crate::reply::Reply;
+
+/// The authority that a request is for, as it was written.
+///
+/// An absolute request target overrides `Host` (RFC 9112 §3.2.2); in HTTP/2 the two must agree, so that nobody can
+/// decide by one and route by the other.
+///
+/// # Errors
+/// When there is more than one, or they differ.
+pub(crate) fn authority(head: &Parts) -> Result<Option<&str>, BadRequest> {
+    let mut hosts = head.headers.get_all(HOST).iter();
+    let host = hosts.next();
+    if hosts.next().is_some() {
+        return Err(BadRequest::ManyHosts);
+    }
+    let host = host.map(HeaderValue::to_str).transpose().map_err(|_| BadRequest::Host)?;
+    let target = head.uri.authority().map(http::uri::Authority::as_str);
+    match (target, host) {
+        (Some(target), Some(host)) if head.version == Version::HTTP_2 && !target.eq_ignore_ascii_case(host) => {
+            Err(BadRequest::HostDiffers)
+        }
+        (Some(target), _) => Ok(Some(target)),
+        (None, host) => Ok(host),
+    }
+}
+
+/// Takes the change of protocol out of a request that asks for one (`Upgrade`, or extended CONNECT): the token.
+/// What is left is the `GET` that it began as.
+pub(crate) fn take_upgrade(head: &mut Parts) -> Option<HeaderValue> {
+    if let Some(protocol) = head.extensions.remove::<::h2::ext::Protocol>() {
+        head.method = Method::GET;
+        return HeaderValue::from_str(protocol.as_str()).ok();
+    }
+    // HTTP/1.1 alone; h2c is not a change that we take part in: prior knowledge does the same.
+    let token = hop::upgrade(&head.headers).filter(|_| head.version == Version::HTTP_11)?;
+    (!token.as_bytes().eq_ignore_ascii_case(b"h2c")).then_some(token)
+}
+
+/// Whether this is a plain `CONNECT`: a tunnel, not a change of protocol.
+pub(crate) fn is_tunnel(head: &Parts) -> bool {
+    head.method == Method::CONNECT && head.extensions.get::<::h2::ext::Protocol>().is_none()
+}
+
+/// Whether it is gRPC, which needs HTTP/2 end to end.
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// An absolute target of the scheme `http`.
+///
+/// # Errors
+/// When the parts do not make one.
+pub(crate) fn absolute(authority: &str, path: PathAndQuery) -> Result<Uri, http::Error> {
+    Ok(Uri::builder().scheme(Scheme::HTTP).authority(authority).path_and_query(path).build()?)
+}
+
+/// The target's path and query; `/` when it has none.
+pub(crate) fn path_and_query(uri: &Uri) -> PathAndQuery {
+    uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"))
+}
+
+/// Takes the hop-by-hop fields out of a response, and those that only our proxies may set.
+pub(crate) fn clean_response(headers: &mut HeaderMap, ours: &[HeaderName]) {
+    hop::strip(headers);
+    headers.remove(http::header::TE);
+    for name in ours {
+        headers.remove(name);
+    }
+}
+
+/// Why a request is answered with 400.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BadRequest {
+    #[error("there is more than one Host")]
+    ManyHosts,
+    #[error("the Host is not text")]
+    Host,
+    #[error("Host and :authority differ")]
+    HostDiffers,
+    #[error("there is no Host")]
+    NoHost,
+    #[error("the Host is not one: {0}")]
+    Authority(#[from] crate::authority::RefusedAuthority),
+    #[error("the path is refused: {0}")]
+    Path(#[from] alcazar_policy::RefusedPath),
+    #[error("the path cannot be forwarded")]
+    Target(#[from] http::Error),
+    #[error("the scheme {0:?} is not served; use http")]
+    Scheme(String),
+    #[error("a tunnel within a tunnel is not served")]
+    NestedTunnel,
+    #[error("tunnels alone are served to this client")]
+    TunnelsOnly,
+    #[error("the protocol changes, and the port speaks HTTP/2")]
+    UpgradeOverH2,
+}
+
+impl From<BadRequest> for Reply {
+    fn from(why: BadRequest) -> Self {
+        Self::text(StatusCode::BAD_REQUEST, why.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    #[test]
+    fn one_authority_decides_and_routes() {
+        let check = |version, uri: &str, hosts: &[&str], expected: Option<Option<&str>>| {
+            let mut request = Request::builder().version(version).uri(uri);
+            for host in hosts {
+                request = request.header(HOST, *host);
+            }
+            let (head, ()) = request.body(()).unwrap().into_parts();
+            assert_eq!(authority(&head).ok(), expected, "{uri} {hosts:?}");
+        };
+        check(Version::HTTP_11, "/", &["a"], Some(Some("a")));
+        check(Version::HTTP_11, "/", &[], Some(None));
+        check(Version::HTTP_11, "/", &["a", "b"], None);
+        check(Version::HTTP_11, "http://a/", &["b"], Some(Some("a")));
+        check(Version::HTTP_2, "http://a/", &[], Some(Some("a")));
+        check(Version::HTTP_2, "http://a/", &["A"], Some(Some("a")));
+        check(Version::HTTP_2, "http://a/", &["b"], None);
+        check(Version::HTTP_2, "/", &["b"], Some(Some("b")));
+    }
+}

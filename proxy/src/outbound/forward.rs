@@ -1,0 +1,121 @@
+//! Requests of the application: resolved to a service, sent to one of its endpoints.
+
+use alcazar_service::process::chain;
+use http::header::{HOST, HeaderValue};
+use http::request::Parts;
+use http::{Method, Request, StatusCode, Version};
+
+use super::Outbound;
+use super::connect::OpenError;
+use super::endpoints::{self, AskMeshError, NoEndpoint};
+use crate::authority::Authority;
+use crate::body::Body;
+use crate::h2::H2Stream;
+use crate::hop;
+use crate::inbound::switching;
+use crate::mesh::{Protocol, Route};
+use crate::message::{self, BadRequest};
+use crate::relay::relay;
+use crate::reply::Reply;
+
+impl Outbound {
+    /// Forwards a request into the mesh.
+    pub(super) async fn forward(&self, mut head: Parts, body: Body) -> Reply {
+        let client_speaks = head.version;
+        let upgrade = message::take_upgrade(&mut head);
+        let (written, route) = match self.route(&head) {
+            Ok(found) => found,
+            Err(reply) => return reply,
+        };
+        let Some(port) = route.port() else {
+            return self.failed(StatusCode::BAD_GATEWAY, &written, "the service has no such port");
+        };
+        if port.protocol == Protocol::Tcp {
+            return self.failed(StatusCode::BAD_GATEWAY, &written, "the port does not speak HTTP; use CONNECT");
+        }
+        head.uri = match message::absolute(&written, message::path_and_query(&head.uri)) {
+            Ok(uri) => uri,
+            Err(error) => return BadRequest::Target(error).into(),
+        };
+        hop::strip(&mut head.headers);
+        head.headers.remove(HOST);
+        head.version = Version::HTTP_2;
+
+        if let Some(token) = upgrade {
+            return self.upgrade(head, token, &route, &written, client_speaks).await;
+        }
+        match endpoints::ask(&self.plane, &port.endpoints, Request::from_parts(head, body)).await {
+            Ok(mut response) => {
+                message::clean_response(response.headers_mut(), &[]);
+                Reply::new(response)
+            }
+            Err(error) => self.unanswered(&written, &error.into()),
+        }
+    }
+
+    /// The service that a request is for, and its authority as the other proxy gets it.
+    fn route(&self, head: &Parts) -> Result<(String, Route), Reply> {
+        if let Some(scheme) = head.uri.scheme_str().filter(|scheme| *scheme != "http") {
+            return Err(BadRequest::Scheme(scheme.to_owned()).into());
+        }
+        let written = message::authority(head)?.ok_or(BadRequest::NoHost)?;
+        let authority = Authority::parse(written).map_err(BadRequest::from)?;
+        let route = self.plane.snapshot().services.route(&authority, self.tunnel);
+        let route = route.map_err(|why| self.failed(StatusCode::BAD_GATEWAY, written, why))?;
+        let written = match (authority.port(), self.tunnel) {
+            // The tunnel named the port; to the other proxy there is no tunnel.
+            (None, Some(port)) => format!("{}:{port}", authority.host()),
+            _ => written.to_owned(),
+        };
+        Ok((written, route))
+    }
+
+    /// A change of protocol travels as extended CONNECT (RFC 8441).
+    async fn upgrade(
+        &self,
+        mut head: Parts,
+        token: HeaderValue,
+        route: &Route,
+        written: &str,
+        client_speaks: Version,
+    ) -> Reply {
+        let Ok(text) = token.to_str() else { return BadRequest::Host.into() };
+        head.method = Method::CONNECT;
+        head.extensions.insert(::h2::ext::Protocol::from(text));
+        let endpoints = route.port().map(|port| port.endpoints.as_slice()).unwrap_or_default();
+        let chosen = match endpoints::connect(&self.plane, endpoints).await {
+            Ok(chosen) => chosen,
+            Err(error) => return self.unanswered(written, &AskMeshError::from(error).into()),
+        };
+        let (response, receive, send) = match chosen.channel.connect(Request::from_parts(head, Body::empty())).await {
+            Ok(opened) => opened,
+            Err(error) => return self.unanswered(written, &AskMeshError::Broken(error).into()),
+        };
+        if response.status() != StatusCode::OK {
+            let mut response = response.map(|()| Body::h2(crate::h2::Received::new(receive)));
+            message::clean_response(response.headers_mut(), &[]);
+            return Reply::new(response);
+        }
+        let (mut far, in_flight) = (H2Stream::new(receive, send), chosen.in_flight);
+        let mut response = switching(response.map(|()| Body::empty()), Some(token), client_speaks);
+        *response.version_mut() = client_speaks;
+        Reply::tunnel(response, move |mut io| async move {
+            if let Err(error) = relay(&mut io, &mut far).await {
+                tracing::debug!(%error, "a tunnel broke");
+            }
+            drop(in_flight);
+        })
+    }
+
+    /// There is no response: which proxy, what, and why.
+    pub(super) fn unanswered(&self, written: &str, error: &OpenError) -> Reply {
+        let status = match error {
+            OpenError::Ask(AskMeshError::NoEndpoint(NoEndpoint::None | NoEndpoint::Unreachable(_))) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            _ => StatusCode::BAD_GATEWAY,
+        };
+        tracing::warn!(service = written, error = %chain(error), "a request got no response from the mesh");
+        self.failed(status, written, error)
+    }
+}
