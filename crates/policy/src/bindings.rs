@@ -1,5 +1,7 @@
 //! `ServiceRoleBinding`: who gets a role.
 
+use std::collections::HashSet;
+
 use alcazar_yaml::{Mapping, Node, Reader, Text, Value};
 
 use crate::documents::name_text;
@@ -223,14 +225,13 @@ fn read_properties(reader: &mut Reader<'_>, node: &Node, clauses: &mut Vec<Claus
     if entries.is_empty() {
         reader.error(&node.span, "`properties` is empty: leave it away if it does not matter");
     }
-    let mut seen: Vec<Attribute> = Vec::new();
+    let mut seen = HashSet::new();
     for (key, value) in entries {
         let Some((attribute, read)) = property(reader, &key) else { continue };
-        if seen.contains(&attribute) {
+        if !seen.insert(attribute.clone()) {
             reader.error(&key.span, format!("the property `{}` stands twice", key.text));
             continue;
         }
-        seen.push(attribute.clone());
         let Some(text) = reader.text(value, &key.text) else { continue };
         if let Some(matcher) = read(reader, &text) {
             clauses.push(clause(&format!("properties[{}]", key.text), attribute, false, vec![matcher]));

@@ -138,14 +138,17 @@ fn ports_key(clauses: &[Clause]) -> Option<Vec<u16>> {
 }
 
 fn methods_key(clauses: &[Clause]) -> Option<Vec<&str>> {
-    let exact = |value| match value {
-        &Matcher::Exact(ref text) => Some(text.as_str()),
-        _ => None,
-    };
     clauses
         .iter()
         .filter(|c| !c.negated && c.attribute == Attribute::Method)
-        .find_map(|c| c.values.iter().map(exact).collect())
+        .find_map(|c| c.values.iter().map(exact_text).collect())
+}
+
+fn exact_text(value: &Matcher) -> Option<&str> {
+    match value {
+        Matcher::Exact(text) => Some(text),
+        _ => None,
+    }
 }
 
 /// The lists a request looked up. They lie on the stack as long as they are few, as they are

@@ -34,7 +34,7 @@ fn every_kind_of_decision_reads_back_as_it_was_written() {
         record(&Place::new("shop", "catalog", "v1"), &call().host("Catalog.shop:80").header("authorization", "x")),
         record(&Place::new("shop", "catalog", "v1"), &Call::http("-", "GET", "/ready")),
         record(&Place::new("shop", "reviews", "v2"), &call().header("X-Tier", "tin").header("X-Tier", "b\u{1b}[2J\n")),
-        record(&Place::new("shop", "db", "v1"), &Call::tcp("reports/nightly", 5432).from_ip("::ffff:10.0.0.1")),
+        record(&Place::new("shop", "db", "v1"), &Call::tcp("reports/nightly", 5432).at_ip("::ffff:10.0.0.1")),
         record(&Place::new("reports", "nightly", "v1"), &call()),
     ]
     .iter()

@@ -32,7 +32,7 @@ fn calls() -> Vec<(&'static str, Call)> {
         ("health", Call::http("shop/catalog", "POST", "/health")),
         ("health for the untrusted", get("untrusted-x/y", "/health")),
         ("a connection by the catalog", Call::tcp("shop/catalog", 5432)),
-        ("a connection by the catalog from elsewhere", Call::tcp("shop/catalog", 5432).from_ip("192.168.0.1")),
+        ("a connection by the catalog from elsewhere", Call::tcp("shop/catalog", 5432).at_ip("192.168.0.1")),
         ("a connection to another port", Call::tcp("shop/catalog", 5433)),
         ("a connection by a report", Call::tcp("reports/nightly", 5432)),
         ("a connection without identity", Call::tcp("-", 5432)),

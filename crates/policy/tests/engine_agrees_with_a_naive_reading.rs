@@ -276,7 +276,7 @@ fn check(text: &str, place: &Place, compiled: &Compiled, docs: &[naive::Doc], ca
 #[test]
 fn the_engine_and_the_naive_reading_come_to_the_same_verdicts() {
     let counts = Counts::default();
-    let config = Config { cases: 400, failure_persistence: None, ..Config::default() };
+    let config = Config { cases: 250, failure_persistence: None, ..Config::default() };
     let tapes = proptest::collection::vec(proptest::num::u8::ANY, 64..600);
     let result = TestRunner::new(config).run(&tapes, |tape| {
         let mut tape = Tape(tape.iter().copied().cycle());

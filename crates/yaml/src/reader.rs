@@ -1,5 +1,8 @@
 //! Reads fields out of [`Node`]s and notes everything that is wrong on the way.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
 use crate::{Node, SourceFile, Span, Value, YamlError, YamlErrors, suggest};
 
 /// One file's errors, as they are found.
@@ -7,7 +10,11 @@ use crate::{Node, SourceFile, Span, Value, YamlError, YamlErrors, suggest};
 pub struct Reader<'a> {
     file: &'a SourceFile,
     errors: YamlErrors,
+    count: usize,
 }
+
+/// How many errors of one file are kept. Who made so many mends them in more than one go.
+const MAX_ERRORS: usize = 100;
 
 /// A text and where it stood.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,7 +28,7 @@ pub struct Text {
 impl<'a> Reader<'a> {
     /// Nothing is wrong yet.
     pub fn new(file: &'a SourceFile) -> Self {
-        Self { file, errors: YamlErrors::default() }
+        Self { file, errors: YamlErrors::default(), count: 0 }
     }
 
     /// The file that is read.
@@ -41,17 +48,23 @@ impl<'a> Reader<'a> {
 
     /// Notes an error.
     pub fn push(&mut self, error: YamlError) {
-        self.errors.push(error);
+        self.count += 1;
+        if self.count <= MAX_ERRORS {
+            self.errors.push(error);
+        }
     }
 
     /// How many errors were noted so far: to learn whether a part was read without any.
     pub fn error_count(&self) -> usize {
-        self.errors.len()
+        self.count
     }
 
-    /// All that was noted, in the order of the file.
+    /// All that was noted, in the order of the file. Of very many the first hundred, and how many more there are.
     pub fn into_errors(mut self) -> YamlErrors {
         self.errors.sort();
+        if let Some(more) = self.count.checked_sub(MAX_ERRORS).filter(|more| *more > 0) {
+            self.errors.push(YamlError::whole_file(self.file, format!("there are {more} more errors in this file")));
+        }
         self.errors
     }
 
@@ -62,18 +75,24 @@ impl<'a> Reader<'a> {
             return None;
         };
         let mut fields: Vec<Field<'n>> = Vec::with_capacity(entries.len());
+        let mut seen: HashMap<&str, &Node> = HashMap::with_capacity(entries.len());
         for (key, value) in entries {
             let Value::Scalar(name) = &key.value else {
                 self.error(&key.span, format!("a field's name must be a text, not {}", key.value.kind()));
                 continue;
             };
-            if let Some(first) = fields.iter().find(|field| field.name == name) {
-                let error = YamlError::new(self.file, key.span.clone(), format!("the field `{name}` stands twice"));
-                let first = first.key.span.clone();
-                self.push(error.with_label("again here").with_also(first, "first here").with_help("keep one of them"));
-                continue;
+            match seen.entry(name) {
+                Entry::Vacant(vacant) => {
+                    vacant.insert(key);
+                    fields.push(Field { name, key, value, taken: false });
+                }
+                Entry::Occupied(first) => {
+                    let message = format!("the field `{name}` stands twice");
+                    let error = YamlError::new(self.file, key.span.clone(), message).with_label("again here");
+                    let first = first.get().span.clone();
+                    self.push(error.with_also(first, "first here").with_help("keep one of them"));
+                }
             }
-            fields.push(Field { name, key, value, taken: false });
         }
         Some(Mapping { span: node.span.clone(), fields, known: Vec::new() })
     }
@@ -120,10 +139,10 @@ impl<'a> Reader<'a> {
 
     /// Notes unknown fields, with suggestions from those that were asked for.
     pub fn finish(&mut self, mapping: Mapping<'_>) {
+        // What stands there already is not what was meant.
+        let absent: Vec<&str> = mapping.known.iter().copied().filter(|name| !mapping.has(name)).collect();
         for field in mapping.fields.iter().filter(|field| !field.taken) {
-            // What stands there already is not what was meant.
-            let absent = mapping.known.iter().copied().filter(|name| !mapping.has(name));
-            let help = suggest(field.name, absent);
+            let help = suggest(field.name, absent.iter().copied());
             let error = YamlError::new(self.file, field.key.span.clone(), format!("unknown field `{}`", field.name));
             self.push(error.with_label("not known here").with_help_if(help));
         }

@@ -8,7 +8,7 @@
     reason = "a test stops at the first surprise"
 )]
 
-use alcazar_yaml::{SourceFile, Spanned, Style, Value, YamlError, documents, parse, parse_many, render};
+use alcazar_yaml::{Reader, SourceFile, Spanned, Style, Value, YamlError, documents, parse, parse_many, render};
 use serde::Deserialize;
 
 #[derive(Debug, Deserialize)]
@@ -155,9 +155,25 @@ fn a_file_cannot_ask_for_too_much() {
     let anchors: String = (0..2_000).map(|n| format!("- &a{n} x\n")).collect();
     for (text, message) in [(deep, "nest"), (bomb, "alias"), (long, "bytes"), (many, "documents"), (anchors, "anchors")]
     {
+        let start = std::time::Instant::now();
         let error = documents(&SourceFile::new("big.yaml", text)).expect_err(message);
+        eprintln!("{message} {:?}", start.elapsed());
         assert!(error.message().contains(message), "{error}");
     }
+}
+
+#[test]
+fn of_very_many_errors_some_are_told() {
+    let text: String = (0..50_000).map(|n| format!("key{n}: x\n")).collect();
+    let file = SourceFile::new("many.yaml", text);
+    let nodes = documents(&file).unwrap();
+    let mut reader = Reader::new(&file);
+    let mapping = reader.mapping(&nodes[0], "document").unwrap();
+    reader.finish(mapping);
+    assert_eq!(reader.error_count(), 50_000);
+    let errors = reader.into_errors();
+    assert_eq!(errors.len(), 101);
+    assert_eq!(errors.iter().last().unwrap().message(), "there are 49900 more errors in this file");
 }
 
 #[test]

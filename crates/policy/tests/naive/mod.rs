@@ -160,8 +160,8 @@ pub fn verdict(docs: &[Doc], place: &Place, call: &Call) -> (bool, Option<bool>)
 }
 
 fn rules_of<'a>(docs: &'a [Doc], namespace: &str, name: &str) -> Vec<&'a Rule> {
-    let roles = docs.iter().filter(|d| d.kind == "ServiceRole");
-    let role = roles.filter(|d| d.metadata.namespace == namespace && d.metadata.name == name).next_back();
+    let mut roles = docs.iter().filter(|d| d.kind == "ServiceRole");
+    let role = roles.find(|d| d.metadata.namespace == namespace && d.metadata.name == name);
     role.map_or(Vec::new(), |d| d.spec.rules.as_ref().unwrap().iter().collect())
 }
 

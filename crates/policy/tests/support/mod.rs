@@ -111,7 +111,7 @@ impl Call {
         self
     }
 
-    pub fn from_ip(mut self, ip: &str) -> Self {
+    pub fn at_ip(mut self, ip: &str) -> Self {
         self.source_ip = ip.parse().unwrap();
         self
     }
