@@ -91,10 +91,6 @@ impl Paths {
         Self(data_dir.to_owned())
     }
 
-    pub(crate) fn root(&self) -> &Path {
-        &self.0
-    }
-
     pub(crate) fn ca(&self) -> PathBuf {
         self.within("ca")
     }

@@ -3,22 +3,22 @@
 //! A `tracing` layer picks the events whose target starts with `alcazar::` and says each in a line:
 //!
 //! ```text
-//! 15:04:05Z rotated  shop/reviews-v1 has a new certificate  serial=9c1b... next=45 s
-//! 15:04:09Z denied   ...
+//! 15:04:05Z rotated  shop.reviews-v1: 5be0a11c42d7 -> 9c1b70f3a2e4, until 15:05:35Z
+//! 15:04:09Z denied   cluster.local/ns/reports/sa/nightly GET reviews.shop/ratings at shop/reviews-v1: denied: ...
 //! ```
 
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use alcazar_identity::rfc3339;
 use alcazar_service::clock::Clock;
-use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::filter::{FilterFn, filter_fn};
 use tracing_subscriber::layer::{Context, Layer};
 
 use super::console::Console;
+use super::words::Words;
 
 /// The targets of the events that are shown.
 pub(crate) const TARGETS: &str = "alcazar::";
@@ -38,26 +38,28 @@ impl Events {
     pub(crate) fn new(console: Console, clock: Clock, colour: bool) -> Self {
         Self { console, clock, colour, budgets: Mutex::default() }
     }
+
+    /// Which events reach it.
+    pub(crate) fn filter() -> FilterFn {
+        filter_fn(|metadata| metadata.target().starts_with(TARGETS) && *metadata.level() <= Level::INFO)
+    }
 }
 
 impl<S: Subscriber> Layer<S> for Events {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let target = event.metadata().target();
-        if !target.starts_with(TARGETS) || *event.metadata().level() > Level::INFO {
-            return;
-        }
         let now = (self.clock)();
         let mut budgets = self.budgets.lock().unwrap_or_else(PoisonError::into_inner);
         let spent = budgets.entry(target).or_insert_with(|| Budget::new(now)).spend(now);
         drop(budgets);
         let Spent::Show { missed } = spent else { return };
-        let mut fields = Fields::default();
-        event.record(&mut fields);
+        let mut words = Words::default();
+        event.record(&mut words);
         let kind = Kind::of(target, *event.metadata().level());
         if missed > 0 {
             self.console.say(kind.line(now, self.colour, &format!("(and {missed} more before this one)")));
         }
-        self.console.say(kind.line(now, self.colour, &fields.to_string()));
+        self.console.say(kind.line(now, self.colour, &words.sentence(target, now)));
     }
 }
 
@@ -91,57 +93,6 @@ impl Kind {
             format!("{time} {:<8} {text}", self.word)
         }
     }
-}
-
-/// The message, then `name=value` of each field, then what has several lines (a caret under a line of YAML).
-#[derive(Debug, Default)]
-struct Fields {
-    message: String,
-    short: Vec<(&'static str, String)>,
-    long: Vec<String>,
-}
-
-impl Fields {
-    fn take(&mut self, field: &Field, value: String) {
-        match field.name() {
-            "message" => self.message = value,
-            _ if value.contains('\n') => self.long.push(value),
-            name => self.short.push((name, value)),
-        }
-    }
-}
-
-impl Visit for Fields {
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.take(field, format!("{value:?}"));
-    }
-
-    fn record_str(&mut self, field: &Field, value: &str) {
-        self.take(field, value.to_owned());
-    }
-
-    fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
-        self.take(field, alcazar_service::process::chain(value));
-    }
-}
-
-impl fmt::Display for Fields {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&printable(&self.message))?;
-        for (index, (name, value)) in self.short.iter().enumerate() {
-            let space = if index == 0 { "  " } else { " " };
-            let value = printable(value);
-            if value.contains(' ') { write!(f, "{space}{name}=\"{value}\"")? } else { write!(f, "{space}{name}={value}")? }
-        }
-        self.long.iter().try_for_each(|text| write!(f, "\n{}", printable(text.trim_end())))
-    }
-}
-
-/// A text without the control characters that a stranger may have put into it to play with the terminal.
-pub(crate) fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() && c != '\n' && c != '\t' { char::REPLACEMENT_CHARACTER } else { c })
-        .collect()
 }
 
 /// How many events of a kind may still be shown in this second.
@@ -188,28 +139,9 @@ mod tests {
     }
 
     #[test]
-    fn an_event_is_a_line_with_its_carets_below() {
-        let fields = Fields {
-            message: "kept the last good policy".to_owned(),
-            short: vec![("file", "a.yaml".to_owned()), ("reason", "no such field".to_owned())],
-            long: vec!["1 | pats:\n  | ^^^^\n".to_owned()],
-        };
-        let line = Kind::of("alcazar::reload", Level::WARN).line(at(61_000), false, &fields.to_string());
-        assert_eq!(
-            line,
-            "00:01:01Z reload   kept the last good policy  file=a.yaml reason=\"no such field\"\n1 | pats:\n  | ^^^^"
-        );
-    }
-
-    #[test]
     fn colour_is_only_around_the_word() {
         let line = Kind::of("alcazar::rotation", Level::INFO).line(at(0), true, "x");
         assert_eq!(line, "00:00:00Z \u{1b}[32mrotated \u{1b}[0m x");
-    }
-
-    #[test]
-    fn a_stranger_cannot_play_with_the_terminal() {
-        assert_eq!(printable("a\u{1b}[2Jb\tc"), "a\u{fffd}[2Jb\tc");
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! The workloads of the mesh: follows the control plane's world, registers each at the CA, and runs it.
 
 use std::collections::BTreeMap;
+use std::error::Error;
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -53,6 +55,19 @@ pub(crate) enum JoinError {
     Start(#[from] StartError),
 }
 
+/// All that could not join, a line for each.
+#[derive(Debug)]
+pub(crate) struct JoinErrors(Vec<JoinError>);
+
+impl fmt::Display for JoinErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines: Vec<String> = self.0.iter().map(|error| chain(error)).collect();
+        f.write_str(&lines.join("\n"))
+    }
+}
+
+impl Error for JoinErrors {}
+
 impl Fleet {
     pub(crate) fn new(surroundings: Surroundings, authority: Authority) -> Self {
         let processes = Processes::default();
@@ -68,7 +83,7 @@ impl Fleet {
     ///
     /// # Errors
     /// Why workloads could not join; the others have.
-    pub(crate) async fn follow(&mut self, world: &World) -> Result<(), Vec<JoinError>> {
+    pub(crate) async fn follow(&mut self, world: &World) -> Result<(), JoinErrors> {
         let wanted: BTreeMap<String, &Arc<Workload>> = world.workloads.iter().map(|w| (w.key(), w)).collect();
         let gone: Vec<String> = self.members.keys().filter(|key| !wanted.contains_key(*key)).cloned().collect();
         for key in gone {
@@ -96,7 +111,7 @@ impl Fleet {
             }
         }
         self.processes.replace(self.members.iter().map(|(key, member)| (key.clone(), member.pid.clone())).collect());
-        if errors.is_empty() { Ok(()) } else { Err(errors) }
+        if errors.is_empty() { Ok(()) } else { Err(JoinErrors(errors)) }
     }
 
     /// Registers a workload where that has changed, and starts it where it is not known.

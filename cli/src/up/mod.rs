@@ -1,14 +1,215 @@
+//! `alcazar up`: a whole mesh in one process.
+//!
+//! ```text
+//!   DataDir (locked) ─▶ Control::open (the mesh file is right) ─▶ CA ─▶ node agent ─▶ control plane
+//!                                         │ world                ▲
+//!                                         └────────▶ Fleet ──────┘ registers, then for each workload:
+//!                                                                  proxy, command
+//! ```
+//!
+//! It ends the other way round: commands once their proxies have drained, then control plane, agent and CA.
+
+mod authority;
 mod banner;
 mod console;
 mod data_dir;
 mod events;
+mod fleet;
 mod leftovers;
 mod sample;
 mod serve_status;
 mod supervise;
+mod survey;
+mod watch;
+mod words;
+mod workload;
 
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use alcazar_control::{Control, World};
+use alcazar_node_agent::Agent;
+use alcazar_service::process::{self, Failure};
+use alcazar_service::telemetry::{colour_wanted, filter};
+use alcazar_service::{Readiness, Shutdown, clock};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::{FilterExt, filter_fn};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use self::authority::{Authority, CONTROL};
+use self::console::Console;
+use self::data_dir::DataDir;
 pub(crate) use self::data_dir::Paths;
+use self::events::{Events, TARGETS};
+use self::fleet::Fleet;
+use self::supervise::Spawner;
+use self::survey::Survey;
+use self::watch::{Mesh, run_part, while_spawning};
+use self::workload::Surroundings;
+use crate::args::UpArgs;
 
-pub(crate) fn run(_: crate::args::UpArgs) -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+/// How long workloads may take to end; each proxy and each command has a shorter deadline of its own.
+const WORKLOADS_END: Duration = Duration::from_secs(12);
+
+/// How long CA, agent and control plane may take to end.
+const PARTS_END: Duration = Duration::from_secs(8);
+
+/// Runs the command.
+pub(crate) fn run(args: UpArgs) -> ExitCode {
+    let started = Instant::now();
+    let console = match Console::start(io::stdout()) {
+        Ok(console) => console,
+        Err(error) => {
+            eprintln!("alcazar: cannot start a thread: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    follow_events(&console);
+    alcazar_mtls::install_default_provider();
+    let theirs = console.clone();
+    let code = process::run("alcazar", PARTS_END, |shutdown, readiness| async move {
+        up(args, started, theirs, shutdown, readiness).await
+    });
+    console.flush();
+    code
+}
+
+/// Events go to the console; other logs to standard error, warnings and worse unless `RUST_LOG` says otherwise.
+fn follow_events(console: &Console) {
+    let events = Events::new(console.clone(), clock::system(), colour_wanted(&io::stdout()));
+    let others = filter_fn(|metadata| !metadata.target().starts_with(TARGETS));
+    let logs = tracing_subscriber::fmt::layer()
+        .with_writer(io::stderr)
+        .with_ansi(colour_wanted(&io::stderr()))
+        .with_filter(others.and(filter("warn")));
+    let outcome = tracing_subscriber::registry().with(events.with_filter(Events::filter())).with(logs).try_init();
+    if outcome.is_err() {
+        tracing::debug!("logging was started before");
+    }
+}
+
+async fn up(
+    args: UpArgs,
+    started: Instant,
+    console: Console,
+    shutdown: Shutdown,
+    readiness: Readiness,
+) -> Result<(), Failure> {
+    let starting = readiness.register("start");
+    let data = DataDir::open(&args.data.path)?;
+    let paths = data.paths();
+    for workload in leftovers::end(&paths.commands())? {
+        tracing::warn!(target: "alcazar::supervise", "{workload}: ended what an earlier run had left behind");
+    }
+    let source = Source::of(&args, paths)?;
+
+    let (ca_listener, control_listener) = (loopback().await?, loopback().await?);
+    let control = Control::open(alcazar_control::Config {
+        mesh: source.mesh.clone(),
+        addresses: Some(paths.addresses()),
+        listen: control_listener.local_addr()?,
+        sds_socket: paths.sds_socket(CONTROL)?,
+        admin: None,
+    })
+    .map_err(Failure::refused)?;
+    let mut worlds = control.world();
+    let world = worlds.borrow_and_update().clone();
+    check_paths(paths, &world)?;
+
+    // From here on something runs, and is ended on every way out.
+    let parts = Shutdown::new();
+    let (failed, mut failures) = mpsc::channel(1);
+    let authority = Authority::open(paths, &world).await?;
+    let agent = Agent::open(
+        alcazar_node_agent::Config {
+            trust_domain: world.trust_domain.clone(),
+            cluster: world.cluster.clone(),
+            node: Authority::node().to_owned(),
+            ca_address: ca_listener.local_addr()?.to_string(),
+            join_token: Some(authority.join_token().await?.to_string()),
+            join_token_file: None,
+            data_dir: paths.agent(),
+            sockets_dir: paths.sockets(),
+            admin: None,
+        },
+        clock::system(),
+    )
+    .await?;
+    let agent_status = agent.status();
+    let (spawner, mut orders) = Spawner::new();
+    let surroundings = Surroundings {
+        paths: paths.clone(),
+        directory: source.directory(),
+        control: control_listener.local_addr()?,
+        console: console.clone(),
+        spawner,
+        readiness: readiness.clone(),
+    };
+    let (ca, ready) = (authority.ca(), readiness.clone());
+    run_part(&parts, "certificate authority", &failed, async move |end| ca.run(ca_listener, end, ready).await);
+    let ready = readiness.clone();
+    run_part(&parts, "node agent", &failed, async move |end| agent.run(end, ready).await);
+    let ready = readiness.clone();
+    run_part(&parts, "control plane", &failed, async move |end| control.run(control_listener, end, ready).await);
+
+    let mut fleet = Fleet::new(surroundings, authority.clone());
+    let survey = Survey::new(worlds.clone(), agent_status, authority, readiness.clone(), fleet.processes());
+    let listener = serve_status::bind(&paths.status_socket())?;
+    let seen = survey.clone();
+    let status = Arc::new(move || seen.status());
+    run_part(&parts, "status", &failed, async move |end| serve_status::serve(listener, status, end).await);
+
+    let mesh = Mesh { source, survey, console, readiness, shutdown, parts: parts.clone() };
+    let joined = while_spawning(&mut orders, fleet.follow(&world)).await;
+    drop(starting);
+    let outcome = match joined {
+        Ok(()) => mesh.watch(started, &mut fleet, &mut worlds, &mut orders, &mut failures).await,
+        Err(error) => Err(error.into()),
+    };
+    // Commands that are asked for now will not be started.
+    drop(orders);
+    fleet.end(WORKLOADS_END).await;
+    parts.trigger("the mesh ends");
+    if let Err(unfinished) = parts.finished(PARTS_END).await {
+        tracing::warn!("{unfinished}");
+    }
+    outcome
+}
+
+/// What is run: the sample, or a mesh of one's own.
+struct Source {
+    mesh: PathBuf,
+    is_sample: bool,
+}
+
+impl Source {
+    fn of(args: &UpArgs, paths: &Paths) -> io::Result<Self> {
+        match &args.mesh {
+            Some(mesh) => Ok(Self { mesh: mesh.clone(), is_sample: false }),
+            None => Ok(Self { mesh: sample::write(&paths.sample())?, is_sample: true }),
+        }
+    }
+
+    /// The folder of the mesh file.
+    fn directory(&self) -> PathBuf {
+        let parent = self.mesh.parent().filter(|parent| !parent.as_os_str().is_empty());
+        parent.unwrap_or(Path::new(".")).to_owned()
+    }
+}
+
+async fn loopback() -> io::Result<TcpListener> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await
+}
+
+/// Sockets that cannot be bound later are refused before anything is started.
+fn check_paths(paths: &Paths, world: &World) -> Result<(), data_dir::SocketPathTooLong> {
+    world.workloads.iter().try_for_each(|workload| paths.sds_socket(&workload.socket_name()).map(drop))
 }

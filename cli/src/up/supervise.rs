@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::console::Console;
-use super::events::printable;
+use super::words::printable;
 use super::leftovers::{Note, WORKLOAD_VARIABLE};
 use crate::supervised::{OUR_NAME, THIS_PROGRAM};
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use alcazar_control::{Forward, Workload};
 use alcazar_identity::SpiffeId;
-use alcazar_proxy::{BindError, Proxy};
+use alcazar_proxy::{BindError, ParseWorkloadNameError, Proxy};
 use alcazar_service::process::chain;
 use alcazar_service::{Readiness, ReadyGuard, Shutdown};
 use tokio::net::TcpStream;
@@ -59,6 +59,8 @@ pub(crate) enum StartError {
     Port { workload: String, port: String, address: SocketAddr, source: io::Error },
     #[error(transparent)]
     Socket(#[from] SocketPathTooLong),
+    #[error(transparent)]
+    Name(#[from] ParseWorkloadNameError),
 }
 
 /// Runs a workload until the shutdown, or until `desired` has no sender any more.
@@ -227,7 +229,22 @@ fn check_ports(workload: &Workload) -> Result<(), StartError> {
 }
 
 fn proxy_config(surroundings: &Surroundings, workload: &Workload) -> Result<alcazar_proxy::Config, StartError> {
-    todo!()
+    let forward = |forward: &Forward| alcazar_proxy::Forward {
+        listen: forward.listen,
+        to: format!("{}:{}", forward.host, forward.port),
+    };
+    Ok(alcazar_proxy::Config {
+        workload: workload.key().parse()?,
+        sds_socket: surroundings.paths.sds_socket(&workload.socket_name())?,
+        control: alcazar_proxy::ControlPlane { address: surroundings.control.to_string(), identity: None },
+        inbound: workload.inbound,
+        outbound: workload.outbound,
+        forwards: workload.forwards.iter().map(forward).collect(),
+        decision_log: Some(surroundings.paths.decisions()),
+        workers: Some(1),
+        admin: None,
+        drain: DRAIN,
+    })
 }
 
 fn job(surroundings: &Surroundings, workload: &Workload) -> Option<Job> {
