@@ -240,6 +240,10 @@ impl Subscription {
     fn subscribe(&mut self, name: Name) {
         if &*name == WILDCARD {
             self.wildcard = true;
+            // What is on its way may be kept after all, so it must be told again, or be told that it is gone.
+            for (name, _) in self.in_flight.iter().flat_map(|in_flight| &in_flight.held) {
+                self.told.entry(name.clone()).or_insert(Told::Unknown);
+            }
             return;
         }
         // It may have dropped what it had: it is told again.
@@ -263,10 +267,8 @@ impl Subscription {
         }
         if self.wildcard {
             // It cannot know whether it still has the resource by the wildcard: it is told again.
-            match self.told.get_mut(name) {
-                Some(Told::Gone) => drop(self.told.remove(name)),
-                Some(told) => *told = Told::Unknown,
-                None => {}
+            if let Some(told) = self.told.get_mut(name) {
+                *told = Told::Unknown;
             }
         } else {
             self.told.remove(name);
@@ -290,3 +292,6 @@ fn within_limit(due: &[(Name, Option<Version>)], view: View<'_>) -> usize {
 const RESPONSE_BYTES: usize = 1024 * 1024;
 /// Everything there is.
 const WILDCARD: &str = "*";
+
+#[cfg(test)]
+mod tests;

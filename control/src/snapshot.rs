@@ -206,3 +206,111 @@ fn protocol(protocol: Protocol) -> i32 {
     }
     .into()
 }
+
+#[cfg(test)]
+mod tests {
+    use alcazar_yaml::SourceFile;
+
+    use super::*;
+    use crate::world::{Addresses, join};
+
+    const MESH: &str = "workloads:\n\
+        - {name: a, namespace: shop, serviceAccount: a, labels: {app: a}, address: 10.0.0.1, inbound: 10.0.0.1:15008, ports: [{name: p, number: 80, protocol: HTTP}]}\n\
+        - {name: b, namespace: shop, serviceAccount: b, labels: {app: b}, address: 10.0.0.2, inbound: 10.0.0.2:15008, ports: [{name: p, number: 80, protocol: HTTP}]}\n";
+    const ON: &str =
+        "apiVersion: rbac.istio.io/v1alpha1\nkind: ClusterRbacConfig\nmetadata: {name: default}\nspec: {mode: 'ON'}\n";
+    const ROLE: &str = "---\napiVersion: rbac.istio.io/v1alpha1\nkind: ServiceRole\nmetadata: {name: r, namespace: shop}\n\
+        spec: {rules: [{services: [a.shop.svc.cluster.local], methods: [GET]}]}\n\
+        ---\napiVersion: rbac.istio.io/v1alpha1\nkind: ServiceRoleBinding\nmetadata: {name: r, namespace: shop}\n\
+        spec: {subjects: [{user: '*'}], roleRef: {kind: ServiceRole, name: r}}\n";
+
+    /// A step of a mesh's life, as the loader takes it.
+    fn world(mesh: &str, policy: &str, before: Option<&Snapshot>) -> Arc<World> {
+        let mesh = crate::mesh::read(&SourceFile::new("mesh.yaml", mesh)).mesh;
+        let file = SourceFile::new("policy.yaml", policy);
+        let policy = alcazar_policy::Policy::from_files(&[file], &alcazar_policy::Settings::default());
+        let before = before.map(|before| &*before.world);
+        Arc::new(join(mesh, policy.map(Arc::new), Addresses::Stated, before).unwrap())
+    }
+
+    /// What is not the very same resource as before.
+    fn touched(before: &Snapshot, after: &Snapshot) -> Vec<String> {
+        let of_kind = |kind: Kind| {
+            let is_new = move |(name, resource): &(&Name, &Arc<Resource>)| {
+                !before.set(kind).get(*name).is_some_and(|old| Arc::ptr_eq(old, resource))
+            };
+            after.set(kind).iter().filter(is_new).map(move |(name, _)| format!("{kind} {name}"))
+        };
+        Kind::ALL.into_iter().flat_map(of_kind).collect()
+    }
+
+    #[test]
+    fn a_change_encodes_only_what_it_touches() {
+        let first = Snapshot::first(world(MESH, ON, None));
+        let check = |mesh: &str, policy: &str, expected: &[&str], said: &str| {
+            let (next, changes) = first.next(world(mesh, policy, Some(&first)));
+            assert_eq!(touched(&first, &next), expected, "{said}");
+            assert_eq!(changes.to_string(), said);
+        };
+        check(MESH, ON, &[], "nothing that matters");
+        // The policy of a alone is another one.
+        check(MESH, &format!("{ON}{ROLE}"), &["policy shop/a"], "policy of shop/a");
+        // A proxy moves: its callers learn of it, and it learns nothing new but by its own services.
+        check(
+            &MESH.replace("10.0.0.2:15008", "10.0.0.2:15009"),
+            ON,
+            &["workload shop/b", "service shop/b"],
+            "workloads: changed shop/b; services: changed shop/b",
+        );
+        check(
+            &MESH.replace("name: b, namespace", "name: c, namespace").replace("app: b", "app: c"),
+            ON,
+            &["policy shop/c", "workload shop/c", "service shop/c"],
+            "workloads: new shop/c, gone shop/b; services: new shop/c, gone shop/b",
+        );
+        check(&format!("certificates: {{ttl: 1h}}\n{MESH}"), ON, &[], "certificates live for 1h (was the default)");
+    }
+
+    #[test]
+    fn the_same_content_has_the_same_version_in_every_process() {
+        let labels = "labels: {app: a, z: '1', y: '2', x: '3', w: '4', v: '5'}";
+        let mesh = MESH.replace("labels: {app: a}", labels);
+        let versions = |snapshot: &Snapshot| {
+            let set = |kind: Kind| snapshot.set(kind).values().map(|resource| resource.version).collect::<Vec<_>>();
+            Kind::ALL.map(set)
+        };
+        let one = versions(&Snapshot::first(world(&mesh, ON, None)));
+        for _ in 0..16 {
+            assert_eq!(versions(&Snapshot::first(world(&mesh, ON, None))), one);
+        }
+    }
+
+    #[test]
+    fn a_workload_and_its_policy_are_its_own_identity_s() {
+        let snapshot = Snapshot::first(world(MESH, ON, None));
+        let b = "spiffe://cluster.local/ns/shop/sa/b".parse().unwrap();
+        let seen = |kind: Kind| {
+            let view = crate::resource::View::new(snapshot.set(kind), &b);
+            view.iter().map(|(name, _)| name.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(Kind::ALL.map(seen), [vec!["shop/b"], vec!["shop/b"], vec!["shop/a", "shop/b"]]);
+    }
+
+    #[test]
+    fn a_running_mesh_keeps_its_trust_domain_and_cluster() {
+        let first = Snapshot::first(world(MESH, ON, None));
+        for (field, complaint) in [
+            (
+                "trustDomain: other.example",
+                "the trust domain of a running mesh cannot change from `cluster.local` to `other.example`",
+            ),
+            ("cluster: west", "the cluster of a running mesh cannot change from `local` to `west`"),
+        ] {
+            let mesh = crate::mesh::read(&SourceFile::new("mesh.yaml", format!("{field}\n{MESH}"))).mesh;
+            let policy = Ok(Arc::new(alcazar_policy::Policy::default()));
+            let errors = join(mesh, policy, Addresses::Stated, Some(&first.world)).unwrap_err();
+            let messages: Vec<&str> = errors.iter().map(|error| error.message()).collect();
+            assert_eq!(messages, [complaint]);
+        }
+    }
+}
