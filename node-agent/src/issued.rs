@@ -55,7 +55,6 @@ impl Issued {
         let issued_at = time_of(reply.issued_at).ok_or(ReplyError::Times)?;
         // The certificate itself is what peers look at; the reply's copy of its end is not needed.
         let life = Life::new(issued_at, svid.validity().not_after(), received).ok_or(ReplyError::Times)?;
-        warn_of_skew(issued_at, received);
         Ok(Self { svid, bundles, life })
     }
 
@@ -107,7 +106,9 @@ pub(crate) fn time_of(seconds: i64) -> Option<SystemTime> {
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(u64::try_from(seconds).ok()?))
 }
 
-fn warn_of_skew(issued_at: SystemTime, received: SystemTime) {
+/// Says so when the CA's clock and ours differ by more than a request takes.
+pub(crate) fn warn_of_skew(reply: &v1::IssuedSvid, received: SystemTime) {
+    let Some(issued_at) = time_of(reply.issued_at) else { return };
     let ahead = issued_at.duration_since(received).unwrap_or_default();
     let behind = received.duration_since(issued_at).unwrap_or_default();
     if ahead.max(behind) > TOLERATED_SKEW {

@@ -5,11 +5,12 @@ use alcazar_identity::{Credentials, SpiffeId, TrustBundles, rfc3339};
 use alcazar_mtls::Clock;
 use alcazar_service::process::chain;
 use alcazar_service::{ReadyGuard, Shutdown};
+use futures::FutureExt;
 use tokio::sync::{Notify, watch};
 
 use crate::authority::{Authority, CallError};
 use crate::chance;
-use crate::issued::{Issued, ReplyError, Trust, advance};
+use crate::issued::{Issued, ReplyError, Trust, advance, warn_of_skew};
 use crate::keys::{self, MakeKeyError};
 use crate::proof::{Way, WhyToken, ways};
 use crate::saved::{NodeFile, SavedError, SavedNode};
@@ -69,6 +70,8 @@ impl Node {
             match outcome {
                 Ok(how) => {
                     failures = None;
+                    // A doubt from before this certificate is about another one.
+                    self.doubt.notified().now_or_never();
                     drop(ready.take());
                     self.publish(&how);
                 }
@@ -149,7 +152,10 @@ impl Node {
 
     async fn take(&mut self, reply: &alcazar_api::ca::v1::IssuedSvid, trust: Trust) -> Result<(), AttemptError> {
         let Some(key) = self.saved.next_key.clone() else { return Err(AttemptError::Key) };
-        let mut issued = Issued::accept(reply, key, &self.id, trust, (self.clock)())?;
+        let now = (self.clock)();
+        // Before the verdict: a wrong clock is often the reason why a certificate does not verify.
+        warn_of_skew(reply, now);
+        let mut issued = Issued::accept(reply, key, &self.id, trust, now)?;
         if let (Trust::Established, Some(current)) = (trust, &self.saved.current) {
             issued.believe(advance(current.bundles(), issued.bundles()));
         }

@@ -134,10 +134,13 @@ impl Renewal {
     }
 }
 
+/// The answer for each registration, by its id, and the key that it was asked for with.
+type Answers = BTreeMap<String, Result<(v1::IssuedSvid, SvidKey), IssueError>>;
+
 /// What came of one request.
 struct Answered {
     batch: Vec<Arc<Served>>,
-    outcome: Result<BTreeMap<String, Result<(v1::IssuedSvid, SvidKey), IssueError>>, BatchError>,
+    outcome: Result<Answers, BatchError>,
 }
 
 async fn ask(session: Arc<dyn Session>, batch: Vec<Arc<Served>>) -> Answered {
@@ -145,10 +148,7 @@ async fn ask(session: Arc<dyn Session>, batch: Vec<Arc<Served>>) -> Answered {
     Answered { batch, outcome }
 }
 
-async fn ask_for(
-    session: &Arc<dyn Session>,
-    batch: &[Arc<Served>],
-) -> Result<BTreeMap<String, Result<(v1::IssuedSvid, SvidKey), IssueError>>, BatchError> {
+async fn ask_for(session: &Arc<dyn Session>, batch: &[Arc<Served>]) -> Result<Answers, BatchError> {
     let mut keys = BTreeMap::new();
     let mut items = Vec::with_capacity(batch.len());
     for served in batch {

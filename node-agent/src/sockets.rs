@@ -10,9 +10,9 @@ use std::sync::Arc;
 
 use alcazar_api::envoy::secret::secret_discovery_service_server::SecretDiscoveryServiceServer;
 use alcazar_service::Shutdown;
-use tokio::net::UnixListener;
+use futures::{Stream, stream};
+use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
-use tokio_stream::wrappers::UnixListenerStream;
 
 use crate::registry::{Registry, Served};
 use crate::sds::SdsService;
@@ -118,12 +118,27 @@ impl Bound {
         let served = tonic::transport::Server::builder()
             .max_concurrent_streams(MAX_STREAMS)
             .add_service(service)
-            .serve_with_incoming_shutdown(UnixListenerStream::new(listener), shutdown.cancelled())
+            .serve_with_incoming_shutdown(incoming(listener), shutdown.cancelled())
             .await;
         if let Err(error) = served {
             tracing::error!(socket = %self.path.display(), error = %alcazar_service::process::chain(&error), "a socket is served no more");
         }
     }
+}
+
+/// The connections of a socket. It never ends: when the system has no more descriptors it waits for some.
+fn incoming(listener: UnixListener) -> impl Stream<Item = io::Result<UnixStream>> {
+    stream::unfold(listener, |listener| async move {
+        loop {
+            match listener.accept().await {
+                Ok((connection, _)) => return Some((Ok(connection), listener)),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection on a socket; trying again in {PAUSE:?}");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    })
 }
 
 /// Keeps the sockets as the registry says, until the shutdown.
@@ -318,5 +333,50 @@ const MAX_PATH: usize = 107;
 const MAX_REQUEST: usize = 256 * 1024;
 /// Streams of one connection.
 const MAX_STREAMS: u32 = 256;
+/// How long to wait when a connection cannot be accepted.
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(500);
 /// How long a closing socket waits for its streams, which end at once.
 const DRAIN: std::time::Duration = std::time::Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_socket_appears_whole_replaces_a_dead_one_and_goes() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("sockets");
+        let directory = SocketsDir::open(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o711);
+        let bound = directory.bind("shop.a", 0o600, None).unwrap();
+        let socket = path.join("shop.a.sock");
+        assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
+        std::os::unix::net::UnixStream::connect(&socket).unwrap();
+        drop(bound);
+        assert!(!socket.exists());
+
+        // What a crashed run has left, within this run and before it.
+        drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+        let bound = directory.bind("shop.a", 0o600, None).unwrap();
+        std::os::unix::net::UnixStream::connect(&socket).unwrap();
+        std::mem::forget(bound);
+        fs::write(path.join("notes.sock"), "no socket").unwrap();
+        drop(directory);
+        drop(SocketsDir::open(&path).unwrap());
+        assert!(!socket.exists());
+        assert!(path.join("notes.sock").exists(), "what is no socket is not ours to remove");
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_cannot_be_says_why() {
+        let home = tempfile::tempdir().unwrap();
+        let directory = SocketsDir::open(&home.path().join("s")).unwrap();
+        let room = MAX_PATH - directory.path_of("").as_os_str().len();
+        drop(directory.bind(&"x".repeat(room), 0o600, None).unwrap());
+        let error = directory.bind(&"x".repeat(room + 1), 0o600, None).unwrap_err().to_string();
+        assert!(error.contains("has 108 bytes, Unix sockets have at most 107"), "{error}");
+        fs::create_dir(directory.path_of("folder")).unwrap();
+        let error = directory.bind("folder", 0o600, None).unwrap_err().to_string();
+        assert!(error.contains("is in the way"), "{error}");
+    }
+}

@@ -102,12 +102,14 @@ impl Workloads {
             issued.believe((*bundles).clone());
         }
         let previous = entry.issued.as_ref().map(|issued| issued.svid().serial().to_owned());
+        let due = next_attempt(Some(issued.life()), None, jitter);
         tracing::info!(
             target: "alcazar::rotation",
             spiffe_id = %issued.svid().id(),
             serial = issued.svid().serial(),
             not_after = rfc3339(issued.svid().validity().not_after()),
             previous_serial = previous.as_deref().unwrap_or("none"),
+            next_rotation = due.map(rfc3339),
             registration = asked.registration().id(),
             "{}", if previous.is_some() { "rotated a workload's certificate" } else { "a workload has its first certificate" },
         );
@@ -115,7 +117,7 @@ impl Workloads {
         entry.asked = false;
         entry.failures = None;
         entry.last_error = None;
-        entry.due = next_attempt(Some(issued.life()), None, jitter);
+        entry.due = due;
         entry.held.send_replace(Arc::new(Held::Certificate(issued.credentials())));
         entry.issued = Some(issued);
         entry.unready = None;

@@ -8,13 +8,16 @@ use super::secrets::View;
 use crate::registry::{Held, NotAdmitted, Registry, Served};
 use crate::selector::Caller;
 
+/// A registration, and the channel of what is held for it.
+type Followed = (Arc<Served>, watch::Receiver<Arc<Held>>);
+
 /// What one caller may see, live: the registrations that it matches, and what is held for each.
 pub(crate) struct Follow {
     caller: Caller,
     registry: watch::Receiver<Arc<Registry>>,
     /// The registry by which `served` was chosen.
     seen: Arc<Registry>,
-    served: Vec<(Arc<Served>, watch::Receiver<Arc<Held>>)>,
+    served: Vec<Followed>,
 }
 
 impl Follow {
@@ -61,10 +64,7 @@ impl Follow {
 }
 
 /// The registrations of a caller, and the channels of what is held for them.
-fn admitted(
-    registry: &Registry,
-    caller: &Caller,
-) -> Result<Vec<(Arc<Served>, watch::Receiver<Arc<Held>>)>, NotAdmitted> {
+fn admitted(registry: &Registry, caller: &Caller) -> Result<Vec<Followed>, NotAdmitted> {
     let served = registry.admit(caller)?;
     let follow = |served: Arc<Served>| {
         let held = served.follow();
