@@ -1,1 +1,52 @@
 //! The certificate authority: authenticate, authorize, check the CSR, sign, record, reply.
+//!
+//! ```text
+//!             join token │ node's SVID (TLS)                 operator (Unix socket, 0600)
+//!                        ▼                                            ▼
+//! grpc      CertificateAuthority, IstioCertificateService       Administration
+//!                        │                                            │
+//! requests   authenticate ─▶ authorize ─▶ Csr ─▶ issue() ─▶ record ─▶ reply
+//!                        │                 pure    pure       │
+//! records    tokens, lineages, registrations (decisions: pure) ▼
+//!                        └───────────────────────▶ alcazar-store (fsynced)
+//! hierarchy  root ─signs─▶ intermediate of this cluster ─signs─▶ leaves      Signer: the only holder of a CA key
+//! ```
+//!
+//! # Invariants
+//! - A certificate is on record, durably, before anybody has it.
+//! - Nothing but the public key is taken from a request; who the caller is decides what the certificate says.
+//! - A join token admits one key once. Only the latest certificate of a node's lineage renews. A workload's certificate
+//!   authenticates no issuance.
+//! - A new root is made where there has never been one, and never because one is missing.
+//! - The wire hears a terse code; the log has the whole reason (target `alcazar::refused`).
+//! - Decisions are functions of their arguments: no clock, no store, no randomness inside.
+
+mod authority;
+mod ca;
+mod config;
+mod csr;
+pub mod duration;
+mod grpc;
+mod hierarchy;
+mod issue;
+pub mod records;
+mod refusal;
+mod requests;
+mod run;
+mod serial;
+mod serving;
+mod signer;
+mod token;
+
+pub use authority::{Authority, AuthorityError, AuthorityInfo};
+pub use ca::{AdminError, Ca, Fingerprints, OpenError};
+pub use config::{Certificates, Config, ConfigError, ConfiguredRegistration};
+pub use csr::{Csr, CsrError, KeyHash};
+pub use hierarchy::HierarchyError;
+pub use issue::{DnsName, IssueError, Issued, ParseDnsNameError, Profile, ProfileError, Subject, issue};
+pub use records::{IssuedRecord, ParseRegistrationError, RecordError, Registration, RegistrationId, Selector};
+pub use run::{ADMIN_SOCKET, RunError};
+pub use serial::{NoRandomness, Serial};
+pub use serving::ServingError;
+pub use signer::{SignError, Signer};
+pub use token::{JoinToken, ParseJoinTokenError, TokenHash, TrustPin};

@@ -1,0 +1,214 @@
+//! A CA certificate and the signer behind it; how roots and intermediates are made.
+
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use alcazar_identity::{CertificateDer, Fingerprint, SpiffeId, TrustDomain, Validity};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyIdMethod, KeyUsagePurpose,
+    PublicKeyData, SanType,
+};
+use thiserror::Error;
+use x509_parser::{certificate::X509Certificate, prelude::FromDer};
+
+use crate::{
+    issue::{BACKDATE, whole_seconds},
+    serial::Serial,
+    signer::{Signer, SigningHandle},
+};
+
+/// A certificate that may sign others, with the signer of its key.
+pub struct Authority {
+    info: AuthorityInfo,
+    issuer: Issuer<'static, SigningHandle>,
+}
+
+/// What anybody may know of an authority.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuthorityInfo {
+    /// The certificate.
+    pub certificate: CertificateDer<'static>,
+    /// The SHA-256 of the certificate.
+    pub fingerprint: Fingerprint,
+    /// When it is good.
+    pub validity: Validity,
+}
+
+impl Authority {
+    /// Joins a CA certificate and the signer of its key.
+    ///
+    /// # Errors
+    /// When it is not a CA certificate, or the key is not its own.
+    pub fn new(certificate: CertificateDer<'static>, signer: Arc<dyn Signer>) -> Result<Self, AuthorityError> {
+        let info = AuthorityInfo::parse(certificate)?;
+        let (_, parsed) = X509Certificate::from_der(&info.certificate).map_err(|_reason| AuthorityError::Malformed)?;
+        let handle = SigningHandle(signer);
+        if parsed.public_key().raw != handle.subject_public_key_info() {
+            return Err(AuthorityError::OtherKey);
+        }
+        let issuer =
+            Issuer::from_ca_cert_der(&info.certificate, handle).map_err(|_reason| AuthorityError::Malformed)?;
+        Ok(Self { info, issuer })
+    }
+
+    /// A new root of the trust domain, good for ten years from `now`, that may have intermediates and those no more.
+    ///
+    /// # Errors
+    /// When the signer does not sign.
+    pub fn root(
+        trust_domain: &TrustDomain,
+        signer: Arc<dyn Signer>,
+        serial: Serial,
+        now: SystemTime,
+    ) -> Result<Self, AuthorityError> {
+        let handle = SigningHandle(signer.clone());
+        let mut params = params(1, &handle, serial, now, now + ROOT_LIFE)?;
+        params.distinguished_name = name("root", &handle, [(DnType::OrganizationName, trust_domain.as_str())]);
+        let certificate = params.self_signed(&handle).map_err(AuthorityError::Sign)?;
+        Self::new(certificate.der().clone(), signer)
+    }
+
+    /// A new intermediate of `cluster`, good for a year but no longer than its root.
+    ///
+    /// # Errors
+    /// When the root's signer does not sign.
+    pub fn intermediate(
+        root: &Self,
+        trust_domain: &TrustDomain,
+        cluster: &str,
+        signer: Arc<dyn Signer>,
+        serial: Serial,
+        now: SystemTime,
+    ) -> Result<Self, AuthorityError> {
+        let handle = SigningHandle(signer.clone());
+        let end = (now + INTERMEDIATE_LIFE).min(root.info.validity.not_after());
+        let mut params = params(0, &handle, serial, now, end)?;
+        let names = [(DnType::OrganizationName, trust_domain.as_str()), (DnType::OrganizationalUnitName, cluster)];
+        params.distinguished_name = name("intermediate", &handle, names);
+        // By this the verifier binds what it signs to its trust domain.
+        let uri = trust_domain.to_uri().try_into().map_err(AuthorityError::Sign)?;
+        params.subject_alt_names = vec![SanType::URI(uri)];
+        params.use_authority_key_identifier_extension = true;
+        let certificate = params.signed_by(&handle, &root.issuer).map_err(AuthorityError::Sign)?;
+        Self::new(certificate.der().clone(), signer)
+    }
+
+    /// What anybody may know of it.
+    pub fn info(&self) -> &AuthorityInfo {
+        &self.info
+    }
+
+    pub(crate) fn issuer(&self) -> &Issuer<'static, SigningHandle> {
+        &self.issuer
+    }
+}
+
+impl AuthorityInfo {
+    /// Reads a CA certificate.
+    ///
+    /// # Errors
+    /// When it is not one.
+    pub fn parse(certificate: CertificateDer<'static>) -> Result<Self, AuthorityError> {
+        let (rest, parsed) = X509Certificate::from_der(&certificate).map_err(|_reason| AuthorityError::Malformed)?;
+        let is_ca = parsed.basic_constraints().ok().flatten().is_some_and(|constraints| constraints.value.ca);
+        let signs = parsed.key_usage().ok().flatten().is_some_and(|usage| usage.value.key_cert_sign());
+        if !rest.is_empty() || !is_ca || !signs {
+            return Err(AuthorityError::NotAnAuthority);
+        }
+        let at = |time: x509_parser::time::ASN1Time| {
+            u64::try_from(time.timestamp())
+                .ok()
+                .and_then(|s| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(s)))
+        };
+        let dates = parsed.validity();
+        let validity = at(dates.not_before).zip(at(dates.not_after)).and_then(|(from, to)| Validity::new(from, to));
+        let validity = validity.ok_or(AuthorityError::Malformed)?;
+        Ok(Self { fingerprint: Fingerprint::of(&certificate), validity, certificate })
+    }
+
+    /// Whether `other` signed this one.
+    pub(crate) fn is_signed_by(&self, other: &Self) -> bool {
+        let Ok((_, subject)) = X509Certificate::from_der(&self.certificate) else { return false };
+        let Ok((_, issuer)) = X509Certificate::from_der(&other.certificate) else { return false };
+        subject.issuer() == issuer.subject() && subject.verify_signature(Some(issuer.public_key())).is_ok()
+    }
+
+    /// Whether it bears the URI of the trust domain and of nothing else.
+    pub(crate) fn is_of(&self, trust_domain: &TrustDomain) -> bool {
+        use x509_parser::extensions::GeneralName::URI;
+        let Ok((_, parsed)) = X509Certificate::from_der(&self.certificate) else { return false };
+        let names = parsed.subject_alternative_name().ok().flatten();
+        names.is_some_and(|names| matches!(&*names.value.general_names, [URI(uri)] if *uri == trust_domain.to_uri()))
+    }
+}
+
+impl fmt::Debug for Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authority").field("info", &self.info).finish_non_exhaustive()
+    }
+}
+
+/// Why a certificate and a key are not an authority.
+#[derive(Debug, Error)]
+pub enum AuthorityError {
+    /// Not an X.509 certificate.
+    #[error("it is not an X.509 certificate that can be read")]
+    Malformed,
+    /// A certificate, but not of a CA.
+    #[error("it is not the certificate of a certificate authority (CA:TRUE and keyCertSign)")]
+    NotAnAuthority,
+    /// The key belongs to another certificate.
+    #[error("the private key does not belong to it")]
+    OtherKey,
+    /// It could not be made.
+    #[error("it could not be signed")]
+    Sign(#[source] rcgen::Error),
+}
+
+const ROOT_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+const INTERMEDIATE_LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// The longest common, organisation or unit name (RFC 5280, appendix A.1).
+const NAME_LIMIT: usize = 64;
+
+fn params(
+    path_len: u8,
+    key: &SigningHandle,
+    serial: Serial,
+    now: SystemTime,
+    end: SystemTime,
+) -> Result<CertificateParams, AuthorityError> {
+    let mut params = CertificateParams::default();
+    params.serial_number = Some(rcgen::SerialNumber::from_slice(&serial.to_bytes()));
+    params.not_before = whole_seconds(now - BACKDATE).into();
+    params.not_after = whole_seconds(end).into();
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(path_len));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.key_identifier_method = KeyIdMethod::PreSpecified(key_id(key));
+    Ok(params)
+}
+
+/// A name that differs for each key, so that two roots of a trust domain are never mistaken for each other.
+fn name<'a>(kind: &str, key: &SigningHandle, more: impl IntoIterator<Item = (DnType, &'a str)>) -> DistinguishedName {
+    let id: String = key_id(key).iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+    let mut name = DistinguishedName::new();
+    name.push(DnType::CommonName, format!("Alcazar {kind} {id}"));
+    for (kind, text) in more {
+        name.push(kind, text.chars().take(NAME_LIMIT).collect::<String>());
+    }
+    name
+}
+
+/// RFC 7093 §2, method 1: the first 160 bits of the SHA-256 of the public key.
+fn key_id(key: &SigningHandle) -> Vec<u8> {
+    let digest = ring::digest::digest(&ring::digest::SHA256, key.der_bytes());
+    digest.as_ref().iter().take(20).copied().collect()
+}
+
+/// Whether a cluster's name can stand in the SPIFFE IDs of its nodes.
+pub(crate) fn is_cluster_name(trust_domain: &TrustDomain, cluster: &str) -> bool {
+    SpiffeId::node(trust_domain, cluster, "n").is_ok()
+}

@@ -1,0 +1,297 @@
+//! The CA as a value: opened from its files, asked in process or over the wire.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use alcazar_identity::{Credentials, SpiffeId, TrustBundles, TrustDomain};
+use alcazar_service::{clock::Clock, files::private_directory};
+use alcazar_store::{Expected, SledStore, StoreError};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use tokio::{sync::watch, task};
+
+use crate::{
+    authority::AuthorityInfo,
+    config::{Config, ConfigError},
+    hierarchy::{Hierarchy, HierarchyError, HierarchyFiles},
+    issue::{IssueError, Profile},
+    records::{IssuedRecord, RecordError, Records, Registration, RegistrationId, TokenRecord, family, text},
+    serial::NoRandomness,
+    serving::ServingError,
+    token::JoinToken,
+};
+
+/// A certificate authority. Cheap to clone; clones are the same CA.
+#[derive(Clone)]
+pub struct Ca(pub(crate) Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub(crate) config: Config,
+    pub(crate) profile: Profile,
+    pub(crate) dns_names: Vec<crate::issue::DnsName>,
+    pub(crate) clock: Clock,
+    pub(crate) store: Arc<SledStore>,
+    pub(crate) records: Records,
+    pub(crate) files: HierarchyFiles,
+    pub(crate) hierarchy: watch::Sender<Arc<Hierarchy>>,
+    pub(crate) serving: watch::Sender<Arc<Credentials>>,
+}
+
+/// What a person compares: the certificates that everything stands on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fingerprints {
+    /// The root.
+    pub root: AuthorityInfo,
+    /// The intermediate that signs.
+    pub intermediate: AuthorityInfo,
+}
+
+impl Ca {
+    /// Opens the CA in its data folder, making root and intermediate where there have never been any.
+    ///
+    /// # Errors
+    /// When another process has it open, or what is on the disk is not what was left there. The error says what to do.
+    pub async fn open(config: Config, clock: Clock) -> Result<Self, OpenError> {
+        let checked = config.checked()?;
+        let data_dir = config.data_dir.clone();
+        let files = HierarchyFiles::new(&data_dir, &config.trust_domain, &config.cluster);
+        let opened = task::spawn_blocking(move || {
+            private_directory(&data_dir).map_err(|source| OpenError::DataDir { path: data_dir.clone(), source })?;
+            Ok::<_, OpenError>(SledStore::open(data_dir.join("store"))?)
+        });
+        let store = Arc::new(opened.await.map_err(|_panic| OpenError::Interrupted)??);
+        let records = Records::new(store.clone());
+        let hierarchy = open_hierarchy(&records, &files, clock()).await?;
+        let now = clock();
+        let serving =
+            crate::serving::issue(&hierarchy, &config.trust_domain, &checked.dns_names, &checked.profile, now)?;
+        records.record(&serving.issued, "ca").await?;
+        let inner = Inner {
+            profile: checked.profile,
+            dns_names: checked.dns_names,
+            clock,
+            store,
+            records,
+            files,
+            hierarchy: watch::Sender::new(Arc::new(hierarchy)),
+            serving: watch::Sender::new(Arc::new(serving.credentials)),
+            config,
+        };
+        let ca = Self(Arc::new(inner));
+        ca.reconcile(checked.registrations).await?;
+        Ok(ca)
+    }
+
+    /// The trust domain.
+    pub fn trust_domain(&self) -> &TrustDomain {
+        &self.0.config.trust_domain
+    }
+
+    /// How it was set up.
+    pub fn config(&self) -> &Config {
+        &self.0.config
+    }
+
+    /// The identity that its serving certificate has.
+    pub fn id(&self) -> SpiffeId {
+        self.0.serving.borrow().svid().id().clone()
+    }
+
+    /// Root and intermediate, for people to compare.
+    pub fn fingerprints(&self) -> Fingerprints {
+        let hierarchy = self.hierarchy();
+        Fingerprints { root: hierarchy.root().clone(), intermediate: hierarchy.intermediate().info().clone() }
+    }
+
+    /// What everybody in the trust domain believes.
+    pub fn trust_bundles(&self) -> TrustBundles {
+        self.hierarchy().bundles().clone()
+    }
+
+    /// Makes a token that admits `node` once, within `ttl` (10 minutes where `None`); the token and its end.
+    ///
+    /// # Errors
+    /// When it is not the identity of a node of this trust domain, or the store does not answer.
+    pub async fn create_join_token(
+        &self,
+        node: &SpiffeId,
+        ttl: Option<Duration>,
+    ) -> Result<(JoinToken, SystemTime), AdminError> {
+        use alcazar_identity::SpiffeIdKind::Node;
+        if !matches!(node.kind(), Node { .. }) || node.trust_domain() != self.trust_domain() {
+            return Err(AdminError::NotANode(node.clone()));
+        }
+        let ttl = ttl.unwrap_or(TOKEN_TTL);
+        if ttl > TOKEN_MAX_TTL {
+            return Err(AdminError::TokenTtl(ttl));
+        }
+        let token = JoinToken::random(self.hierarchy().root().fingerprint)?;
+        let expires = crate::issue::whole_seconds((self.0.clock)() + ttl);
+        let record = TokenRecord { node: node.clone(), expires, consumed: None };
+        self.0.records.put(family::TOKENS, token.hash().as_str(), Expected::Absent, &record).await?;
+        tracing::info!(node = %node, expires = %alcazar_identity::rfc3339(expires), "made a join token");
+        Ok((token, expires))
+    }
+
+    /// Adds a registration, or replaces the one of the same name.
+    ///
+    /// # Errors
+    /// When it is of another trust domain, its life is too long, or the store does not answer.
+    pub async fn put_registration(&self, registration: Registration) -> Result<(), AdminError> {
+        if registration.spiffe_id().trust_domain() != self.trust_domain() {
+            return Err(AdminError::Foreign(registration.spiffe_id().clone()));
+        }
+        let ttl = registration.ttl().map_or(0, |ttl| i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX));
+        self.0.profile.ttl(ttl)?;
+        loop {
+            let name = registration.id().as_str();
+            let found = self.0.records.get::<Registration>(family::REGISTRATIONS, name).await?;
+            let expected = match found {
+                Some(stored) if stored.record == registration => return Ok(()),
+                Some(stored) => Expected::At(stored.revision),
+                None => Expected::Absent,
+            };
+            match self.0.records.put(family::REGISTRATIONS, name, expected, &registration).await {
+                Err(error) if error.is_conflict() => {}
+                outcome => return Ok(outcome.map(drop)?),
+            }
+        }
+    }
+
+    /// Removes a registration; whether there was one.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn delete_registration(&self, id: &RegistrationId) -> Result<bool, AdminError> {
+        loop {
+            let Some(found) = self.0.records.get::<Registration>(family::REGISTRATIONS, id.as_str()).await? else {
+                return Ok(false);
+            };
+            match self.0.records.delete(family::REGISTRATIONS, id.as_str(), found.revision).await {
+                Err(error) if error.is_conflict() => {}
+                outcome => return Ok(outcome.map(|()| true)?),
+            }
+        }
+    }
+
+    /// Every registration.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn registrations(&self) -> Result<Vec<Registration>, AdminError> {
+        let (stored, _) = self.0.records.list::<Registration>(family::REGISTRATIONS).await?;
+        Ok(stored.into_iter().map(|stored| stored.record).collect())
+    }
+
+    /// The newest `limit` certificates on record, of one identity where it is given.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn issued(&self, id: Option<&SpiffeId>, limit: usize) -> Result<Vec<IssuedRecord>, AdminError> {
+        Ok(self.0.records.issued(id, limit).await?)
+    }
+
+    /// Closes the store: another process may open it when this returns.
+    pub async fn close(&self) {
+        self.0.store.close().await;
+    }
+
+    pub(crate) fn hierarchy(&self) -> Arc<Hierarchy> {
+        self.0.hierarchy.borrow().clone()
+    }
+
+    /// Makes the configured registrations those that the store has from a configuration.
+    async fn reconcile(&self, configured: Vec<Registration>) -> Result<(), OpenError> {
+        let failed = |error: AdminError| OpenError::Registrations(Box::new(error));
+        for old in self.registrations().await.map_err(failed)? {
+            if old.is_configured() && !configured.iter().any(|new| new.id() == old.id()) {
+                self.delete_registration(old.id()).await.map_err(failed)?;
+            }
+        }
+        for registration in configured {
+            self.put_registration(registration).await.map_err(failed)?;
+        }
+        Ok(())
+    }
+}
+
+/// The root that the store remembers.
+#[derive(Serialize, Deserialize)]
+struct RootRecord {
+    #[serde(with = "text")]
+    fingerprint: alcazar_identity::Fingerprint,
+}
+
+async fn open_hierarchy(records: &Records, files: &HierarchyFiles, now: SystemTime) -> Result<Hierarchy, OpenError> {
+    let known = records.get::<RootRecord>(family::HIERARCHY, "root").await?.map(|stored| stored.record.fingerprint);
+    let files = files.clone();
+    let opened = task::spawn_blocking(move || files.open(known, now));
+    let hierarchy = opened.await.map_err(|_panic| OpenError::Interrupted)??;
+    if known.is_none() {
+        let record = RootRecord { fingerprint: hierarchy.root().fingerprint };
+        records.put(family::HIERARCHY, "root", Expected::Absent, &record).await?;
+    }
+    Ok(hierarchy)
+}
+
+/// Why a CA did not open.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// The configuration makes no sense.
+    #[error("the CA's configuration makes no sense")]
+    Config(#[from] ConfigError),
+    /// The data folder cannot be used.
+    #[error("cannot use the data folder {}", path.display())]
+    DataDir {
+        /// The folder.
+        path: std::path::PathBuf,
+        /// What the disk said.
+        source: std::io::Error,
+    },
+    /// The store did not open.
+    #[error("the CA's store did not open")]
+    Store(#[from] StoreError),
+    /// The hierarchy did not open.
+    #[error("the CA's certificates did not open")]
+    Hierarchy(#[from] HierarchyError),
+    /// The records cannot be read.
+    #[error("the CA's records cannot be used")]
+    Records(#[from] RecordError),
+    /// No serving certificate.
+    #[error("the CA has no certificate to serve with")]
+    Serving(#[from] ServingError),
+    /// The configured registrations were not put into the store.
+    #[error("the configured registrations cannot be used")]
+    Registrations(#[source] Box<AdminError>),
+    /// The process is ending.
+    #[error("opening was interrupted")]
+    Interrupted,
+}
+
+/// Why an act of administration failed.
+#[derive(Debug, Error)]
+pub enum AdminError {
+    /// A token is for nodes of this trust domain.
+    #[error("{0} is not the identity of a node of this trust domain (spiffe://<trust domain>/node/<cluster>/<node>)")]
+    NotANode(SpiffeId),
+    /// Another trust domain.
+    #[error("{0} is of another trust domain")]
+    Foreign(SpiffeId),
+    /// A token lives shortly.
+    #[error("a join token may live for {TOKEN_MAX_TTL:?}, not for {0:?}")]
+    TokenTtl(Duration),
+    /// A life that nobody gets.
+    #[error("the registration's life cannot be given")]
+    Ttl(#[from] IssueError),
+    /// The store did not answer.
+    #[error(transparent)]
+    Records(#[from] RecordError),
+    /// No random bytes.
+    #[error(transparent)]
+    Randomness(#[from] NoRandomness),
+}
+
+const TOKEN_TTL: Duration = Duration::from_secs(600);
+const TOKEN_MAX_TTL: Duration = Duration::from_secs(24 * 3600);

@@ -1,0 +1,219 @@
+//! The configuration file, `ca.yaml`.
+
+use std::{
+    collections::BTreeSet,
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use alcazar_identity::{SpiffeId, TrustDomain};
+use serde::Deserialize;
+use thiserror::Error;
+
+use crate::{
+    authority::is_cluster_name,
+    duration,
+    issue::{DnsName, ParseDnsNameError, Profile, ProfileError},
+    records::{ParseRegistrationError, Registration, text},
+};
+
+/// How a CA is set up.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Config {
+    /// The trust domain. Default: `cluster.local`.
+    #[serde(with = "text", default = "default_trust_domain")]
+    pub trust_domain: TrustDomain,
+    /// The cluster that this CA's intermediate is for. Default: `local`.
+    #[serde(default = "default_cluster")]
+    pub cluster: String,
+    /// Where the hierarchy, the store and the administration socket are. For this CA alone.
+    pub data_dir: PathBuf,
+    /// Where nodes reach it. Default: `127.0.0.1:15012`.
+    #[serde(default = "default_listen")]
+    pub listen: SocketAddr,
+    /// DNS names of its serving certificate, for clients that check names and not identities. Default: none.
+    #[serde(default)]
+    pub dns_names: Vec<String>,
+    /// The lives of certificates.
+    #[serde(default)]
+    pub certificates: Certificates,
+    /// How long a certificate stays on record after it was issued. Default: 7 days, and never less than the longest life.
+    #[serde(default = "default_keep_records", deserialize_with = "duration::deserialize")]
+    pub keep_records: Duration,
+    /// Workloads, beside those that are put in by administration. One that leaves this list is removed.
+    #[serde(default)]
+    pub registrations: Vec<ConfiguredRegistration>,
+    /// Where `/healthz` and `/readyz` are served. Default: nowhere.
+    #[serde(default)]
+    pub admin: Option<SocketAddr>,
+}
+
+/// The lives of certificates.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct Certificates {
+    /// For whoever asks for none. Default: 1h.
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub ttl: Duration,
+    /// The longest that anybody gets. Default: 24h, which is also the most that can be set.
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub max_ttl: Duration,
+}
+
+/// A registration in the configuration file.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct ConfiguredRegistration {
+    /// Its name, by convention `<namespace>.<workload>`.
+    pub id: String,
+    /// The node: a name in this CA's cluster, or a whole SPIFFE ID.
+    pub node: String,
+    /// The identity: `<namespace>/<service account>`, or a whole SPIFFE ID.
+    pub identity: String,
+    /// How the agent knows the workload: `socket:<name>`, `uid:<number>`, `gid:<number>`; all must hold.
+    pub selectors: Vec<String>,
+    /// The life of its certificates. Default: that of `certificates.ttl`.
+    #[serde(default, deserialize_with = "duration::deserialize_option")]
+    pub ttl: Option<Duration>,
+}
+
+impl Config {
+    /// A configuration with the defaults, for this data folder.
+    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            trust_domain: default_trust_domain(),
+            cluster: default_cluster(),
+            data_dir: data_dir.into(),
+            listen: default_listen(),
+            dns_names: Vec::new(),
+            certificates: Certificates::default(),
+            keep_records: default_keep_records(),
+            registrations: Vec::new(),
+            admin: None,
+        }
+    }
+
+    /// The SPIFFE ID of a node of this cluster; a text that is a SPIFFE ID already stands for itself.
+    ///
+    /// # Errors
+    /// When the name cannot be part of one.
+    pub fn node_id(&self, node: &str) -> Result<SpiffeId, ConfigError> {
+        let parsed = if node.starts_with("spiffe://") {
+            node.parse()
+        } else {
+            SpiffeId::node(&self.trust_domain, &self.cluster, node)
+        };
+        parsed.map_err(|source| ConfigError::Node { node: node.into(), source })
+    }
+
+    pub(crate) fn checked(&self) -> Result<Checked, ConfigError> {
+        if !is_cluster_name(&self.trust_domain, &self.cluster) {
+            return Err(ConfigError::Cluster(self.cluster.clone()));
+        }
+        let profile = Profile::new(self.certificates.ttl, self.certificates.max_ttl)?;
+        let dns_names = self.dns_names.iter().map(|name| name.parse()).collect::<Result<_, _>>()?;
+        let mut ids = BTreeSet::new();
+        let mut registrations = Vec::new();
+        for configured in &self.registrations {
+            let wrong = |source| ConfigError::Registration { id: configured.id.clone(), source };
+            let registration = self.registration(configured).map_err(wrong)?;
+            if !ids.insert(configured.id.clone()) {
+                return Err(ConfigError::Twice(configured.id.clone()));
+            }
+            if let Some(ttl) = configured.ttl {
+                profile
+                    .ttl(i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX))
+                    .map_err(|_long| ConfigError::Ttl(configured.id.clone()))?;
+            }
+            registrations.push(registration);
+        }
+        Ok(Checked { profile, dns_names, registrations })
+    }
+
+    fn registration(&self, configured: &ConfiguredRegistration) -> Result<Registration, ParseRegistrationError> {
+        let spiffe = |text: &str, source| ParseRegistrationError::SpiffeId { text: text.into(), source };
+        let node = self.node_id(&configured.node).map_err(|error| match error {
+            ConfigError::Node { source, .. } => spiffe(&configured.node, source),
+            _ => ParseRegistrationError::Id(configured.node.clone()),
+        })?;
+        let identity = &configured.identity;
+        let id = match identity.split_once('/') {
+            Some((namespace, account)) if !identity.starts_with("spiffe://") => {
+                SpiffeId::workload(&self.trust_domain, namespace, account)
+            }
+            _ => identity.parse(),
+        };
+        let id = id.map_err(|source| spiffe(identity, source))?;
+        let selectors = configured.selectors.iter().map(|text| text.parse()).collect::<Result<Vec<_>, _>>()?;
+        Ok(Registration::new(configured.id.parse()?, node, id, selectors, configured.ttl)?.configured())
+    }
+}
+
+/// A configuration whose parts fit.
+pub(crate) struct Checked {
+    pub(crate) profile: Profile,
+    pub(crate) dns_names: Vec<DnsName>,
+    pub(crate) registrations: Vec<Registration>,
+}
+
+impl Default for Certificates {
+    fn default() -> Self {
+        Self { ttl: Duration::from_secs(3600), max_ttl: Duration::from_secs(24 * 3600) }
+    }
+}
+
+/// What in a configuration makes no sense.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The cluster's name cannot stand in a SPIFFE ID.
+    #[error("cluster: {0:?} cannot stand in a SPIFFE ID: use letters, digits, dots, hyphens and underscores")]
+    Cluster(String),
+    /// The lives do not fit.
+    #[error("certificates")]
+    Profile(#[from] ProfileError),
+    /// Not a DNS name.
+    #[error("dnsNames")]
+    Dns(#[from] ParseDnsNameError),
+    /// Not the name of a node.
+    #[error("{node:?} is not the name of a node")]
+    Node {
+        /// What was given.
+        node: String,
+        /// What is wrong.
+        source: alcazar_identity::ParseSpiffeIdError,
+    },
+    /// A registration that is none.
+    #[error("registrations: {id}")]
+    Registration {
+        /// Its name.
+        id: String,
+        /// What is wrong.
+        source: ParseRegistrationError,
+    },
+    /// Two registrations of one name.
+    #[error("registrations: {0} stands twice")]
+    Twice(String),
+    /// A registration whose certificates would live too long.
+    #[error("registrations: {0}: its ttl is longer than certificates.maxTtl")]
+    Ttl(String),
+}
+
+/// `cluster.local`, as in Istio.
+#[allow(clippy::expect_used, reason = "a constant that a test parses")]
+fn default_trust_domain() -> TrustDomain {
+    "cluster.local".parse().expect("a constant trust domain parses")
+}
+
+fn default_cluster() -> String {
+    "local".into()
+}
+
+fn default_listen() -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, 15012).into()
+}
+
+fn default_keep_records() -> Duration {
+    Duration::from_secs(7 * 24 * 3600)
+}

@@ -1,0 +1,138 @@
+//! `alcazar.ca.v1.CertificateAuthority`: what nodes ask.
+
+use std::pin::Pin;
+
+use alcazar_api::ca::v1::{self, certificate_authority_server::CertificateAuthority, issue_workload_result::Outcome};
+use alcazar_service::Shutdown;
+use tokio::sync::mpsc;
+use tokio_stream::{Stream, wrappers::ReceiverStream};
+use tonic::{Request, Response, Status};
+
+use super::{caller, peer, registrations, svid};
+use crate::{ca::Ca, csr::Csr, refusal::RequestError};
+
+pub(crate) struct AuthorityService {
+    ca: Ca,
+    shutdown: Shutdown,
+}
+
+type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// Certificates in one request.
+const BATCH: usize = 1000;
+
+impl AuthorityService {
+    pub(crate) fn new(ca: Ca, shutdown: Shutdown) -> Self {
+        Self { ca, shutdown }
+    }
+
+    async fn issue_all(
+        &self,
+        request: &Request<v1::IssueWorkloadsRequest>,
+    ) -> Result<v1::IssueWorkloadsResponse, RequestError> {
+        let node = self.ca.node(peer(request).as_ref()).await?;
+        let items = &request.get_ref().items;
+        if items.len() > BATCH {
+            return Err(RequestError::TooMany { items: items.len(), limit: BATCH });
+        }
+        let caller = caller(request);
+        let bundles = self.ca.trust_bundles();
+        let issue = async |item: &v1::IssueWorkload| {
+            let outcome = match self.ca.issue_registered(&node, &item.registration_id, &item.csr).await {
+                Ok(reply) => Outcome::Svid(svid(reply, &bundles)),
+                Err(error) => {
+                    let status = error.log(&caller, "IssueWorkloads");
+                    Outcome::Refusal(v1::Refusal { code: status.code().into(), message: status.message().into() })
+                }
+            };
+            v1::IssueWorkloadResult { registration_id: item.registration_id.clone(), outcome: Some(outcome) }
+        };
+        // Together, so that their records share a commit; in order, as they were asked.
+        let results = futures::future::join_all(items.iter().map(issue)).await;
+        Ok(v1::IssueWorkloadsResponse { results })
+    }
+}
+
+#[tonic::async_trait]
+impl CertificateAuthority for AuthorityService {
+    async fn attest_node(&self, request: Request<v1::AttestNodeRequest>) -> Result<Response<v1::IssuedSvid>, Status> {
+        let message = request.get_ref();
+        let outcome = self.ca.attest(&message.join_token, &message.csr).await;
+        let reply = outcome.map_err(|error| error.log(&caller(&request), "AttestNode"))?;
+        Ok(Response::new(svid(reply, &self.ca.trust_bundles())))
+    }
+
+    async fn renew_node(&self, request: Request<v1::RenewNodeRequest>) -> Result<Response<v1::IssuedSvid>, Status> {
+        let outcome = async {
+            let node = self.ca.node(peer(&request).as_ref()).await?;
+            let csr = Csr::from_der(&request.get_ref().csr)?;
+            self.ca.renew(node, &csr, self.ca.0.profile.default_ttl()).await
+        };
+        let reply = outcome.await.map_err(|error| error.log(&caller(&request), "RenewNode"))?;
+        Ok(Response::new(svid(reply, &self.ca.trust_bundles())))
+    }
+
+    type WatchRegistrationsStream = Messages<v1::Registrations>;
+
+    async fn watch_registrations(
+        &self,
+        request: Request<v1::WatchRegistrationsRequest>,
+    ) -> Result<Response<Self::WatchRegistrationsStream>, Status> {
+        let node = self.ca.node(peer(&request).as_ref()).await;
+        let node = node.map_err(|error| error.log(&caller(&request), "WatchRegistrations"))?;
+        let (sender, receiver) = mpsc::channel(1);
+        let (ca, shutdown) = (self.ca.clone(), self.shutdown.clone());
+        self.shutdown.spawn("registrations of a node", async move {
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                () = sender.closed() => {}
+                () = registrations::push(&ca, &node.id, &sender) => {}
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn issue_workloads(
+        &self,
+        request: Request<v1::IssueWorkloadsRequest>,
+    ) -> Result<Response<v1::IssueWorkloadsResponse>, Status> {
+        let outcome = self.issue_all(&request).await;
+        outcome.map(Response::new).map_err(|error| error.log(&caller(&request), "IssueWorkloads"))
+    }
+
+    type WatchTrustBundlesStream = Messages<v1::TrustBundles>;
+
+    async fn watch_trust_bundles(
+        &self,
+        request: Request<v1::WatchTrustBundlesRequest>,
+    ) -> Result<Response<Self::WatchTrustBundlesStream>, Status> {
+        let node = self.ca.node(peer(&request).as_ref()).await;
+        node.map_err(|error| error.log(&caller(&request), "WatchTrustBundles"))?;
+        let (sender, receiver) = mpsc::channel(1);
+        let shutdown = self.shutdown.clone();
+        let mut hierarchy = self.ca.0.hierarchy.subscribe();
+        self.shutdown.spawn("trust bundles of a node", async move {
+            let push = async {
+                let mut sent = None;
+                loop {
+                    let bundles = hierarchy.borrow_and_update().bundles().clone();
+                    if sent.as_ref() != Some(&bundles) {
+                        if sender.send(Ok((&bundles).into())).await.is_err() {
+                            return;
+                        }
+                        sent = Some(bundles);
+                    }
+                    if hierarchy.changed().await.is_err() {
+                        return;
+                    }
+                }
+            };
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                () = sender.closed() => {}
+                () = push => {}
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}

@@ -1,0 +1,68 @@
+//! `istio.v1.auth.IstioCertificateService`: the CSR API that Istio's agents and ztunnel speak.
+//!
+//! Callers are nodes by their SVID: for themselves, or by `ImpersonatedIdentity` for a workload registered for them. A
+//! bearer token is refused until an issuer of tokens can be configured; it never falls through to the certificate.
+
+use alcazar_api::istio::v1::auth::{
+    IstioCertificateRequest, IstioCertificateResponse, istio_certificate_service_server::IstioCertificateService,
+};
+use alcazar_identity::SpiffeId;
+use prost_types::value::Kind;
+use tonic::{Request, Response, Status};
+
+use super::{caller, peer};
+use crate::{ca::Ca, csr::Csr, hierarchy::pem, refusal::RequestError};
+
+pub(crate) struct IstioService {
+    ca: Ca,
+}
+
+impl IstioService {
+    pub(crate) fn new(ca: Ca) -> Self {
+        Self { ca }
+    }
+
+    async fn create(
+        &self,
+        request: &Request<IstioCertificateRequest>,
+    ) -> Result<IstioCertificateResponse, RequestError> {
+        if request.metadata().contains_key("authorization") {
+            return Err(RequestError::Bearer);
+        }
+        let node = self.ca.node(peer(request).as_ref()).await?;
+        let message = request.get_ref();
+        let ttl = self.ca.0.profile.ttl(message.validity_duration)?;
+        let impersonated = impersonated(message)?;
+        let csr = Csr::from_pem(&message.csr)?;
+        let reply = match impersonated {
+            Some(id) => self.ca.issue_impersonated(&node, &id, &csr, ttl).await?,
+            None => self.ca.renew(node, &csr, ttl).await?,
+        };
+        let mut cert_chain: Vec<_> = reply.chain.iter().map(pem).collect();
+        cert_chain.push(pem(&self.ca.hierarchy().root().certificate));
+        Ok(IstioCertificateResponse { cert_chain })
+    }
+}
+
+#[tonic::async_trait]
+impl IstioCertificateService for IstioService {
+    async fn create_certificate(
+        &self,
+        request: Request<IstioCertificateRequest>,
+    ) -> Result<Response<IstioCertificateResponse>, Status> {
+        let outcome = self.create(&request).await;
+        outcome.map(Response::new).map_err(|error| error.log(&caller(&request), "CreateCertificate"))
+    }
+}
+
+/// For whom a node asks, where it does not ask for itself.
+fn impersonated(message: &IstioCertificateRequest) -> Result<Option<SpiffeId>, RequestError> {
+    let Some(value) = message.metadata.as_ref().and_then(|metadata| metadata.fields.get("ImpersonatedIdentity")) else {
+        return Ok(None);
+    };
+    match &value.kind {
+        Some(Kind::StringValue(text)) if text.is_empty() => Ok(None),
+        Some(Kind::StringValue(text)) => text.parse().map(Some).map_err(|error| RequestError::Field(Box::new(error))),
+        _ => Err(RequestError::Field("ImpersonatedIdentity is not a text".into())),
+    }
+}

@@ -1,0 +1,63 @@
+//! The wire: three services on two listeners, each a thin shell around the CA.
+
+mod administration;
+mod authority;
+mod istio;
+mod registrations;
+
+use std::time::{Duration, SystemTime};
+
+use alcazar_api::ca::v1;
+use alcazar_mtls::{PeerIdentity, grpc::PeerInfo};
+use tonic::Request;
+
+pub(crate) use self::{administration::AdministrationService, authority::AuthorityService, istio::IstioService};
+use crate::{
+    records::{ParseRegistrationError, Registration, seconds},
+    requests::Reply,
+};
+
+/// Who calls, as TLS has it.
+fn peer<T>(request: &Request<T>) -> Option<PeerIdentity> {
+    request.extensions().get::<PeerInfo>().and_then(|info| info.peer.clone())
+}
+
+/// Who calls, for the log.
+fn caller<T>(request: &Request<T>) -> String {
+    match request.extensions().get::<PeerInfo>() {
+        Some(PeerInfo { peer: Some(peer), remote_addr }) => format!("{} at {remote_addr}", peer.id()),
+        Some(PeerInfo { remote_addr, .. }) => format!("somebody at {remote_addr}"),
+        None => "somebody".into(),
+    }
+}
+
+fn epoch(at: SystemTime) -> i64 {
+    i64::try_from(seconds::of(at)).unwrap_or(i64::MAX)
+}
+
+fn svid(reply: Reply, bundles: &alcazar_identity::TrustBundles) -> v1::IssuedSvid {
+    v1::IssuedSvid {
+        spiffe_id: reply.id.to_string(),
+        chain: reply.chain.iter().map(|certificate| certificate.to_vec()).collect(),
+        issued_at: epoch(reply.issued_at),
+        not_after: epoch(reply.not_after),
+        bundles: Some(bundles.into()),
+    }
+}
+
+fn registration_message(registration: &Registration) -> v1::Registration {
+    v1::Registration {
+        id: registration.id().to_string(),
+        node_id: registration.node().to_string(),
+        spiffe_id: registration.spiffe_id().to_string(),
+        selectors: registration.selectors().map(ToString::to_string).collect(),
+        ttl: registration.ttl().map_or(0, |ttl| i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX)),
+    }
+}
+
+fn registration_of(message: v1::Registration) -> Result<Registration, ParseRegistrationError> {
+    let id = |text: String| text.parse().map_err(|source| ParseRegistrationError::SpiffeId { text, source });
+    let selectors = message.selectors.iter().map(|text| text.parse()).collect::<Result<Vec<_>, _>>()?;
+    let ttl = u64::try_from(message.ttl).ok().filter(|ttl| *ttl > 0).map(Duration::from_secs);
+    Registration::new(message.id.parse()?, id(message.node_id)?, id(message.spiffe_id)?, selectors, ttl)
+}

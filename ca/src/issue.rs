@@ -1,0 +1,236 @@
+//! Issuance, as a function of its arguments.
+
+use std::{
+    fmt,
+    str::FromStr,
+    time::{Duration, SystemTime},
+};
+
+use alcazar_identity::{CertificateDer, Fingerprint, SpiffeId, Validity};
+use rcgen::{CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, SanType};
+use thiserror::Error;
+
+use crate::{
+    authority::Authority,
+    csr::{Csr, KeyHash},
+    serial::Serial,
+};
+
+/// How leaves are made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Profile {
+    default_ttl: Duration,
+    max_ttl: Duration,
+}
+
+impl Profile {
+    /// A profile with these lives, counted from issuance.
+    ///
+    /// # Errors
+    /// When they are not 10 s <= default <= maximum <= 24 h.
+    pub fn new(default_ttl: Duration, max_ttl: Duration) -> Result<Self, ProfileError> {
+        if default_ttl < SHORTEST || default_ttl > max_ttl || max_ttl > LONGEST {
+            return Err(ProfileError { default_ttl, max_ttl });
+        }
+        Ok(Self { default_ttl, max_ttl })
+    }
+
+    /// The life of a leaf whose requester asks for none.
+    pub fn default_ttl(&self) -> Duration {
+        self.default_ttl
+    }
+
+    /// The longest life that is given.
+    pub fn max_ttl(&self) -> Duration {
+        self.max_ttl
+    }
+
+    /// The life that a request for `seconds` gets: none or a negative number means the default.
+    ///
+    /// # Errors
+    /// When it asks for more than the longest.
+    pub fn ttl(&self, seconds: i64) -> Result<Duration, IssueError> {
+        match u64::try_from(seconds) {
+            Err(_) | Ok(0) => Ok(self.default_ttl),
+            Ok(seconds) if seconds <= self.max_ttl.as_secs() => Ok(Duration::from_secs(seconds).max(SHORTEST)),
+            Ok(seconds) => Err(IssueError::TtlTooLong { seconds, max: self.max_ttl }),
+        }
+    }
+}
+
+/// Lives that make no sense.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error(
+    "a default life of {default_ttl:?} and a longest life of {max_ttl:?} do not fit: 10s <= default <= longest <= 24h"
+)]
+pub struct ProfileError {
+    default_ttl: Duration,
+    max_ttl: Duration,
+}
+
+/// Whom a leaf names.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'a> {
+    /// Its SPIFFE ID.
+    pub id: &'a SpiffeId,
+    /// Names that stock TLS clients check; the CA's own serving certificate alone has any.
+    pub dns: &'a [DnsName],
+}
+
+impl<'a> From<&'a SpiffeId> for Subject<'a> {
+    fn from(id: &'a SpiffeId) -> Self {
+        Self { id, dns: &[] }
+    }
+}
+
+/// A leaf that was signed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Issued {
+    /// The leaf.
+    pub certificate: CertificateDer<'static>,
+    /// Its serial number.
+    pub serial: Serial,
+    /// Whom it names.
+    pub id: SpiffeId,
+    /// When it is good.
+    pub validity: Validity,
+    /// When it was issued; its life counts from here.
+    pub issued_at: SystemTime,
+    /// The hash of its public key.
+    pub key_hash: KeyHash,
+    /// The fingerprint of the certificate that signed it.
+    pub issuer: Fingerprint,
+    /// Whether its life was cut to that of its issuer.
+    pub clamped: bool,
+}
+
+/// Signs a leaf for `subject` and the key of `csr`, good from two minutes before `now` to `ttl` after it, but never
+/// longer than its issuer. Nothing but the public key is taken from the request.
+///
+/// **Source**: X509-SVID §2 to §4; RFC 5280 §4.1.2.5, §4.2.1.
+///
+/// # Errors
+/// When the issuer is not good at `now`, or does not sign.
+pub fn issue(
+    csr: &Csr,
+    subject: Subject<'_>,
+    ttl: Duration,
+    issuer: &Authority,
+    serial: Serial,
+    now: SystemTime,
+) -> Result<Issued, IssueError> {
+    let issued_at = whole_seconds(now);
+    let bounds = issuer.info().validity;
+    if !bounds.contains(issued_at) {
+        return Err(IssueError::IssuerNotGood { validity: bounds, now });
+    }
+    let wanted = issued_at + ttl;
+    let not_after = wanted.min(bounds.not_after());
+    let not_before = issued_at - BACKDATE;
+    let validity = Validity::new(not_before, not_after).ok_or(IssueError::IssuerNotGood { validity: bounds, now })?;
+
+    let mut params = CertificateParams::default();
+    params.serial_number = Some(rcgen::SerialNumber::from_slice(&serial.to_bytes()));
+    params.not_before = not_before.into();
+    params.not_after = not_after.into();
+    params.distinguished_name = DistinguishedName::new();
+    params.subject_alt_names = names(subject)?;
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params.use_authority_key_identifier_extension = true;
+    let certificate = params.signed_by(csr.key(), issuer.issuer()).map_err(IssueError::Sign)?;
+    Ok(Issued {
+        certificate: certificate.der().clone(),
+        serial,
+        id: subject.id.clone(),
+        validity,
+        issued_at,
+        key_hash: csr.key_hash(),
+        issuer: issuer.info().fingerprint,
+        clamped: not_after < wanted,
+    })
+}
+
+/// Why nothing was issued.
+#[derive(Debug, Error)]
+pub enum IssueError {
+    /// The requester wants a longer life than anybody gets.
+    #[error("a life of {seconds} s is longer than the longest of {} s", max.as_secs())]
+    TtlTooLong {
+        /// What was asked for.
+        seconds: u64,
+        /// What is allowed.
+        max: Duration,
+    },
+    /// The intermediate has expired, or the clock is wrong.
+    #[error("the issuing certificate is good from {validity}, and the clock here says {}", alcazar_identity::rfc3339(*now))]
+    IssuerNotGood {
+        /// When it is good.
+        validity: Validity,
+        /// The clock.
+        now: SystemTime,
+    },
+    /// The signer did not sign.
+    #[error("the certificate could not be signed")]
+    Sign(#[source] rcgen::Error),
+}
+
+/// A DNS name for a certificate: letters, digits and hyphens in labels, a leading `*.` allowed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DnsName(String);
+
+impl DnsName {
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for DnsName {
+    type Err = ParseDnsNameError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let bare = text.strip_prefix("*.").unwrap_or(text);
+        let label = |label: &str| {
+            (1..=63).contains(&label.len())
+                && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+        };
+        let good = text.len() <= 253 && bare.split('.').all(label);
+        if good { Ok(Self(text.to_ascii_lowercase())) } else { Err(ParseDnsNameError(text.into())) }
+    }
+}
+
+impl fmt::Display for DnsName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A text that is not a DNS name.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{0:?} is not a DNS name")]
+pub struct ParseDnsNameError(String);
+
+/// How far a certificate reaches back, for clocks that are behind.
+pub(crate) const BACKDATE: Duration = Duration::from_secs(120);
+
+const SHORTEST: Duration = Duration::from_secs(10);
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
+
+fn names(subject: Subject<'_>) -> Result<Vec<SanType>, IssueError> {
+    let uri = subject.id.as_str().try_into().map_err(IssueError::Sign)?;
+    let mut names = vec![SanType::URI(uri)];
+    for name in subject.dns {
+        names.push(SanType::DnsName(name.as_str().try_into().map_err(IssueError::Sign)?));
+    }
+    Ok(names)
+}
+
+/// X.509 knows no fractions of seconds.
+pub(crate) fn whole_seconds(at: SystemTime) -> SystemTime {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    SystemTime::UNIX_EPOCH + Duration::from_secs(since.as_secs())
+}

@@ -1,0 +1,115 @@
+//! `alcazar-ca --config ca.yaml`, and `alcazar-ca token` for a new node.
+
+use std::{
+    error::Error,
+    path::PathBuf,
+    process::ExitCode,
+    time::{Duration, SystemTime},
+};
+
+use alcazar_api::ca::v1::{CreateJoinTokenRequest, administration_client::AdministrationClient};
+use alcazar_ca::{Ca, Config, duration};
+use alcazar_identity::rfc3339;
+use alcazar_service::{Readiness, Shutdown, admin, clock, config, process, process::Failure, telemetry};
+use clap::{Args, Parser, Subcommand};
+use tokio::net::TcpListener;
+
+/// Issues the identities of a cluster.
+#[derive(Parser)]
+#[command(name = "alcazar-ca", version, args_conflicts_with_subcommands = true)]
+struct Arguments {
+    #[command(flatten)]
+    serve: Option<Serve>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// Without a subcommand: serve.
+#[derive(Args)]
+struct Serve {
+    /// The configuration file.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Write the log as one JSON object a line.
+    #[arg(long)]
+    log_json: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Print a token that admits a node once.
+    Token {
+        /// The configuration file of the CA.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// The node: a name in the CA's cluster, or a whole SPIFFE ID.
+        #[arg(long, value_name = "NAME")]
+        node: String,
+        /// How long the token can be used. Default: 10m.
+        #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+        ttl: Option<Duration>,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let json = arguments.serve.as_ref().is_some_and(|serve| serve.log_json);
+    let format = if json { telemetry::Format::Json } else { telemetry::Format::Plain };
+    let quiet = arguments.command.is_some();
+    telemetry::init(format, if quiet { "warn" } else { "info" });
+    alcazar_mtls::install_default_provider();
+    process::run("alcazar-ca", Duration::from_secs(10), |shutdown, readiness| async move {
+        match (arguments.command, arguments.serve) {
+            (Some(Command::Token { config: path, node, ttl }), _) => {
+                let config: Config = config::load(&path).map_err(Failure::refused)?;
+                Ok(print_token(config, &node, ttl).await?)
+            }
+            (None, Some(Serve { config: path, .. })) => {
+                let config: Config = config::load(&path).map_err(Failure::refused)?;
+                serve(config, shutdown, readiness).await
+            }
+            (None, None) => Err("give --config FILE, or a subcommand; --help shows them".into()),
+        }
+    })
+}
+
+async fn serve(config: Config, shutdown: Shutdown, readiness: Readiness) -> Result<(), Failure> {
+    let listener = bind(config.listen, "nodes").await?;
+    if let Some(address) = config.admin {
+        let listener = bind(address, "health checks").await?;
+        let (readiness, end) = (readiness.clone(), shutdown.clone());
+        shutdown.spawn("health checks", async move {
+            if let Err(error) = admin::serve(listener, readiness, end).await {
+                tracing::error!(%error, "health checks ended");
+            }
+        });
+    }
+    let ca = Ca::open(config, clock::system()).await?;
+    ca.run(listener, shutdown, readiness).await?;
+    Ok(())
+}
+
+async fn bind(address: std::net::SocketAddr, whom: &str) -> Result<TcpListener, Box<dyn Error + Send + Sync>> {
+    TcpListener::bind(address).await.map_err(|error| format!("cannot listen on {address} for {whom}: {error}").into())
+}
+
+/// Asks the CA that runs; when none does, opens its data folder for a moment.
+async fn print_token(config: Config, node: &str, ttl: Option<Duration>) -> Result<(), Box<dyn Error + Send + Sync>> {
+    let node = config.node_id(node)?;
+    let socket = config.data_dir.join(alcazar_ca::ADMIN_SOCKET);
+    let (token, expires) = if tokio::net::UnixStream::connect(&socket).await.is_ok() {
+        let mut ca = AdministrationClient::connect(format!("unix:{}", socket.display())).await?;
+        let ttl = i64::try_from(ttl.unwrap_or_default().as_secs())?;
+        let reply = ca.create_join_token(CreateJoinTokenRequest { node_id: node.to_string(), ttl }).await;
+        let reply = reply.map_err(|status| status.message().to_owned())?.into_inner();
+        (reply.token, SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(reply.expires_at)?))
+    } else {
+        let ca = Ca::open(config, clock::system()).await?;
+        let (token, expires) = ca.create_join_token(&node, ttl).await?;
+        ca.close().await;
+        (token.reveal().to_string(), expires)
+    };
+    eprintln!("admits {node} once, until {}", rfc3339(expires));
+    println!("{token}");
+    Ok(())
+}

@@ -1,0 +1,208 @@
+//! What the CA remembers, and the decisions that follow from it.
+//!
+//! Each kind of record is plain data with a pure decision beside it; `Records` moves them in and out of the store.
+//!
+//! ```text
+//! ca/hierarchy/root             the fingerprint of the root: a lost root file is noticed
+//! ca/tokens/<sha-256>           join tokens
+//! ca/nodes/<td>/node/<c>/<n>    the lineage of each node
+//! ca/registrations/<id>         which workloads a node may ask for
+//! ca/issued/<newest first>      every certificate
+//! ```
+
+mod issued;
+mod lineage;
+mod registration;
+mod token;
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use alcazar_store::{Entry, Expected, Key, ParseKeyError, Prefix, Revision, Store, StoreError, WriteError};
+use serde::{Serialize, de::DeserializeOwned};
+use thiserror::Error;
+
+pub use self::{
+    issued::IssuedRecord,
+    registration::{ParseRegistrationError, Registration, RegistrationId, Selector},
+};
+pub(crate) use self::{
+    lineage::{Leaf, Lineage, LineageRefusal, Renewal},
+    token::{Attestation, Consumed, TokenRecord, TokenRefusal},
+};
+
+/// The families of keys.
+pub(crate) mod family {
+    pub(crate) const HIERARCHY: &str = "ca/hierarchy";
+    pub(crate) const TOKENS: &str = "ca/tokens";
+    pub(crate) const NODES: &str = "ca/nodes";
+    pub(crate) const REGISTRATIONS: &str = "ca/registrations";
+    pub(crate) const ISSUED: &str = "ca/issued";
+}
+
+/// The store, with records for values.
+#[derive(Clone)]
+pub(crate) struct Records {
+    store: Arc<dyn Store>,
+}
+
+/// A record and the revision that wrote it.
+#[derive(Clone, Debug)]
+pub(crate) struct Stored<T> {
+    pub(crate) record: T,
+    pub(crate) revision: Revision,
+}
+
+impl Records {
+    pub(crate) fn new(store: Arc<dyn Store>) -> Self {
+        Self { store }
+    }
+
+    pub(crate) fn store(&self) -> &dyn Store {
+        &*self.store
+    }
+
+    pub(crate) async fn get<T: DeserializeOwned>(
+        &self,
+        family: &str,
+        name: &str,
+    ) -> Result<Option<Stored<T>>, RecordError> {
+        self.store.get(&key(family, name)?).await?.map(|entry| read(&entry)).transpose()
+    }
+
+    pub(crate) async fn put<T: Serialize>(
+        &self,
+        family: &str,
+        name: &str,
+        expected: Expected,
+        record: &T,
+    ) -> Result<Revision, RecordError> {
+        let key = key(family, name)?;
+        let value = serde_json::to_vec(record).map_err(|source| RecordError::Encode { key: key.clone(), source })?;
+        Ok(self.store.put_if(&key, expected, value).await?)
+    }
+
+    pub(crate) async fn delete(&self, family: &str, name: &str, expected: Revision) -> Result<(), RecordError> {
+        self.store.delete_if(&key(family, name)?, expected).await?;
+        Ok(())
+    }
+
+    /// Every record of a family known to be small.
+    pub(crate) async fn list<T: DeserializeOwned>(
+        &self,
+        family: &str,
+    ) -> Result<(Vec<Stored<T>>, Revision), RecordError> {
+        let listing = self.store.list(&prefix(family)?).await?;
+        let records = listing.entries.iter().map(read).collect::<Result<_, _>>()?;
+        Ok((records, listing.revision))
+    }
+}
+
+pub(crate) fn prefix(family: &str) -> Result<Prefix, RecordError> {
+    family.parse().map_err(RecordError::Key)
+}
+
+fn key(family: &str, name: &str) -> Result<Key, RecordError> {
+    prefix(family)?.key(name).map_err(RecordError::Key)
+}
+
+/// The record in an entry.
+pub(crate) fn read<T: DeserializeOwned>(entry: &Entry) -> Result<Stored<T>, RecordError> {
+    let record = decode(entry.value()).map_err(|source| RecordError::Decode { key: entry.key().clone(), source })?;
+    Ok(Stored { record, revision: entry.revision() })
+}
+
+fn decode<T: DeserializeOwned>(value: &[u8]) -> Result<T, serde_json::Error> {
+    serde_json::from_slice(value)
+}
+
+/// Reads a value as each kind of record that the CA keeps; for the fuzzer, which finds inputs that panic.
+pub fn decode_any(value: &[u8]) -> usize {
+    [
+        decode::<TokenRecord>(value).is_ok(),
+        decode::<Lineage>(value).is_ok(),
+        decode::<Registration>(value).is_ok(),
+        decode::<IssuedRecord>(value).is_ok(),
+    ]
+    .into_iter()
+    .filter(|read| *read)
+    .count()
+}
+
+/// Why a record could not be read or written.
+#[derive(Debug, Error)]
+pub enum RecordError {
+    /// The name cannot be part of a key.
+    #[error("the name cannot be kept in the store")]
+    Key(#[source] ParseKeyError),
+    /// What is stored is not such a record.
+    #[error("the record {key} in the store cannot be read; it was written by another version of this program")]
+    Decode {
+        /// The record.
+        key: Key,
+        /// What is wrong.
+        source: serde_json::Error,
+    },
+    /// A record has no JSON form.
+    #[error("the record {key} cannot be written")]
+    Encode {
+        /// The record.
+        key: Key,
+        /// What is wrong.
+        source: serde_json::Error,
+    },
+    /// The write was not made.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// The store did not answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl RecordError {
+    /// Whether somebody else changed the record first.
+    pub(crate) fn is_conflict(&self) -> bool {
+        matches!(self, Self::Write(WriteError::Conflict { .. }))
+    }
+}
+
+/// Moments in records are whole seconds since 1970, as in certificates.
+pub(crate) mod seconds {
+    use super::{Duration, SystemTime};
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(crate) fn of(at: SystemTime) -> u64 {
+        at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
+    }
+
+    pub(crate) fn serialize<S: Serializer>(at: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(of(*at))
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SystemTime, D::Error> {
+        let seconds = u64::deserialize(deserializer)?;
+        let at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
+        at.ok_or_else(|| serde::de::Error::custom("a moment beyond all time"))
+    }
+}
+
+/// Values that have a text form, stored as that text.
+pub(crate) mod text {
+    use std::{fmt::Display, str::FromStr};
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(crate) fn serialize<T: Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(value)
+    }
+
+    pub(crate) fn deserialize<'de, T, D>(deserializer: D) -> Result<T, D::Error>
+    where
+        T: FromStr<Err: Display>,
+        D: Deserializer<'de>,
+    {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}

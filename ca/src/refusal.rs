@@ -1,0 +1,89 @@
+//! Why a request came to nothing: the whole reason for the log, a terse code for the wire.
+
+use alcazar_identity::SpiffeId;
+use thiserror::Error;
+use tonic::{Code, Status};
+
+use crate::{
+    csr::CsrError,
+    issue::IssueError,
+    records::{LineageRefusal, ParseRegistrationError, RecordError, TokenRefusal},
+    serial::NoRandomness,
+    token::ParseJoinTokenError,
+};
+
+/// Why a request came to nothing.
+#[derive(Debug, Error)]
+pub(crate) enum RequestError {
+    #[error("the caller presented no certificate")]
+    Anonymous,
+    #[error("the caller presented a bearer token, and no issuer of such tokens is configured here")]
+    Bearer,
+    #[error("{0} is not a node, and nobody else may ask for certificates")]
+    NotANode(SpiffeId),
+    #[error("{0} is of another trust domain")]
+    Foreign(SpiffeId),
+    #[error("the node {node} is not admitted by its certificate")]
+    Lineage { node: SpiffeId, source: LineageRefusal },
+    #[error("the join token is none")]
+    TokenText(#[source] ParseJoinTokenError),
+    #[error("the join token is refused")]
+    Token(#[source] TokenRefusal),
+    #[error("the join token pins another root than the one of this CA")]
+    TokenPin,
+    #[error("{what} is not registered for the node {node}")]
+    NotRegistered { node: SpiffeId, what: String },
+    #[error("the certificate request is refused")]
+    Csr(#[from] CsrError),
+    #[error("nothing was issued")]
+    Issue(#[from] IssueError),
+    #[error("a field of the request makes no sense")]
+    Field(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("a registration makes no sense")]
+    Registration(#[from] ParseRegistrationError),
+    #[error("{items} certificates in one request are more than {limit}")]
+    TooMany { items: usize, limit: usize },
+    #[error("another request changed {0} at the same time")]
+    Raced(SpiffeId),
+    #[error("the CA's records are not available")]
+    Records(#[from] RecordError),
+    #[error(transparent)]
+    Randomness(#[from] NoRandomness),
+}
+
+impl RequestError {
+    /// What the wire says of it: a code and a few words that tell an attacker nothing.
+    pub(crate) fn terse(&self) -> (Code, &'static str) {
+        match self {
+            Self::Anonymous | Self::Bearer => (Code::Unauthenticated, "not authenticated"),
+            Self::TokenText(_) | Self::Token(_) | Self::TokenPin => (Code::Unauthenticated, "join token refused"),
+            Self::Lineage { .. } => (Code::Unauthenticated, "certificate superseded; attest again"),
+            Self::NotANode(_) | Self::Foreign(_) => (Code::PermissionDenied, "not a node of this CA"),
+            Self::NotRegistered { .. } => (Code::PermissionDenied, "not registered for this node"),
+            Self::Csr(_) => (Code::InvalidArgument, "certificate request refused"),
+            Self::Issue(IssueError::TtlTooLong { .. }) => (Code::InvalidArgument, "requested life is too long"),
+            Self::Field(_) | Self::Registration(_) => (Code::InvalidArgument, "malformed request"),
+            Self::TooMany { .. } => (Code::ResourceExhausted, "too many certificates in one request"),
+            Self::Issue(_) | Self::Raced(_) | Self::Records(_) | Self::Randomness(_) => {
+                (Code::Unavailable, "try again later")
+            }
+        }
+    }
+
+    /// Whether it is our fault and not the caller's.
+    fn is_ours(&self) -> bool {
+        self.terse().0 == Code::Unavailable
+    }
+
+    /// Logs the whole reason; gives the terse status.
+    pub(crate) fn log(&self, caller: &str, request: &'static str) -> Status {
+        let reason = alcazar_service::process::chain(self);
+        if self.is_ours() {
+            tracing::error!(caller, request, reason, "could not serve a request");
+        } else {
+            tracing::warn!(target: "alcazar::refused", caller, request, reason, "refused a request for a certificate");
+        }
+        let (code, words) = self.terse();
+        Status::new(code, words)
+    }
+}

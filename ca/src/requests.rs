@@ -1,0 +1,203 @@
+//! authenticate -> authorize -> check the CSR -> sign -> record -> reply.
+
+use std::time::{Duration, SystemTime};
+
+use alcazar_identity::{CertificateDer, SpiffeId, SpiffeIdKind};
+use alcazar_mtls::PeerIdentity;
+use alcazar_store::Expected;
+
+use crate::{
+    ca::Ca,
+    csr::Csr,
+    issue::{self, Issued, Subject},
+    records::{Attestation, Consumed, Leaf, Lineage, Registration, Renewal, Stored, TokenRecord, TokenRefusal, family},
+    refusal::RequestError,
+    serial::Serial,
+    token::JoinToken,
+};
+
+/// A certificate as the caller gets it.
+#[derive(Clone, Debug)]
+pub(crate) struct Reply {
+    pub(crate) id: SpiffeId,
+    /// Leaf first, root excluded.
+    pub(crate) chain: Vec<CertificateDer<'static>>,
+    pub(crate) issued_at: SystemTime,
+    pub(crate) not_after: SystemTime,
+}
+
+/// A node that has proved itself by a certificate of its lineage.
+#[derive(Clone, Debug)]
+pub(crate) struct Node {
+    pub(crate) id: SpiffeId,
+    serial: String,
+    lineage: Stored<Lineage>,
+}
+
+impl Ca {
+    /// A node's first certificate, for a join token.
+    pub(crate) async fn attest(&self, token: &str, csr: &[u8]) -> Result<Reply, RequestError> {
+        let token: JoinToken = token.parse().map_err(RequestError::TokenText)?;
+        let hash = token.hash();
+        let now = (self.0.clock)();
+        let found = self.0.records.get::<TokenRecord>(family::TOKENS, hash.as_str()).await?;
+        let Some(Stored { record, revision }) = found else { return Err(RequestError::Token(TokenRefusal::Unknown)) };
+        if token.pin() != self.hierarchy().root().fingerprint {
+            return Err(RequestError::TokenPin);
+        }
+        let csr = Csr::from_der(csr)?;
+        let lineage = self.0.records.get::<Lineage>(family::NODES, record.node.principal()).await?;
+        let leaf = match record.attest(revision, lineage.as_ref(), csr.key_hash(), now).map_err(RequestError::Token)? {
+            Attestation::Repeat { leaf, finish } if self.is_repeatable(&leaf, now) => {
+                if finish {
+                    self.begin_lineage(&record.node, leaf.clone()).await?;
+                }
+                leaf
+            }
+            Attestation::Issue | Attestation::Repeat { .. } => {
+                let issued = self.sign(&csr, (&record.node).into(), self.0.profile.default_ttl(), now)?;
+                let caller = format!("join token {}", hash.as_str().chars().take(16).collect::<String>());
+                self.record(&issued, &caller).await?;
+                let leaf = Leaf::from(&issued);
+                let consumed = TokenRecord { consumed: Some(Consumed { leaf: leaf.clone() }), ..record.clone() };
+                // Of two uses at once one writes this first; the other finds the token used.
+                match self.0.records.put(family::TOKENS, hash.as_str(), Expected::At(revision), &consumed).await {
+                    Err(error) if error.is_conflict() => return Err(RequestError::Token(TokenRefusal::Used)),
+                    outcome => outcome?,
+                };
+                self.begin_lineage(&record.node, leaf.clone()).await?;
+                leaf
+            }
+        };
+        Ok(self.reply(record.node, leaf))
+    }
+
+    /// The node behind a connection.
+    pub(crate) async fn node(&self, peer: Option<&PeerIdentity>) -> Result<Node, RequestError> {
+        let peer = peer.ok_or(RequestError::Anonymous)?;
+        let id = peer.id().clone();
+        if id.trust_domain() != self.trust_domain() {
+            return Err(RequestError::Foreign(id));
+        }
+        if !matches!(id.kind(), SpiffeIdKind::Node { .. }) {
+            return Err(RequestError::NotANode(id));
+        }
+        let refused = |source| RequestError::Lineage { node: id.clone(), source };
+        let lineage = self.0.records.get::<Lineage>(family::NODES, id.principal()).await?;
+        let lineage = lineage.ok_or_else(|| refused(crate::records::LineageRefusal::Unknown))?;
+        lineage.record.speaks(peer.serial()).map_err(refused)?;
+        Ok(Node { id: id.clone(), serial: peer.serial().into(), lineage })
+    }
+
+    /// A node's next certificate.
+    pub(crate) async fn renew(&self, node: Node, csr: &Csr, ttl: Duration) -> Result<Reply, RequestError> {
+        let now = (self.0.clock)();
+        let lineage = &node.lineage.record;
+        let refused = |source| RequestError::Lineage { node: node.id.clone(), source };
+        let next = match lineage.renew(&node.serial, csr.key_hash()).map_err(refused)? {
+            Renewal::Repeat(leaf) if self.is_repeatable(&leaf, now) => return Ok(self.reply(node.id, leaf)),
+            renewal => {
+                let issued = self.sign(csr, (&node.id).into(), ttl, now)?;
+                self.record(&issued, node.id.as_str()).await?;
+                let leaf = Leaf::from(&issued);
+                match renewal {
+                    Renewal::Issue => lineage.next(leaf),
+                    // In place of one that was never received.
+                    Renewal::Repeat(_) => Lineage { latest: leaf, previous: lineage.previous.clone() },
+                }
+            }
+        };
+        let expected = Expected::At(node.lineage.revision);
+        match self.0.records.put(family::NODES, node.id.principal(), expected, &next).await {
+            Err(error) if error.is_conflict() => return Err(RequestError::Raced(node.id)),
+            outcome => outcome?,
+        };
+        Ok(self.reply(node.id, next.latest))
+    }
+
+    /// A certificate for the workload that is registered for the node under this name.
+    pub(crate) async fn issue_registered(
+        &self,
+        node: &Node,
+        registration: &str,
+        csr: &[u8],
+    ) -> Result<Reply, RequestError> {
+        let denied = || RequestError::NotRegistered {
+            node: node.id.clone(),
+            what: format!("the registration {registration:?}"),
+        };
+        // A text that cannot be a name is one that is not registered.
+        let id: crate::records::RegistrationId = registration.parse().map_err(|_reason| denied())?;
+        let found = self.0.records.get::<Registration>(family::REGISTRATIONS, id.as_str()).await?;
+        let registration =
+            found.map(|stored| stored.record).filter(|found| *found.node() == node.id).ok_or_else(denied)?;
+        let ttl = registration.ttl().unwrap_or(self.0.profile.default_ttl());
+        self.issue_workload(node, registration.spiffe_id(), &Csr::from_der(csr)?, ttl.min(self.0.profile.max_ttl()))
+            .await
+    }
+
+    /// A certificate for an identity that some registration gives to the node.
+    pub(crate) async fn issue_impersonated(
+        &self,
+        node: &Node,
+        id: &SpiffeId,
+        csr: &Csr,
+        ttl: Duration,
+    ) -> Result<Reply, RequestError> {
+        let (registrations, _) = self.0.records.list::<Registration>(family::REGISTRATIONS).await?;
+        if !registrations.iter().any(|stored| *stored.record.node() == node.id && stored.record.spiffe_id() == id) {
+            return Err(RequestError::NotRegistered { node: node.id.clone(), what: format!("the identity {id}") });
+        }
+        self.issue_workload(node, id, csr, ttl).await
+    }
+
+    async fn issue_workload(
+        &self,
+        node: &Node,
+        id: &SpiffeId,
+        csr: &Csr,
+        ttl: Duration,
+    ) -> Result<Reply, RequestError> {
+        let issued = self.sign(csr, id.into(), ttl, (self.0.clock)())?;
+        self.record(&issued, node.id.as_str()).await?;
+        Ok(self.reply(issued.id.clone(), Leaf::from(&issued)))
+    }
+
+    fn sign(&self, csr: &Csr, subject: Subject<'_>, ttl: Duration, now: SystemTime) -> Result<Issued, RequestError> {
+        let hierarchy = self.hierarchy();
+        Ok(issue::issue(csr, subject, ttl, hierarchy.intermediate(), Serial::random()?, now)?)
+    }
+
+    /// On record first, then in the log; the reply comes after.
+    async fn record(&self, issued: &Issued, caller: &str) -> Result<(), RequestError> {
+        self.0.records.record(issued, caller).await?;
+        let not_after = alcazar_identity::rfc3339(issued.validity.not_after());
+        tracing::info!(target: "alcazar::issued", spiffe_id = %issued.id, serial = %issued.serial, not_after, caller, clamped = issued.clamped, "issued a certificate");
+        if issued.clamped {
+            tracing::warn!(spiffe_id = %issued.id, serial = %issued.serial, not_after, "a certificate lives shorter than was asked, because the intermediate ends then");
+        }
+        Ok(())
+    }
+
+    async fn begin_lineage(&self, node: &SpiffeId, leaf: Leaf) -> Result<(), RequestError> {
+        let lineage = Lineage::begin(leaf);
+        // A new attestation replaces whatever lineage there was, even one that renews at this moment.
+        loop {
+            let found = self.0.records.get::<Lineage>(family::NODES, node.principal()).await?;
+            let expected = found.map_or(Expected::Absent, |stored| Expected::At(stored.revision));
+            match self.0.records.put(family::NODES, node.principal(), expected, &lineage).await {
+                Err(error) if error.is_conflict() => {}
+                outcome => return Ok(outcome.map(drop)?),
+            }
+        }
+    }
+
+    fn is_repeatable(&self, leaf: &Leaf, now: SystemTime) -> bool {
+        leaf.is_repeatable(self.hierarchy().intermediate().info().fingerprint, now)
+    }
+
+    fn reply(&self, id: SpiffeId, leaf: Leaf) -> Reply {
+        let chain = self.hierarchy().chain(&leaf.certificate);
+        Reply { id, chain, issued_at: leaf.issued_at, not_after: leaf.not_after }
+    }
+}

@@ -1,0 +1,142 @@
+//! The CA as a process: its listeners, and what it does by itself.
+
+use std::{io, os::unix::fs::PermissionsExt, path::PathBuf, sync::Arc, time::Duration};
+
+use alcazar_api::{
+    ca::v1::{administration_server::AdministrationServer, certificate_authority_server::CertificateAuthorityServer},
+    istio::v1::auth::istio_certificate_service_server::IstioCertificateServiceServer,
+};
+use alcazar_mtls::{Acceptor, Clients, grpc};
+use alcazar_service::{Readiness, Shutdown, process};
+use thiserror::Error;
+use tokio::net::{TcpListener, UnixListener};
+use tokio_stream::wrappers::UnixListenerStream;
+
+use crate::{
+    ca::Ca,
+    grpc::{AdministrationService, AuthorityService, IstioService},
+    records::{RecordError, TokenRecord, family},
+};
+
+impl Ca {
+    /// Where the operator's socket is.
+    pub fn admin_socket(&self) -> PathBuf {
+        self.0.config.data_dir.join(ADMIN_SOCKET)
+    }
+
+    /// Serves nodes on `listener` and the operator on the administration socket until the shutdown, then closes the store.
+    ///
+    /// # Errors
+    /// When a listener cannot be used.
+    pub async fn run(&self, listener: TcpListener, shutdown: Shutdown, readiness: Readiness) -> Result<(), RunError> {
+        let ready = readiness.register("certificate authority");
+        let outcome = self.serve(listener, &shutdown, || ready.ready()).await;
+        shutdown.trigger("the certificate authority has ended");
+        self.close().await;
+        outcome
+    }
+
+    async fn serve(&self, listener: TcpListener, shutdown: &Shutdown, ready: impl FnOnce()) -> Result<(), RunError> {
+        let operator = self.bind_admin()?;
+        shutdown.spawn("serving certificate of the CA", self.clone().rotate_serving(shutdown.clone()));
+        shutdown.spawn("upkeep of the CA", self.clone().upkeep(shutdown.clone()));
+        let acceptor =
+            Acceptor::new(self.0.serving.subscribe(), Clients::Optional, grpc::ALPN, Arc::clone(&self.0.clock));
+        let nodes = grpc::server()
+            .add_service(CertificateAuthorityServer::new(AuthorityService::new(self.clone(), shutdown.clone())))
+            .add_service(IstioCertificateServiceServer::new(IstioService::new(self.clone())))
+            .serve_with_incoming_shutdown(grpc::incoming(listener, acceptor), shutdown.cancelled());
+        let operator = tonic::transport::Server::builder()
+            .add_service(AdministrationServer::new(AdministrationService::new(self.clone())))
+            .serve_with_incoming_shutdown(UnixListenerStream::new(operator), shutdown.cancelled());
+        let prints = self.fingerprints();
+        tracing::info!(root = %prints.root.fingerprint, intermediate = %prints.intermediate.fingerprint, "the certificate authority serves");
+        ready();
+        tokio::try_join!(nodes, operator)?;
+        Ok(())
+    }
+
+    /// The data folder is ours alone and nobody else's CA runs in it, so a socket that is there is left over.
+    fn bind_admin(&self) -> Result<UnixListener, RunError> {
+        let path = self.admin_socket();
+        let failed = |source| RunError::AdminSocket { path: path.clone(), source };
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        let listener = UnixListener::bind(&path).map_err(failed)?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+        Ok(listener)
+    }
+
+    /// Renews the intermediate when it is due and forgets what nobody needs, now and then until the end.
+    async fn upkeep(self, shutdown: Shutdown) {
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(UPKEEP) => {}
+            }
+            self.renew_intermediate().await;
+            if let Err(error) = self.forget().await {
+                tracing::error!(reason = %process::chain(&error), "old records were not removed");
+            }
+        }
+    }
+
+    async fn renew_intermediate(&self) {
+        let (files, present, now) = (self.0.files.clone(), self.hierarchy(), (self.0.clock)());
+        let opened = tokio::task::spawn_blocking(move || files.open(Some(present.root().fingerprint), now)).await;
+        match opened {
+            Ok(Ok(hierarchy)) => {
+                let fresh = hierarchy.intermediate().info() != self.hierarchy().intermediate().info();
+                if fresh {
+                    self.0.hierarchy.send_replace(Arc::new(hierarchy));
+                }
+            }
+            // The one in memory goes on as long as it is good.
+            Ok(Err(error)) => {
+                tracing::error!(reason = %process::chain(&error), "the CA's certificates on the disk cannot be used; the ones in memory go on")
+            }
+            Err(error) => tracing::error!(%error, "looking at the CA's certificates was interrupted"),
+        }
+    }
+
+    pub(crate) async fn forget(&self) -> Result<(), RecordError> {
+        let now = (self.0.clock)();
+        let keep = self.0.config.keep_records.max(self.0.profile.max_ttl());
+        self.0.records.forget_issued(now - keep).await?;
+        for entry in self.0.records.store().list(&crate::records::prefix(family::TOKENS)?).await?.entries {
+            let token = crate::records::read::<TokenRecord>(&entry)?;
+            if now > token.record.expires + KEEP_TOKENS {
+                match self.0.records.delete(family::TOKENS, entry.key().name(), token.revision).await {
+                    Err(error) if !error.is_conflict() => return Err(error),
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Why the CA ended by itself.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// The operator's socket.
+    #[error("cannot listen on the administration socket {}", path.display())]
+    AdminSocket {
+        /// The socket.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A listener failed.
+    #[error("the certificate authority cannot serve")]
+    Serve(#[from] tonic::transport::Error),
+}
+
+/// The name of the operator's socket in the data folder.
+pub const ADMIN_SOCKET: &str = "admin.sock";
+
+const UPKEEP: Duration = Duration::from_secs(600);
+/// Expired tokens are remembered for a while, so that the log can say what happened to one.
+const KEEP_TOKENS: Duration = Duration::from_secs(3600);

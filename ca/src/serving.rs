@@ -1,0 +1,119 @@
+//! The CA's own serving certificate: issued in process, on record like any other, rotated at half of its life.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use alcazar_identity::{
+    Credentials, KeyError, ParseSpiffeIdError, ParseSvidError, SpiffeId, SvidKey, TrustDomain, X509Svid, rfc3339,
+};
+use alcazar_service::{Shutdown, process};
+use rcgen::{CertificateParams, KeyPair};
+use thiserror::Error;
+
+use crate::{
+    ca::Ca,
+    csr::{Csr, CsrError},
+    hierarchy::Hierarchy,
+    issue::{self, DnsName, IssueError, Issued, Profile, Subject},
+    records::RecordError,
+    serial::{NoRandomness, Serial},
+};
+
+/// A certificate to serve with, and its record.
+pub(crate) struct Serving {
+    pub(crate) credentials: Credentials,
+    pub(crate) issued: Issued,
+}
+
+/// Issues a serving certificate for a fresh key, by the same way as anybody's.
+pub(crate) fn issue(
+    hierarchy: &Hierarchy,
+    trust_domain: &TrustDomain,
+    dns: &[DnsName],
+    profile: &Profile,
+    now: SystemTime,
+) -> Result<Serving, ServingError> {
+    let id = SpiffeId::workload(trust_domain, "alcazar-system", "alcazar-ca")?;
+    let key = KeyPair::generate().map_err(ServingError::Generate)?;
+    let request = CertificateParams::default().serialize_request(&key).map_err(ServingError::Generate)?;
+    let csr = Csr::from_der(request.der())?;
+    let subject = Subject { id: &id, dns };
+    let issued = issue::issue(&csr, subject, profile.default_ttl(), hierarchy.intermediate(), Serial::random()?, now)?;
+    let svid = X509Svid::new(hierarchy.chain(&issued.certificate), SvidKey::from_pkcs8(key.serialize_der())?)?;
+    Ok(Serving { credentials: Credentials::new(svid, hierarchy.bundles().clone()), issued })
+}
+
+impl Ca {
+    /// Replaces the serving certificate at half of its life, until the end. A failure keeps the present one.
+    pub(crate) async fn rotate_serving(self, shutdown: Shutdown) {
+        loop {
+            let due = rotation_due(self.0.serving.borrow().svid());
+            let now = (self.0.clock)();
+            let wait = due.duration_since(now).unwrap_or_default();
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                // The clock may be set, and the machine may sleep: look at it again now and then.
+                () = tokio::time::sleep(wait.min(LOOK)) => {}
+            }
+            if (self.0.clock)() < due {
+                continue;
+            }
+            if let Err(error) = self.renew_serving().await {
+                tracing::error!(reason = %process::chain(&error), "the CA's serving certificate was not renewed; the present one stays");
+                tokio::select! {
+                    () = shutdown.cancelled() => return,
+                    () = tokio::time::sleep(RETRY) => {}
+                }
+            }
+        }
+    }
+
+    async fn renew_serving(&self) -> Result<(), ServingError> {
+        let serving =
+            issue(&self.hierarchy(), self.trust_domain(), &self.0.dns_names, &self.0.profile, (self.0.clock)())?;
+        self.0.records.record(&serving.issued, "ca").await?;
+        let issued = &serving.issued;
+        tracing::info!(target: "alcazar::rotation", spiffe_id = %issued.id, serial = %issued.serial, not_after = %rfc3339(issued.validity.not_after()), "the CA's serving certificate was renewed");
+        self.0.serving.send_replace(Arc::new(serving.credentials));
+        Ok(())
+    }
+}
+
+fn rotation_due(svid: &X509Svid) -> SystemTime {
+    let issued_at = svid.validity().not_before() + issue::BACKDATE;
+    issued_at + svid.validity().not_after().duration_since(issued_at).unwrap_or_default() / 2
+}
+
+/// Why there is no serving certificate.
+#[derive(Debug, Error)]
+pub enum ServingError {
+    /// The trust domain is too long for an identity in it.
+    #[error("the CA's own identity cannot be made")]
+    Id(#[from] ParseSpiffeIdError),
+    /// No key.
+    #[error("cannot make a key")]
+    Generate(#[source] rcgen::Error),
+    /// The CA refused its own request.
+    #[error(transparent)]
+    Csr(#[from] CsrError),
+    /// It was not issued.
+    #[error(transparent)]
+    Issue(#[from] IssueError),
+    /// The key is none.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// What was issued is not an SVID.
+    #[error("what was issued is not an SVID")]
+    Svid(#[from] ParseSvidError),
+    /// It is not on record.
+    #[error(transparent)]
+    Records(#[from] RecordError),
+    /// No random bytes.
+    #[error(transparent)]
+    Randomness(#[from] NoRandomness),
+}
+
+const LOOK: Duration = Duration::from_secs(60);
+const RETRY: Duration = Duration::from_secs(5);
