@@ -116,7 +116,7 @@ pub(super) fn labels(reader: &mut Reader<'_>, node: &Node, what: &str) -> Option
             let help = "a key is a name of letters, digits, `-`, `_` and `.`, with an optional `prefix.example/`";
             reader.error_with_help(&key.span, format!("`{}` cannot be the key of a label", key.text), help);
         } else if !super::names::is_label_value(&value.text) {
-            let help = "a value has at most 63 letters, digits, `-`, `_` and `.`";
+            let help = "a value has at most 63 letters, digits, `-`, `_` and `.`, a letter or digit at both ends";
             reader.error_with_help(&value.span, format!("`{}` cannot be the value of a label", value.text), help);
         } else {
             labels.push((key, value));

@@ -111,7 +111,7 @@ pub(crate) fn read(file: &SourceFile) -> Reading {
 fn read_document(file: &SourceFile, node: &Node) -> Reading {
     let mut reader = Reader::new(file);
     let mut warnings = YamlErrors::default();
-    let Some(mut fields) = reader.mapping(node, "the mesh file") else {
+    let Some(mut fields) = reader.mapping(node, "mesh.yaml") else {
         return Reading { policies: None, mesh: Err(reader.into_errors()) };
     };
     let trust_domain = fields.take("trustDomain").map(|node| trust_domain(&mut reader, node));
@@ -129,6 +129,8 @@ fn read_document(file: &SourceFile, node: &Node) -> Reading {
         .unwrap_or_default();
     sockets::check(&mut reader, &workloads);
     let services = match fields.take("services") {
+        // Where a workload was refused, a service that leads to it is not to blame.
+        Some(node) if reader.error_count() > 0 => service::read(&mut reader, node, &[], &mut warnings),
         Some(node) => service::read(&mut reader, node, &workloads, &mut warnings),
         None => service::defaults(&mut reader, &workloads),
     };
@@ -144,7 +146,7 @@ fn read_document(file: &SourceFile, node: &Node) -> Reading {
     }
     reader.finish(fields);
 
-    let errors = reader.into_errors();
+    let errors = in_order(reader.into_errors());
     let mesh = match (trust_domain, errors.is_empty()) {
         (Some(trust_domain), true) => {
             let cluster = cluster.flatten();
@@ -164,6 +166,15 @@ fn read_document(file: &SourceFile, node: &Node) -> Reading {
         _ => Err(errors),
     };
     Reading { policies, mesh }
+}
+
+/// As a person reads the file: from the top.
+fn in_order(errors: YamlErrors) -> YamlErrors {
+    let mut sorted: Vec<YamlError> = errors.into_iter().collect();
+    sorted.sort_by_key(|error| error.span().map_or(0, |span| span.start));
+    let mut errors = YamlErrors::default();
+    errors.extend(sorted);
+    errors
 }
 
 fn trust_domain(reader: &mut Reader<'_>, node: &Node) -> Option<Located<TrustDomain>> {
