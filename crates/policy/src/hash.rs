@@ -38,6 +38,10 @@ impl Hasher for Multiplicative {
         self.add(number.into());
     }
 
+    fn write_u64(&mut self, number: u64) {
+        self.add(number);
+    }
+
     fn finish(&self) -> u64 {
         // The table takes its bits from both ends; the multiplication mixes upwards only.
         self.0 ^ (self.0 >> 32)

@@ -1,6 +1,5 @@
 //! Which of many exact, prefix and suffix patterns a text matches, without trying each.
 
-use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use crate::hash::Table;
@@ -18,7 +17,7 @@ pub(crate) struct PatternIndex {
 impl PatternIndex {
     /// Whether no text can match.
     pub(crate) fn is_empty(&self) -> bool {
-        self.exact.is_empty() && self.prefixes.sorted.is_empty() && self.suffixes.sorted.is_empty()
+        self.exact.is_empty() && self.prefixes.lengths.is_empty() && self.suffixes.lengths.is_empty()
     }
 
     /// Pushes the list of each pattern that `text` matches.
@@ -26,8 +25,8 @@ impl PatternIndex {
         if !self.exact.is_empty() {
             lists.push(self.exact.get(text).map_or(&[], Vec::as_slice));
         }
-        self.prefixes.look_up(text, Order::Forwards, lists);
-        self.suffixes.look_up(text, Order::Backwards, lists);
+        self.prefixes.look_up(text, lists);
+        self.suffixes.look_up(text, lists);
     }
 }
 
@@ -55,77 +54,84 @@ impl PatternIndexBuilder {
     pub(crate) fn build(self) -> PatternIndex {
         PatternIndex {
             exact: self.exact,
-            prefixes: Affixes::new(self.prefixes, Order::Forwards),
-            suffixes: Affixes::new(self.suffixes, Order::Backwards),
+            prefixes: Affixes::new(self.prefixes, End::Start),
+            suffixes: Affixes::new(self.suffixes, End::Finish),
         }
     }
 }
 
-/// Prefixes (or, read backwards, suffixes) in sorted order, each linked to the longest other one that it
-/// starts with. All that a text starts with are on one such chain, and one binary search finds its head.
+/// Prefixes or suffixes, found by hash: the text is read once from its start (or end), and wherever some affix
+/// could end, the hash so far is looked up. The cost is that of the text's length and of the number of lengths,
+/// not of the number of affixes.
 #[derive(Debug)]
 struct Affixes {
-    sorted: Vec<Affix>,
+    end: End,
+    /// The lengths that affixes have, ascending.
+    lengths: Vec<usize>,
+    /// By hash. Two affixes with one hash are rare, but both are here.
+    by_hash: Table<u64, Vec<Affix>>,
 }
 
 #[derive(Debug)]
 struct Affix {
     text: Box<str>,
-    parent: Option<usize>,
     entries: Vec<Entry>,
 }
 
+/// Which end of a text an affix is at.
 #[derive(Debug, Clone, Copy)]
-enum Order {
-    Forwards,
-    Backwards,
+enum End {
+    Start,
+    Finish,
 }
 
-impl Order {
-    fn compare(self, a: &str, b: &str) -> Ordering {
+impl End {
+    fn has(self, text: &str, affix: &str) -> bool {
         match self {
-            Self::Forwards => a.cmp(b),
-            Self::Backwards => a.bytes().rev().cmp(b.bytes().rev()),
+            Self::Start => text.starts_with(affix),
+            Self::Finish => text.ends_with(affix),
         }
     }
 
-    fn starts_with(self, text: &str, affix: &str) -> bool {
+    /// The hash of the bytes from this end on, carried on from `hash`.
+    fn hash(self, hash: u64, bytes: &[u8]) -> u64 {
+        let add = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
         match self {
-            Self::Forwards => text.starts_with(affix),
-            Self::Backwards => text.ends_with(affix),
+            Self::Start => bytes.iter().fold(hash, add),
+            Self::Finish => bytes.iter().rev().fold(hash, add),
         }
     }
 }
 
 impl Affixes {
-    fn new(texts: BTreeMap<String, Vec<Entry>>, order: Order) -> Self {
-        let mut texts: Vec<_> = texts.into_iter().collect();
-        texts.sort_by(|(a, _), (b, _)| order.compare(a, b));
-        let mut sorted: Vec<Affix> = Vec::with_capacity(texts.len());
+    fn new(texts: BTreeMap<String, Vec<Entry>>, end: End) -> Self {
+        let mut lengths: Vec<usize> = texts.keys().map(String::len).collect();
+        lengths.sort_unstable();
+        lengths.dedup();
+        let mut by_hash: Table<u64, Vec<Affix>> = Table::default();
         for (text, entries) in texts {
-            let mut parent = sorted.len().checked_sub(1);
-            while let Some(candidate) = parent.and_then(|at| sorted.get(at)) {
-                if order.starts_with(&text, &candidate.text) {
-                    break;
-                }
-                parent = candidate.parent;
-            }
-            sorted.push(Affix { text: text.into(), parent, entries });
+            let hash = end.hash(0, text.as_bytes());
+            by_hash.entry(hash).or_default().push(Affix { text: text.into(), entries });
         }
-        Self { sorted }
+        Self { end, lengths, by_hash }
     }
 
-    fn look_up<'a>(&'a self, text: &str, order: Order, lists: &mut Lists<'a>) {
-        let after = self.sorted.partition_point(|affix| order.compare(&affix.text, text) != Ordering::Greater);
-        let mut at = after.checked_sub(1);
-        let mut matched = false;
-        while let Some(affix) = at.and_then(|at| self.sorted.get(at)) {
-            // Once one matches, so do all that it starts with.
-            matched = matched || order.starts_with(text, &affix.text);
-            if matched {
-                lists.push(&affix.entries);
+    fn look_up<'a>(&'a self, text: &str, lists: &mut Lists<'a>) {
+        let bytes = text.as_bytes();
+        let (mut hash, mut read) = (0, 0);
+        for &length in &self.lengths {
+            let next = match self.end {
+                End::Start => bytes.get(read..length),
+                End::Finish => bytes.len().checked_sub(length).and_then(|start| bytes.get(start..bytes.len() - read)),
+            };
+            let Some(next) = next else { return };
+            hash = self.end.hash(hash, next);
+            read = length;
+            for affix in self.by_hash.get(&hash).map_or(&[][..], Vec::as_slice) {
+                if affix.text.len() == length && self.end.has(text, &affix.text) {
+                    lists.push(&affix.entries);
+                }
             }
-            at = affix.parent;
         }
     }
 }

@@ -155,9 +155,7 @@ fn a_file_cannot_ask_for_too_much() {
     let anchors: String = (0..2_000).map(|n| format!("- &a{n} x\n")).collect();
     for (text, message) in [(deep, "nest"), (bomb, "alias"), (long, "bytes"), (many, "documents"), (anchors, "anchors")]
     {
-        let start = std::time::Instant::now();
         let error = documents(&SourceFile::new("big.yaml", text)).expect_err(message);
-        eprintln!("{message} {:?}", start.elapsed());
         assert!(error.message().contains(message), "{error}");
     }
 }
