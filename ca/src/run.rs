@@ -77,7 +77,7 @@ impl Ca {
                 () = tokio::time::sleep(UPKEEP) => {}
             }
             self.renew_intermediate().await;
-            if let Err(error) = self.forget().await {
+            if let Err(error) = self.forget_old_records().await {
                 tracing::error!(reason = %process::chain(&error), "old records were not removed");
             }
         }
@@ -101,7 +101,12 @@ impl Ca {
         }
     }
 
-    pub(crate) async fn forget(&self) -> Result<(), RecordError> {
+    /// Removes certificates from the record that were issued longer ago than the configuration keeps them, and tokens that
+    /// expired long ago. A running CA does it by itself, now and then.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn forget_old_records(&self) -> Result<(), RecordError> {
         let now = (self.0.clock)();
         let keep = self.0.config.keep_records.max(self.0.profile.max_ttl());
         self.0.records.forget_issued(now - keep).await?;

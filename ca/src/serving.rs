@@ -115,5 +115,5 @@ pub enum ServingError {
     Randomness(#[from] NoRandomness),
 }
 
-const LOOK: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_secs(5);

@@ -1,0 +1,359 @@
+//! A CA finds again what it left, however it ended, and says what to do when it cannot.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test stops at the first surprise"
+)]
+
+mod support;
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use alcazar_ca::{Ca, Config, ConfiguredRegistration, OpenError};
+use alcazar_service::{clock, process};
+use support::{Hands, Served, key, node, web};
+
+async fn open(folder: &Path) -> Result<Ca, OpenError> {
+    Ca::open(Config::new(folder), Hands::new().clock()).await
+}
+
+/// A closed CA's files.
+async fn left(folder: &Path) -> alcazar_ca::Fingerprints {
+    let ca = open(folder).await.unwrap();
+    let prints = ca.fingerprints();
+    ca.close().await;
+    prints
+}
+
+#[tokio::test]
+async fn a_second_start_finds_the_same_root_and_lineages() {
+    let folder = tempfile::tempdir().unwrap();
+    let hands = Hands::new();
+    let served = Served::start(folder.path(), &hands).await;
+    let prints = served.ca.fingerprints();
+    let one = served.attested(&node("one")).await;
+    let unused = served.token(&node("two")).await;
+    served.stop().await;
+
+    let served = Served::start(folder.path(), &hands).await;
+    assert_eq!(served.ca.fingerprints(), prints);
+    served.renew(&one, &key()).await.unwrap();
+    served.attest(&unused, &key()).await.unwrap();
+
+    let error = open(folder.path()).await.err().unwrap();
+    assert!(process::chain(&error).contains("already in use by another process"), "{}", process::chain(&error));
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn keys_are_private() {
+    let folder = tempfile::tempdir().unwrap();
+    left(folder.path()).await;
+    let mut keys = 0;
+    for file in fs::read_dir(folder.path().join("hierarchy")).unwrap() {
+        let path = file.unwrap().path();
+        if path.to_str().unwrap().ends_with("-key.pem") {
+            keys += 1;
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600, "{}", path.display());
+        }
+    }
+    assert_eq!(keys, 2);
+}
+
+/// Each part lost, emptied, cut, garbled or exchanged: an error that names the file and says what to do; and never a new root.
+#[tokio::test]
+async fn a_damaged_or_incomplete_hierarchy_is_refused_and_never_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, other, trial) = (folder.path().join("whole"), folder.path().join("other"), folder.path().join("trial"));
+    let prints = left(&whole).await;
+    left(&other).await;
+    let names: Vec<_> = fs::read_dir(whole.join("hierarchy")).unwrap().map(|file| file.unwrap().file_name()).collect();
+    assert_eq!(names.len(), 4);
+    let theirs = |name: &str| {
+        let found = fs::read_dir(other.join("hierarchy")).unwrap().map(|file| file.unwrap().path());
+        let alike =
+            |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with(&name[..name.len().min(8)]);
+        let longest = |path: &PathBuf| path.to_str().unwrap().ends_with("-key.pem") == name.ends_with("-key.pem");
+        found
+            .into_iter()
+            .find(|path| alike(path) && longest(path))
+            .unwrap_or_else(|| other.join("hierarchy").join(name))
+    };
+    for name in &names {
+        let name = name.to_str().unwrap();
+        for harm in ["lost", "emptied", "cut", "garbled", "exchanged"] {
+            drop(fs::remove_dir_all(&trial));
+            copy(&whole, &trial);
+            let file = trial.join("hierarchy").join(name);
+            let bytes = fs::read(&file).unwrap();
+            match harm {
+                "lost" => fs::remove_file(&file).unwrap(),
+                "emptied" => fs::write(&file, "").unwrap(),
+                "cut" => fs::write(&file, &bytes[..bytes.len() / 2]).unwrap(),
+                "garbled" => {
+                    fs::write(&file, bytes.iter().map(|b| if *b == b'A' { b'B' } else { *b }).collect::<Vec<_>>())
+                        .unwrap()
+                }
+                _ => {
+                    fs::copy(theirs(name), &file).unwrap();
+                }
+            }
+            let error = match open(&trial).await {
+                Err(OpenError::Hierarchy(error)) => process::chain(&error),
+                Err(error) => panic!("{name} {harm}: {}", process::chain(&error)),
+                Ok(ca) => panic!("{name} {harm}: opened with {:?}", ca.fingerprints()),
+            };
+            assert!(error.contains("restore"), "{name} {harm}: {error}");
+            assert!(error.contains("hierarchy"), "{name} {harm}: {error}");
+        }
+    }
+    // All of it lost.
+    drop(fs::remove_dir_all(&trial));
+    copy(&whole, &trial);
+    fs::remove_dir_all(trial.join("hierarchy")).unwrap();
+    let error = process::chain(&open(&trial).await.err().unwrap());
+    assert!(
+        error.contains(&prints.root.fingerprint.to_string()) && error.contains("restore it from a backup"),
+        "{error}"
+    );
+    assert!(!trial.join("hierarchy").exists());
+    // A whole set, but of another CA.
+    copy(&other.join("hierarchy"), &trial.join("hierarchy"));
+    let error = process::chain(&open(&trial).await.err().unwrap());
+    assert!(error.contains("has issued under"), "{error}");
+    // The store lost, the hierarchy there: it goes on under its root.
+    drop(fs::remove_dir_all(&trial));
+    copy(&whole, &trial);
+    fs::remove_dir_all(trial.join("store")).unwrap();
+    assert_eq!(left(&trial).await, prints);
+}
+
+#[tokio::test]
+async fn a_damaged_store_says_how_to_recover() {
+    let folder = tempfile::tempdir().unwrap();
+    left(folder.path()).await;
+    let db = folder.path().join("store/db");
+    let mut bytes = fs::read(&db).unwrap();
+    for byte in bytes.iter_mut().skip(20).take(2000) {
+        *byte ^= 0x55;
+    }
+    fs::write(&db, bytes).unwrap();
+    let error = process::chain(&open(folder.path()).await.err().unwrap());
+    assert!(error.contains("the store is damaged") && error.contains("to recover"), "{error}");
+}
+
+#[tokio::test]
+async fn a_start_that_was_cut_short_is_begun_again() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir_all(folder.path().join("hierarchy.new")).unwrap();
+    fs::write(folder.path().join("hierarchy.new/root-key.pem"), "half of a k").unwrap();
+    let prints = left(folder.path()).await;
+    assert!(!folder.path().join("hierarchy.new").exists());
+    assert_eq!(left(folder.path()).await, prints);
+}
+
+#[tokio::test]
+async fn another_trust_domain_in_the_configuration_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    left(folder.path()).await;
+    let mut config = Config::new(folder.path());
+    config.trust_domain = "other.example".parse().unwrap();
+    let error = process::chain(&Ca::open(config, Hands::new().clock()).await.err().unwrap());
+    assert!(error.contains("other.example") && error.contains("trustDomain"), "{error}");
+}
+
+#[tokio::test]
+async fn the_intermediate_is_renewed_at_half_of_its_life_under_the_same_root() {
+    let folder = tempfile::tempdir().unwrap();
+    let hands = Hands::new();
+    let served = Served::start(folder.path(), &hands).await;
+    let first = served.ca.fingerprints();
+    served.stop().await;
+
+    hands.advance(Duration::from_secs(190 * 24 * 3600));
+    let served = Served::start(folder.path(), &hands).await;
+    let second = served.ca.fingerprints();
+    assert_eq!(second.root, first.root);
+    assert_ne!(second.intermediate, first.intermediate);
+    assert!(second.intermediate.validity.not_after() > first.intermediate.validity.not_after());
+    served.attested(&node("one")).await;
+    served.stop().await;
+    assert_eq!(fs::read_dir(folder.path().join("hierarchy")).unwrap().count(), 4, "the old key is gone");
+}
+
+#[tokio::test]
+async fn configured_registrations_come_and_go_and_leave_the_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let configured = |id: &str, identity: &str| ConfiguredRegistration {
+        id: id.into(),
+        node: "one".into(),
+        identity: identity.into(),
+        selectors: vec![format!("socket:{id}")],
+        ttl: None,
+    };
+    let names = async |registrations: Vec<ConfiguredRegistration>| {
+        let config = Config { registrations, ..Config::new(folder.path()) };
+        let ca = Ca::open(config, Hands::new().clock()).await.unwrap();
+        let found = ca.registrations().await.unwrap();
+        ca.close().await;
+        found
+            .iter()
+            .map(|found| format!("{} {} on {}", found.id(), found.spiffe_id(), found.node()))
+            .collect::<Vec<_>>()
+    };
+    let ca = open(folder.path()).await.unwrap();
+    ca.put_registration(support::registration("by-hand", &node("two"), &web())).await.unwrap();
+    ca.close().await;
+    let hand = format!("by-hand {} on {}", web(), node("two"));
+    let line = |id: &str, account: &str| format!("{id} spiffe://cluster.local/ns/shop/sa/{account} on {}", node("one"));
+    assert_eq!(
+        names(vec![configured("a", "shop/web"), configured("c", "shop/db")]).await,
+        [line("a", "web"), hand.clone(), line("c", "db")]
+    );
+    assert_eq!(
+        names(vec![configured("c", "spiffe://cluster.local/ns/shop/sa/new")]).await,
+        [hand.clone(), line("c", "new")]
+    );
+    assert_eq!(names(vec![]).await, [hand]);
+
+    let twice = Config {
+        registrations: vec![configured("a", "shop/web"), configured("a", "shop/db")],
+        ..Config::new(folder.path())
+    };
+    let error = Ca::open(twice, Hands::new().clock()).await.err().unwrap();
+    assert!(process::chain(&error).contains("a stands twice"), "{}", process::chain(&error));
+}
+
+#[tokio::test]
+async fn old_records_are_forgotten_and_young_ones_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let hands = Hands::new();
+    let config = || Config { keep_records: Duration::from_secs(2 * 24 * 3600), ..Config::new(folder.path()) };
+    let served = Served::start_with(config(), &hands).await;
+    served.attested(&node("old")).await;
+    // Started anew each time, because its serving certificate looks at this clock in its own time only.
+    served.stop().await;
+    hands.advance(Duration::from_secs(36 * 3600));
+    let served = Served::start_with(config(), &hands).await;
+    served.attested(&node("young")).await;
+    hands.advance(Duration::from_secs(36 * 3600));
+    served.ca.forget_old_records().await.unwrap();
+    assert!(served.ca.issued(Some(&node("old")), 10).await.unwrap().is_empty());
+    assert_eq!(served.ca.issued(Some(&node("young")), 10).await.unwrap().len(), 1);
+    served.stop().await;
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for file in fs::read_dir(from).unwrap() {
+        let file = file.unwrap();
+        let target = to.join(file.file_name());
+        if file.file_type().unwrap().is_dir() {
+            copy(&file.path(), &target);
+        } else if file.file_type().unwrap().is_file() {
+            fs::copy(file.path(), target).unwrap();
+        }
+    }
+}
+
+/// The real binary; killed when dropped.
+struct Process {
+    child: Child,
+}
+
+impl Process {
+    /// Starts it and waits until it says that it serves.
+    fn start(config: &Path) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_alcazar-ca"))
+            .arg("--config")
+            .arg(config)
+            .env_remove("RUST_LOG")
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut said = Vec::new();
+        while let Some(line) = lines.next() {
+            let line = line.unwrap();
+            let serves = line.contains("the certificate authority serves");
+            said.push(line);
+            if serves {
+                // Read on, or its log has nowhere to go.
+                std::thread::spawn(move || lines.count());
+                return Self { child };
+            }
+        }
+        panic!("it ended: {said:?}");
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+/// The binary is killed with SIGKILL again and again; every token that it printed admits its node in the end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_at_any_moment_it_goes_on_with_what_it_acknowledged() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let config = folder.path().join("ca.yaml");
+    fs::write(&config, format!("dataDir: {}\nlisten: 127.0.0.1:0\n", data.display())).unwrap();
+    let token = |name: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_alcazar-ca"))
+            .args(["token", "--node", name, "--ttl", "1h", "--config"])
+            .arg(&config)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    // Before there is anything: the first token makes the CA.
+    let mut tokens = vec![("before".to_owned(), token("before"))];
+    for round in 0..4 {
+        let running = Process::start(&config);
+        let name = format!("n{round}");
+        tokens.push((name.clone(), token(&name)));
+        drop(running);
+    }
+    let pins: std::collections::BTreeSet<_> =
+        tokens.iter().map(|(_, token)| token.rsplit('.').next().unwrap().to_owned()).collect();
+    assert_eq!(pins.len(), 1, "one root throughout");
+
+    let served = Served::start(&data, &Hands::at(clock::now())).await;
+    assert!(pins.contains(&served.ca.fingerprints().root.fingerprint.to_string()));
+    for (name, token) in tokens {
+        let key = key();
+        let issued = served.attest(&token, &key).await.unwrap();
+        assert_eq!(*support::svid(&issued, &key).id(), node(&name));
+    }
+    served.stop().await;
+}
+
+#[test]
+fn a_bad_configuration_is_refused_with_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("ca.yaml");
+    let run = |text: &str| {
+        fs::write(&config, text).unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_alcazar-ca")).arg("--config").arg(&config).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, said) = run("dataDir: /tmp/x\ntrustDomian: a\n");
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("trustDomian") && said.contains("ca.yaml:2:1"), "{said}");
+    let (code, said) = run("dataDir: /tmp/x\ncertificates: {ttl: 1 hour}\n");
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("is not a span of time"), "{said}");
+}
