@@ -46,11 +46,7 @@ impl Control {
     /// # Errors
     /// Everything that is wrong with them, each with its place.
     pub fn open(config: Config) -> Result<Self, LoadError> {
-        let mut loader = Loader::new(&config)?;
-        // The first load never finds files as they were; if it did, there would be no world to show.
-        let Some(world) = loader.load(None)? else {
-            return Err(LoadError::Refused(alcazar_yaml::YamlErrors::default()));
-        };
+        let (loader, world) = Loader::open(&config)?;
         warn(&world, None);
         let world = Arc::new(world);
         let snapshot = Arc::new(Snapshot::first(Arc::clone(&world)));
@@ -140,7 +136,7 @@ impl Control {
     fn load(&mut self) {
         let begun = Instant::now();
         let before = Arc::clone(&self.snapshots.borrow());
-        match self.loader.load(Some(&before.world)) {
+        match self.loader.load(&before.world) {
             Ok(None) => {}
             Ok(Some(world)) => {
                 self.complaint = None;

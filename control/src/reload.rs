@@ -9,7 +9,7 @@ use alcazar_yaml::{SourceFile, YamlError, YamlErrors};
 
 use crate::addresses::{AddressBook, AddressBookError};
 use crate::config::Config;
-use crate::mesh::{self, Reading};
+use crate::mesh::{self, Mesh, Reading};
 use crate::sources::{self, Paths, ReadError};
 use crate::world::{Addresses, World, join};
 
@@ -49,13 +49,27 @@ fn count(errors: usize) -> String {
     }
 }
 
+/// What one reading found on disk.
+struct Found {
+    mesh: SourceFile,
+    outcome: Result<Mesh, YamlErrors>,
+    policies: Vec<SourceFile>,
+}
+
 impl Loader {
-    pub(crate) fn new(config: &Config) -> Result<Self, LoadError> {
+    /// Reads the files for the first time.
+    ///
+    /// # Errors
+    /// When they do not make a world.
+    pub(crate) fn open(config: &Config) -> Result<(Self, World), LoadError> {
         let book = match &config.addresses {
             Some(path) => Some((path.clone(), AddressBook::load(path)?)),
             None => None,
         };
-        Ok(Self { mesh: config.mesh.clone(), policies: None, book, policy: None, read: None })
+        let mut loader = Self { mesh: config.mesh.clone(), policies: None, book, policy: None, read: None };
+        let found = loader.find()?;
+        let world = loader.build(found, None)?;
+        Ok((loader, world))
     }
 
     /// The files that the next load reads.
@@ -63,52 +77,55 @@ impl Loader {
         Paths { mesh: self.mesh.clone(), policies: self.policies.clone() }
     }
 
-    /// Reads the files. `None` when they are word for word as they were.
+    /// Reads the files again. `None` when they are word for word as they were the last time, right or wrong.
     ///
     /// # Errors
     /// When they do not make a world. What is in force should stay.
-    pub(crate) fn load(&mut self, previous: Option<&World>) -> Result<Option<World>, LoadError> {
-        let mesh = match sources::read(&self.mesh) {
-            Ok(mesh) => mesh,
-            Err(error) => {
-                self.read = None;
-                return Err(LoadError::Mesh(error));
-            }
-        };
+    pub(crate) fn load(&mut self, previous: &World) -> Result<Option<World>, LoadError> {
+        let last = self.read.take();
+        let found = self.find()?;
+        if last.is_some_and(|(mesh, policies)| mesh == found.mesh && policies == found.policies) {
+            self.read = Some((found.mesh, found.policies));
+            return Ok(None);
+        }
+        self.build(found, Some(previous)).map(Some)
+    }
+
+    fn find(&mut self) -> Result<Found, LoadError> {
+        let mesh = sources::read(&self.mesh).map_err(LoadError::Mesh)?;
         let Reading { policies: stated, mesh: outcome } = mesh::read(&mesh);
         if let Some(stated) = &stated {
             self.policies = Some(stated.resolve(&self.mesh));
         } else if outcome.is_ok() {
             self.policies = None;
         }
-        let files = match &self.policies {
+        let policies = match &self.policies {
             Some(path) => sources::read_policies(path),
             None => Ok(Vec::new()),
         };
-        let files = match files {
-            Ok(files) => files,
+        match policies {
+            Ok(policies) => Ok(Found { mesh, outcome, policies }),
             Err(error) => {
-                self.read = None;
                 let span = stated.map(|stated| stated.span);
                 let mut errors = outcome.err().unwrap_or_default();
                 errors.push(unreadable(&mesh, span, &error));
-                return Err(LoadError::Refused(errors));
+                Err(LoadError::Refused(errors))
             }
-        };
-        if self.read.as_ref().is_some_and(|(was, were)| *was == mesh && *were == files) {
-            return Ok(None);
         }
-        self.read = Some((mesh, files.clone()));
-        let policy = self.policy(files);
+    }
+
+    fn build(&mut self, found: Found, previous: Option<&World>) -> Result<World, LoadError> {
+        self.read = Some((found.mesh, found.policies.clone()));
+        let policy = self.policy(found.policies);
         // Choices of a mesh that is refused are not kept.
         let mut next = self.book.as_ref().map(|(_, book)| book.clone());
         let addresses = match &mut next {
             Some(book) => Addresses::Chosen { book, is_free: &is_free },
             None => Addresses::Stated,
         };
-        let world = join(outcome, policy, addresses, previous).map_err(LoadError::Refused)?;
+        let world = join(found.outcome, policy, addresses, previous).map_err(LoadError::Refused)?;
         self.remember(next)?;
-        Ok(Some(world))
+        Ok(world)
     }
 
     /// The policy of these files; the one before when they are the same, so that nothing is compiled again.

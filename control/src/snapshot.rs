@@ -1,13 +1,13 @@
 //! A world as resources: compiled and encoded once for everybody; what did not change is taken from before.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use alcazar_api::mesh::v1;
 use alcazar_policy::WorkloadPolicy;
 
 use crate::resource::{Kind, Name, Resource, Set};
-use crate::world::{Changes, Protocol, Service, Workload, World};
+use crate::world::{Changes, Protocol, Service, Workload, World, by_key};
 
 /// Everything that can be pushed at one moment.
 pub(crate) struct Snapshot {
@@ -23,8 +23,14 @@ pub(crate) struct Snapshot {
 
 struct Compiled {
     workload: Arc<Workload>,
-    fronts: Vec<Arc<Service>>,
-    policy: WorkloadPolicy,
+    fronts: Vec<Front>,
+    policy: Arc<WorkloadPolicy>,
+}
+
+/// A service in front of a workload, and which of the service's ports the workload serves.
+struct Front {
+    service: Arc<Service>,
+    ports: Vec<u16>,
 }
 
 impl Snapshot {
@@ -63,8 +69,9 @@ impl Snapshot {
             compiled: BTreeMap::new(),
             world: Arc::clone(&world),
         };
+        let services = before.map(|before| by_key(&before.world.services, Service::key)).unwrap_or_default();
         for service in &world.services {
-            snapshot.add_service(service, before);
+            snapshot.add_service(service, &services, before);
         }
         let mut fronts = fronts(&world);
         for workload in &world.workloads {
@@ -74,17 +81,20 @@ impl Snapshot {
         snapshot
     }
 
-    fn add_service(&mut self, service: &Arc<Service>, before: Option<&Self>) {
+    fn add_service(
+        &mut self,
+        service: &Arc<Service>,
+        services: &BTreeMap<String, &Arc<Service>>,
+        before: Option<&Self>,
+    ) {
         let name: Name = service.key().into();
-        let same = before.and_then(|before| {
-            let was = before.world.service(&service.namespace, &service.name)?;
-            before.services.get(&name).filter(|_| Arc::ptr_eq(was, service)).cloned()
-        });
+        let is_same = services.get(&*name).is_some_and(|was| Arc::ptr_eq(was, service));
+        let same = before.and_then(|before| before.services.get(&name)).filter(|_| is_same).cloned();
         let resource = same.unwrap_or_else(|| Arc::new(Resource::new(&service_message(service), None)));
         self.services.insert(name, resource);
     }
 
-    fn add_workload(&mut self, workload: &Arc<Workload>, fronts: Vec<Arc<Service>>, before: Option<&Self>) {
+    fn add_workload(&mut self, workload: &Arc<Workload>, fronts: Vec<Front>, before: Option<&Self>) {
         let name: Name = workload.key().into();
         let owner = || Some(workload.spiffe_id.clone());
         let was = before.and_then(|before| Some((before, before.compiled.get(&name)?)));
@@ -98,40 +108,41 @@ impl Snapshot {
 
         let same_policy = is_same && before.is_some_and(|before| Arc::ptr_eq(&before.world.policy, &self.world.policy));
         let policy = match was {
-            Some((_, was)) if same_policy => was.policy.clone(),
-            _ => policy_for(&self.world, workload, &fronts),
+            Some((_, was)) if same_policy => Arc::clone(&was.policy),
+            _ => Arc::new(policy_for(&self.world, workload, &fronts)),
         };
         // A policy that decides the same for this workload is not encoded again.
         let unchanged =
             was.is_some_and(|(_, was)| was.policy == policy && was.workload.spiffe_id == workload.spiffe_id);
         let resource = old(|before| &before.policies).filter(|_| unchanged);
-        let resource = resource.unwrap_or_else(|| Arc::new(Resource::new(&v1::Policy::from(&policy), owner())));
+        let resource = resource.unwrap_or_else(|| Arc::new(Resource::new(&v1::Policy::from(&*policy), owner())));
         self.policies.insert(name.clone(), resource);
         self.compiled.insert(name, Compiled { workload: Arc::clone(workload), fronts, policy });
     }
 }
 
 impl Compiled {
-    fn stands_on(&self, workload: &Arc<Workload>, fronts: &[Arc<Service>]) -> bool {
-        let same_fronts =
-            self.fronts.len() == fronts.len() && self.fronts.iter().zip(fronts).all(|(was, is)| Arc::ptr_eq(was, is));
+    fn stands_on(&self, workload: &Arc<Workload>, fronts: &[Front]) -> bool {
+        let same_fronts = self.fronts.len() == fronts.len()
+            && self.fronts.iter().zip(fronts).all(|(was, is)| Arc::ptr_eq(&was.service, &is.service));
         same_fronts && Arc::ptr_eq(&self.workload, workload)
     }
 }
 
-/// The services in front of each workload.
-fn fronts(world: &World) -> BTreeMap<&str, Vec<Arc<Service>>> {
-    let mut fronts: BTreeMap<&str, Vec<Arc<Service>>> = BTreeMap::new();
+/// The services in front of each workload, by the workload's key.
+fn fronts(world: &World) -> BTreeMap<&str, Vec<Front>> {
+    let mut fronts: BTreeMap<&str, Vec<Front>> = BTreeMap::new();
     for service in &world.services {
-        for workload in service.endpoints.iter().map(|endpoint| endpoint.workload.as_str()).collect::<BTreeSet<_>>() {
-            fronts.entry(workload).or_default().push(Arc::clone(service));
+        for endpoint in &service.endpoints {
+            let front = Front { service: Arc::clone(service), ports: endpoint.ports.clone() };
+            fronts.entry(&endpoint.workload).or_default().push(front);
         }
     }
     fronts
 }
 
-fn policy_for(world: &World, workload: &Workload, fronts: &[Arc<Service>]) -> WorkloadPolicy {
-    let full_names: Vec<String> = fronts.iter().map(|service| service.full_name()).collect();
+fn policy_for(world: &World, workload: &Workload, fronts: &[Front]) -> WorkloadPolicy {
+    let full_names: Vec<String> = fronts.iter().map(|front| front.service.full_name()).collect();
     world.policy.for_workload(&alcazar_policy::Workload {
         name: &workload.name,
         namespace: &workload.namespace,
@@ -143,7 +154,7 @@ fn policy_for(world: &World, workload: &Workload, fronts: &[Arc<Service>]) -> Wo
     })
 }
 
-fn workload_message(workload: &Workload, fronts: &[Arc<Service>]) -> v1::Workload {
+fn workload_message(workload: &Workload, fronts: &[Front]) -> v1::Workload {
     let port = |port: &crate::world::Port| v1::WorkloadPort {
         name: port.name.clone(),
         number: port.number.into(),
@@ -157,16 +168,14 @@ fn workload_message(workload: &Workload, fronts: &[Arc<Service>]) -> v1::Workloa
         labels: workload.labels.clone(),
         address: workload.address.to_string(),
         ports: workload.ports.iter().map(port).collect(),
-        services: fronts.iter().map(|service| local_service(service, workload)).collect(),
+        services: fronts.iter().map(local_service).collect(),
     }
 }
 
 /// A service as a workload behind it sees it: the ports that this workload serves.
-fn local_service(service: &Service, workload: &Workload) -> v1::LocalService {
-    let key = workload.key();
-    let endpoint = service.endpoints.iter().find(|endpoint| endpoint.workload == key);
-    let served = endpoint.map_or(&[][..], |endpoint| &endpoint.ports);
-    let ports = service.ports.iter().filter(|port| served.contains(&port.number));
+fn local_service(front: &Front) -> v1::LocalService {
+    let service = &front.service;
+    let ports = service.ports.iter().filter(|port| front.ports.contains(&port.number));
     v1::LocalService {
         hosts: std::iter::once(service.name.clone()).chain(service.hosts()).collect(),
         ports: ports.map(service_port).collect(),

@@ -17,7 +17,7 @@ use alcazar_api::envoy::unpack;
 use alcazar_api::mesh::{POLICY_URL, SERVICE_URL, WORKLOAD_URL, v1};
 use alcazar_control::{Control, Kind, LoadError};
 use alcazar_policy::{Activation, WorkloadPolicy};
-use support::{Authority, Client, Mesh, Stopwatch, config, node, shown, soon, subscription};
+use support::{Authority, Client, Mesh, Stopwatch, config, log, node, shown, soon, subscription};
 use tonic::Code;
 
 const MESH: &str = "\
@@ -127,18 +127,25 @@ async fn a_policy_edit_arrives_at_once_and_touches_nobody_else() {
 
 #[tokio::test]
 async fn a_bad_edit_changes_nothing_and_the_next_good_one_does() {
+    let mut log = log();
     let mut mesh = Mesh::start(MESH, ON).await;
     let mut client = proxy(&mesh, REVIEWS, "shop/reviews-v1").await;
     mesh.world.mark_unchanged();
-    for (file, text) in [
-        ("policies/rbac.yaml", "kind: ServiceRol\n".to_owned()),
-        ("policies/rbac.yaml", ON.replace("'ON'", "ONN")),
-        ("mesh.yaml", MESH.replace("protocol: HTTP", "protocol: GRPC")),
-        ("mesh.yaml", String::new()),
-        ("mesh.yaml", format!("trustDomain: elsewhere\n{MESH}")),
+    for (file, text, complaint) in [
+        ("policies/rbac.yaml", ON.replace("kind:", "kid:"), "policies/rbac.yaml:"),
+        ("mesh.yaml", MESH.replace("protocol: HTTP", "protocol: GRPC"), "`GRPC` is not a protocol"),
+        // The policies are still wrong, and all that is wrong is said.
+        ("mesh.yaml", MESH.replace("9080", "0"), "`0` is not a port number"),
+        ("mesh.yaml", String::new(), "the mesh file is empty"),
+        ("mesh.yaml", format!("trustDomain: elsewhere\n{MESH}"), "policies/rbac.yaml:"),
+        ("policies/rbac.yaml", ON.to_owned(), "cannot change from `cluster.local` to `elsewhere`"),
     ] {
+        let seen = log.borrow_and_update().len();
         mesh.save(file, &text);
-        tokio::time::sleep(Duration::from_millis(150)).await;
+        let folder = mesh.folder.path().display().to_string();
+        let is_it =
+            |entry: &String| entry.contains("refused an edit") && entry.contains(&folder) && entry.contains(complaint);
+        soon(complaint, log.wait_for(|log| log.iter().skip(seen).any(is_it))).await.unwrap();
     }
     assert!(!mesh.world.has_changed().unwrap());
     mesh.save("mesh.yaml", MESH);

@@ -10,7 +10,8 @@
 use std::time::Duration;
 
 use alcazar_control::{AddressBook, Addresses, Protocol, World};
-use alcazar_yaml::SourceFile;
+use alcazar_yaml::{SourceFile, Style, render_all};
+use proptest::prelude::*;
 
 fn build(text: &str) -> World {
     build_with(text, &mut AddressBook::default())
@@ -172,4 +173,22 @@ fn chosen_addresses_are_the_same_the_next_time() {
 #[test]
 fn protocols_print_as_they_are_written() {
     assert_eq!([Protocol::Http, Protocol::Tcp].map(|protocol| protocol.to_string()), ["HTTP", "TCP"]);
+}
+
+proptest! {
+    #[test]
+    fn any_edit_of_the_example_is_understood_or_shown(
+        edits in prop::collection::vec((0..EXAMPLE.len(), 0..30_usize, "[a-z0-9:{}\\[\\], \n-]{0,6}"), 1..4),
+    ) {
+        let mut text = EXAMPLE.to_owned();
+        for (at, length, new) in edits {
+            let at = at.min(text.len());
+            text.replace_range(at..(at + length).min(text.len()), &new);
+        }
+        let file = SourceFile::new("mesh.yaml", text);
+        if let Err(errors) = World::build(&file, &[], Addresses::Stated) {
+            prop_assert!(!errors.is_empty());
+            prop_assert!(render_all(&errors, Style::Plain).contains("mesh.yaml"));
+        }
+    }
 }

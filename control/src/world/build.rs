@@ -7,7 +7,7 @@ use std::sync::Arc;
 use alcazar_policy::{Policy, Settings};
 use alcazar_yaml::{SourceFile, YamlError, YamlErrors};
 
-use super::{Endpoint, Service, Workload, World};
+use super::{Endpoint, Service, Workload, World, by_key};
 use crate::addresses::{AddressBook, Role};
 use crate::mesh::{self, Bound, Mesh, Stated};
 
@@ -56,9 +56,10 @@ pub(crate) fn join(
         return Err(error.into());
     }
     let workloads = workloads(&mesh, addresses, previous)?;
+    let before = previous.map(|world| by_key(&world.services, Service::key)).unwrap_or_default();
     let services = mesh.services.iter().map(|bound| {
         let service = service(bound, &workloads);
-        let before = previous.and_then(|world| world.service(&service.namespace, &service.name));
+        let before = before.get(&service.key()).copied();
         share(service, before)
     });
     Ok(World {
@@ -83,12 +84,13 @@ fn workloads(
         let present: BTreeSet<String> = mesh.workloads.iter().map(Stated::key).collect();
         book.prepare(&present, &taken);
     }
+    let before = previous.map(|world| by_key(&world.workloads, Workload::key)).unwrap_or_default();
     let mut workloads = Vec::new();
     for (index, stated) in mesh.workloads.iter().enumerate() {
         match place(&mesh.file, stated, &mut addresses, &taken) {
             Ok((inbound, outbound)) => {
                 let workload = workload(stated, inbound, outbound, mesh, index);
-                let before = previous.and_then(|world| world.workload(&workload.namespace, &workload.name));
+                let before = before.get(&stated.key()).copied();
                 workloads.push(share(workload, before));
             }
             Err(error) => errors.push(error),

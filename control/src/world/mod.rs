@@ -198,5 +198,10 @@ pub(crate) fn host_names(name: &str, namespace: &str) -> [String; 3] {
     [format!("{name}.{namespace}"), format!("{name}.{namespace}.svc"), format!("{name}.{namespace}.svc.{DNS_DOMAIN}")]
 }
 
+/// An index of many, for those who look many up.
+pub(crate) fn by_key<T>(items: &[Arc<T>], key: impl Fn(&T) -> String) -> BTreeMap<String, &Arc<T>> {
+    items.iter().map(|item| (key(item), item)).collect()
+}
+
 /// The DNS domain of services, as in Kubernetes; it is no trust domain.
 const DNS_DOMAIN: &str = "cluster.local";

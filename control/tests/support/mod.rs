@@ -1,9 +1,10 @@
 //! A control plane with real files, a real socket for its identity, and clients over real mutual TLS.
 
 use std::fs;
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use alcazar_api::envoy::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
@@ -31,6 +32,32 @@ use tonic::transport::Channel;
 use tonic::{Request, Response, Streaming};
 
 pub(crate) const CONTROL: &str = "spiffe://cluster.local/ns/alcazar-system/sa/alcazar-control";
+
+/// What was logged in this process, one entry an event.
+pub(crate) fn log() -> watch::Receiver<Vec<String>> {
+    static LOG: LazyLock<Arc<watch::Sender<Vec<String>>>> = LazyLock::new(|| {
+        let log = Arc::new(watch::Sender::new(Vec::new()));
+        let entries = Arc::clone(&log);
+        let writer = move || Entry(Arc::clone(&entries));
+        tracing_subscriber::fmt().with_ansi(false).with_writer(writer).init();
+        log
+    });
+    LOG.subscribe()
+}
+
+/// Each event is written in one piece.
+struct Entry(Arc<watch::Sender<Vec<String>>>);
+
+impl io::Write for Entry {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.send_modify(|log| log.push(String::from_utf8_lossy(bytes).into_owned()));
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
 
 /// Waits for something that must come.
 pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
