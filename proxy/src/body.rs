@@ -1,5 +1,6 @@
 //! Bodies on their way through: streamed frame by frame, never gathered.
 
+use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -29,7 +30,11 @@ enum Source {
 struct Guards {
     in_flight: Option<InFlight>,
     lease: Option<Lease>,
+    forbidden: Option<Forbidden>,
 }
+
+/// Completes when the body may no longer pass.
+pub(crate) type Forbidden = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl Body {
     pub(crate) fn empty() -> Self {
@@ -59,8 +64,15 @@ impl Body {
         self
     }
 
+    /// Breaks off when it may no longer pass.
+    pub(crate) fn until(mut self, forbidden: Forbidden) -> Self {
+        self.guards.forbidden = Some(forbidden);
+        self
+    }
+
     fn ended(&mut self) {
         self.guards.in_flight = None;
+        self.guards.forbidden = None;
         if let Some(lease) = self.guards.lease.take() {
             lease.give_back();
         }
@@ -90,6 +102,12 @@ impl http_body::Body for Body {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(forbidden) = &mut self.guards.forbidden
+            && forbidden.as_mut().poll(cx).is_ready()
+        {
+            self.guards = Guards::default();
+            return Poll::Ready(Some(Err(BodyError::Forbidden)));
+        }
         let polled = match &mut self.source {
             Source::Empty => Poll::Ready(None),
             Source::Full(bytes) => {
@@ -139,6 +157,9 @@ pub(crate) enum BodyError {
     /// On an HTTP/2 stream.
     #[error("the body broke off")]
     H2(#[source] ::h2::Error),
+    /// A new policy forbids what an old one allowed.
+    #[error("a new policy forbids it")]
+    Forbidden,
 }
 
 /// What a frame carries.

@@ -100,7 +100,7 @@ pub enum DataPlaneError {
 }
 
 /// Something that no other process has; not a secret.
-fn random() -> u64 {
+pub(crate) fn random() -> u64 {
     let mut bytes = [0; 8];
     if SystemRandom::new().fill(&mut bytes).is_err() {
         tracing::warn!("the system gives no randomness; decision ids may repeat those of another process");

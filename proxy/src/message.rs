@@ -59,7 +59,7 @@ pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
 /// # Errors
 /// When the parts do not make one.
 pub(crate) fn absolute(authority: &str, path: PathAndQuery) -> Result<Uri, http::Error> {
-    Ok(Uri::builder().scheme(Scheme::HTTP).authority(authority).path_and_query(path).build()?)
+    Uri::builder().scheme(Scheme::HTTP).authority(authority).path_and_query(path).build()
 }
 
 /// The target's path and query; `/` when it has none.

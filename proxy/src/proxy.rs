@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use crate::ads::{Ads, State, Status};
 use crate::config::Config;
-use crate::dataplane::{DataPlane, DataPlaneError};
+use crate::dataplane::{DataPlane, DataPlaneError, random};
 use crate::listen::{Addresses, ListenError};
 use crate::mesh::Snapshot;
 use crate::plane::Sources;
@@ -83,7 +83,7 @@ impl Proxy {
         let identity = control_identity(&self.config, &credentials.borrow())?;
         let connector = Connector::new(credentials.clone(), grpc::ALPN, clock::system());
         let channel = grpc::channel(self.control, connector, Expected::id(identity));
-        let (ads, mut snapshots) = Ads::new(channel, State::new(self.config.workload.clone()), self.status);
+        let (ads, mut snapshots) = Ads::new(channel, State::new(self.config.workload.clone()), self.status, random());
         shutdown.spawn("control plane", ads.run(shutdown.clone()));
         let snapshots: watch::Receiver<Arc<Snapshot>> = tokio::select! {
             snapshots = snapshots.recv() => match snapshots {

@@ -20,6 +20,8 @@ pub(crate) struct Ads {
     state: State,
     publish: Publish,
     status: watch::Sender<Status>,
+    /// Stretches pauses, so that a control plane that comes back is not met by all proxies at once.
+    spread: f64,
 }
 
 /// How the control plane is followed.
@@ -40,14 +42,16 @@ enum Publish {
 }
 
 impl Ads {
-    /// The receiver gets, once, the watch of snapshots, when there is a first one.
+    /// The receiver gets, once, the watch of snapshots, when there is a first one. `chance` is any number.
     pub(crate) fn new(
         channel: Channel,
         state: State,
         status: watch::Sender<Status>,
+        chance: u64,
     ) -> (Self, mpsc::Receiver<watch::Receiver<Arc<Snapshot>>>) {
         let (first, firsts) = mpsc::channel(1);
-        (Self { channel, state, publish: Publish::First(first), status }, firsts)
+        let spread = 0.75 + (chance % 1000) as f64 / 2000.0;
+        (Self { channel, state, publish: Publish::First(first), status, spread }, firsts)
     }
 
     /// Follows the control plane until the shutdown. While it is away, what is known stays.
@@ -69,7 +73,7 @@ impl Ads {
                 status.last_error = Some(error);
             });
             tokio::select! {
-                () = tokio::time::sleep(pause) => {}
+                () = tokio::time::sleep(pause.mul_f64(self.spread)) => {}
                 () = shutdown.cancelled() => return,
             }
             pause = (pause * 2).min(LAST_PAUSE);

@@ -43,7 +43,7 @@ impl Channel {
         if let Some(pings) = &mut pings {
             tokio::select! {
                 ended = &mut connection => return Err(ended.err().unwrap_or(Reason::NO_ERROR.into())),
-                pong = pings.ping(Ping::opaque()) => drop(pong?),
+                pong = pings.ping(Ping::opaque()) => { pong?; }
             }
         }
         let driver = drive(connection, pings, life, leaving.clone());

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use http::request::Parts;
 use http::{Response, StatusCode};
 
-use super::Inbound;
 use super::guard::{Asked, relay_while_allowed};
+use super::{Inbound, Refused};
 use crate::authority::Authority;
 use crate::body::Body;
 use crate::io;
@@ -29,14 +29,14 @@ impl Inbound {
         };
         let (number, port) = match snapshot.workload.tunnel(&authority) {
             Ok(found) => found,
-            Err(why) => return why.into(),
+            Err(why) => return Refused::from(why).into(),
         };
         match port {
             Port { protocol: Protocol::Http, .. } => self.tunnelled_http(number),
             Port { protocol: Protocol::Tcp, .. } => {
                 let asked = Asked::tcp(self.peer.clone(), number);
                 if let Err(denied) = asked.decide(&snapshot, &self.plane) {
-                    return Reply::denied(&denied.id);
+                    return Refused::Denied(denied).into();
                 }
                 let address = snapshot.workload.socket(number);
                 let app = match io::connect(address).await {

@@ -9,8 +9,8 @@ use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
-use super::Inbound;
-use super::guard::{Asked, AskedHttp, relay_while_allowed, request};
+use super::guard::{Asked, AskedHttp, relay_while_allowed, request, until_forbidden};
+use super::{Inbound, Refused};
 use crate::authority::Authority;
 use crate::body::Body;
 use crate::h1::AskError;
@@ -30,7 +30,7 @@ impl Inbound {
         let upgrade = message::take_upgrade(&mut head);
         let target = match self.target(&snapshot, &head) {
             Ok(target) => target,
-            Err(reply) => return reply,
+            Err(why) => return why.into(),
         };
         let path = message::path_and_query(&head.uri);
         let path = match NormalizedPath::parse(path.as_str(), EncodedSlash::default()) {
@@ -45,8 +45,8 @@ impl Inbound {
         if let Some(host) = &target.host {
             head.headers.insert(HOST, host.clone());
         }
-        if let Err(reply) = self.decide(&snapshot, &head, &target, &path) {
-            return reply;
+        if let Err(why) = self.decide(&snapshot, &head, &target, &path) {
+            return why.into();
         }
         head.headers.insert(FORWARDED_CLIENT_CERT, self.peer.forwarded.clone());
 
@@ -59,22 +59,20 @@ impl Inbound {
             if h2 {
                 return BadRequest::UpgradeOverH2.into();
             }
-            let http = AskedHttp {
-                host: target.host.as_ref().and_then(|host| host.to_str().ok()).map(str::to_owned),
-                path: path.as_str().to_owned(),
-                method: head.method.to_string(),
-                headers: head.headers.clone(),
-            };
-            let asked = Asked::http(self.peer.clone(), target.number, http);
+            let asked = self.asked(&target, &head, &path);
             head.uri = Uri::from(forwarded);
             return self.upgrade(&snapshot, head, token, asked, snapshots, client_speaks).await;
         }
         let address = snapshot.workload.socket(target.number);
         let response = if h2 {
-            match to_h2(&mut head, &target, forwarded) {
-                Ok(()) => self.plane.ask_h2(address, Request::from_parts(head, body)).await,
-                Err(error) => return BadRequest::Target(error).into(),
+            // gRPC streams last: a new policy ends them.
+            let asked = self.asked(&target, &head, &path);
+            if let Err(error) = to_h2(&mut head, &target, forwarded) {
+                return BadRequest::Target(error).into();
             }
+            let forbidden = until_forbidden(asked, snapshots, self.plane.clone());
+            let response = self.plane.ask_h2(address, Request::from_parts(head, body)).await;
+            response.map(|response| response.map(|body| body.until(Box::pin(forbidden))))
         } else {
             to_h1(&mut head, forwarded);
             self.plane.ask(address, Request::from_parts(head, body)).await
@@ -89,7 +87,7 @@ impl Inbound {
     }
 
     /// Which of the application's ports a request is for, and the `Host` that the application gets.
-    fn target(&self, snapshot: &Snapshot, head: &Parts) -> Result<Target, Reply> {
+    fn target(&self, snapshot: &Snapshot, head: &Parts) -> Result<Target, Refused> {
         let written = message::authority(head)?;
         let authority = written.map(Authority::parse).transpose().map_err(BadRequest::from)?;
         let host = written.map(HeaderValue::from_str).transpose().map_err(|_| BadRequest::Host)?;
@@ -103,8 +101,7 @@ impl Inbound {
             (None, None) => return Err(BadRequest::NoHost.into()),
         };
         if port.protocol == Protocol::Tcp {
-            let line = format!("port {number} does not speak HTTP; use CONNECT");
-            return Err(Reply::text(StatusCode::MISDIRECTED_REQUEST, line));
+            return Err(Refused::NotHttp(number));
         }
         Ok(Target { number, port, host })
     }
@@ -115,7 +112,7 @@ impl Inbound {
         head: &Parts,
         target: &Target,
         path: &NormalizedPath<'_>,
-    ) -> Result<(), Reply> {
+    ) -> Result<(), Refused> {
         let host = target.host.as_ref().and_then(|host| host.to_str().ok()).map(Authority::parse);
         let host = host.transpose().map_err(BadRequest::from)?;
         let http = Http {
@@ -126,7 +123,18 @@ impl Inbound {
         };
         let asked = request(&self.peer, snapshot.workload.socket(target.number), Spoken::Http(http));
         let decided = self.plane.decisions.decide(snapshot, &asked, (self.plane.clock)());
-        decided.map_err(|denied| Reply::denied(&denied.id))
+        decided.map_err(Refused::Denied)
+    }
+
+    /// What is asked for, to be decided again when the policy changes.
+    fn asked(&self, target: &Target, head: &Parts, path: &NormalizedPath<'_>) -> Asked {
+        let http = AskedHttp {
+            host: target.host.as_ref().and_then(|host| host.to_str().ok()).map(str::to_owned),
+            path: path.as_str().to_owned(),
+            method: head.method.to_string(),
+            headers: head.headers.clone(),
+        };
+        Asked::http(self.peer.clone(), target.number, http)
     }
 
     /// Asks the application to change the protocol; if it does, the streams are joined.

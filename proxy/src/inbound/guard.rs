@@ -89,10 +89,20 @@ pub(super) async fn relay_while_allowed(
         None => {
             a.abort();
             b.abort();
-            let (source, port) = (asked.peer.id(), asked.port);
-            tracing::info!(target: "alcazar::decision", %source, port, "a connection was closed: a new policy forbids it");
+            tell_closed(&asked);
         }
     }
+}
+
+/// Completes when a new policy forbids what was allowed by the snapshot that `snapshots` has seen.
+pub(super) async fn until_forbidden(asked: Asked, mut snapshots: watch::Receiver<Arc<Snapshot>>, plane: Arc<Plane>) {
+    while !forbidden(&asked, &mut snapshots, &plane).await {}
+    tell_closed(&asked);
+}
+
+fn tell_closed(asked: &Asked) {
+    let (source, port) = (asked.peer.id(), asked.port);
+    tracing::info!(target: "alcazar::decision", %source, port, "a connection was closed: a new policy forbids it");
 }
 
 /// Waits for the next snapshot and decides by it.

@@ -17,6 +17,7 @@ pub(crate) use accept::accept;
 pub(crate) use forward::switching;
 
 use crate::body::Body;
+use crate::decision::Denied;
 use crate::mesh::Misdirected;
 use crate::message::{BadRequest, is_tunnel};
 use crate::plane::Plane;
@@ -60,8 +61,27 @@ impl Service for Inbound {
     }
 }
 
-impl From<Misdirected> for Reply {
-    fn from(why: Misdirected) -> Self {
-        Self::text(StatusCode::MISDIRECTED_REQUEST, why.to_string())
+/// Why a request is not forwarded.
+#[derive(Debug, thiserror::Error)]
+enum Refused {
+    #[error(transparent)]
+    Bad(#[from] BadRequest),
+    #[error(transparent)]
+    Misdirected(#[from] Misdirected),
+    #[error("port {0} does not speak HTTP; use CONNECT")]
+    NotHttp(u16),
+    #[error("policy denies it, decision {}", .0.id)]
+    Denied(Denied),
+}
+
+impl From<Refused> for Reply {
+    fn from(why: Refused) -> Self {
+        match why {
+            Refused::Bad(why) => why.into(),
+            Refused::Denied(denied) => Self::denied(&denied.id),
+            Refused::Misdirected(_) | Refused::NotHttp(_) => {
+                Self::text(StatusCode::MISDIRECTED_REQUEST, why.to_string())
+            }
+        }
     }
 }

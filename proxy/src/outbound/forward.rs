@@ -13,7 +13,7 @@ use crate::body::Body;
 use crate::h2::H2Stream;
 use crate::hop;
 use crate::inbound::switching;
-use crate::mesh::{Protocol, Route};
+use crate::mesh::{Protocol, Route, Unknown};
 use crate::message::{self, BadRequest};
 use crate::relay::relay;
 use crate::reply::Reply;
@@ -25,7 +25,8 @@ impl Outbound {
         let upgrade = message::take_upgrade(&mut head);
         let (written, route) = match self.route(&head) {
             Ok(found) => found,
-            Err(reply) => return reply,
+            Err(Unrouted::Bad(why)) => return why.into(),
+            Err(Unrouted::Unknown(what, why)) => return self.failed(StatusCode::BAD_GATEWAY, &what, why),
         };
         let Some(port) = route.port() else {
             return self.failed(StatusCode::BAD_GATEWAY, &written, "the service has no such port");
@@ -54,14 +55,14 @@ impl Outbound {
     }
 
     /// The service that a request is for, and its authority as the other proxy gets it.
-    fn route(&self, head: &Parts) -> Result<(String, Route), Reply> {
+    fn route(&self, head: &Parts) -> Result<(String, Route), Unrouted> {
         if let Some(scheme) = head.uri.scheme_str().filter(|scheme| *scheme != "http") {
             return Err(BadRequest::Scheme(scheme.to_owned()).into());
         }
         let written = message::authority(head)?.ok_or(BadRequest::NoHost)?;
         let authority = Authority::parse(written).map_err(BadRequest::from)?;
         let route = self.plane.snapshot().services.route(&authority, self.tunnel);
-        let route = route.map_err(|why| self.failed(StatusCode::BAD_GATEWAY, written, why))?;
+        let route = route.map_err(|why| Unrouted::Unknown(written.to_owned(), why))?;
         let written = match (authority.port(), self.tunnel) {
             // The tunnel named the port; to the other proxy there is no tunnel.
             (None, Some(port)) => format!("{}:{port}", authority.host()),
@@ -118,4 +119,13 @@ impl Outbound {
         tracing::warn!(service = written, error = %chain(error), "a request got no response from the mesh");
         self.failed(status, written, error)
     }
+}
+
+/// Why a request leads nowhere.
+#[derive(Debug, thiserror::Error)]
+enum Unrouted {
+    #[error(transparent)]
+    Bad(#[from] BadRequest),
+    #[error("{0}: {1}")]
+    Unknown(String, #[source] Unknown),
 }

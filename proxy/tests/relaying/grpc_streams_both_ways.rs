@@ -74,7 +74,8 @@ async fn converse(sender: h2::client::SendRequest<Bytes>) {
 async fn messages_and_trailers_pass_as_they_come() {
     let app = App::start(&[]).await;
     let grpc = grpc_app().await;
-    let wanted = Wanted { grpc: Some(grpc), policy: policy::allow(FRONTEND, "/shop.Reviews/*"), ..Wanted::new(app.address) };
+    let wanted =
+        Wanted { grpc: Some(grpc), policy: policy::allow(FRONTEND, "/shop.Reviews/*"), ..Wanted::new(app.address) };
     let mesh = Mesh::start(&wanted);
     // With prior knowledge, and through a tunnel as gRPC's own http_proxy does.
     converse(client::h2(TcpStream::connect(mesh.outbound()).await.unwrap()).await).await;
@@ -84,5 +85,28 @@ async fn messages_and_trailers_pass_as_they_come() {
     let sender = client::h2(TcpStream::connect(mesh.outbound()).await.unwrap()).await;
     assert_eq!(client::h2_get(&sender, denied.body(()).unwrap()).await.0, 403);
     drop(sender);
+    mesh.stop().await;
+}
+
+#[tokio::test]
+async fn a_stream_that_a_new_policy_forbids_is_reset() {
+    let app = App::start(&[]).await;
+    let grpc = grpc_app().await;
+    let wanted = Wanted { grpc: Some(grpc), policy: policy::allow_all(FRONTEND), ..Wanted::new(app.address) };
+    let mesh = Mesh::start(&wanted);
+    let mut sender = client::h2(TcpStream::connect(mesh.outbound()).await.unwrap()).await.ready().await.unwrap();
+    let request = Request::post("http://reviews.shop:9000/shop.Reviews/Follow")
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(())
+        .unwrap();
+    let (response, mut send) = sender.send_request(request, false).unwrap();
+    let mut body = response.await.unwrap().into_body();
+    mesh.reviews.enforce(policy::allow(FRONTEND, "/shop.Reviews/*"));
+    send.send_data(Bytes::from("still allowed"), false).unwrap();
+    assert!(tokio::time::timeout(SOON, body.data()).await.unwrap().unwrap().is_ok());
+    mesh.reviews.enforce(policy::allow(FRONTEND, "/other"));
+    assert!(tokio::time::timeout(SOON, body.data()).await.unwrap().unwrap().is_err());
+    drop((sender, send, body));
     mesh.stop().await;
 }

@@ -13,7 +13,7 @@ mod common;
 
 mod bodies_are_streamed_with_bounded_memory;
 mod changes_take_effect_without_loss;
-
+mod control_plane_is_followed;
 mod grpc_streams_both_ways;
 mod mesh_port_takes_only_the_mesh;
 mod requests_are_decided_and_forwarded;

@@ -95,8 +95,7 @@ async fn hbone_has_tunnels_alone_and_a_tunnel_to_an_http_port_is_decided_per_req
 async fn a_request_for_somebody_else_is_misdirected() {
     let app = App::start(&[]).await;
     let mesh = Mesh::start(&Wanted::new(app.address));
-    let connected =
-        client::mesh(mesh.reviews.addresses.inbound, mesh.ca.credentials(FRONTEND), &[b"alcazar/h2"]).await;
+    let connected = client::mesh(mesh.reviews.addresses.inbound, mesh.ca.credentials(FRONTEND), &[b"alcazar/h2"]).await;
     let sender = client::h2(connected.stream).await;
     for (authority, status) in [
         ("reviews.shop", 200),

@@ -6,19 +6,23 @@ use crate::common::{FRONTEND, Mesh, REVIEWS, Wanted, policy};
 
 #[tokio::test]
 async fn an_allowed_request_reaches_the_application_with_the_callers_identity() {
-    let app = App::start(&[("x-app", "1"), ("connection", "x-hop"), ("x-hop", "1"), ("x-alcazar-decision", "forged")]).await;
+    let app =
+        App::start(&[("x-app", "1"), ("connection", "x-hop"), ("x-hop", "1"), ("x-alcazar-decision", "forged")]).await;
     let mesh = Mesh::start(&Wanted::new(app.address));
     let mut client = Client::new(mesh.outbound()).await;
-    let request = get("http://reviews.shop/a/./b/../c%7e?q=1", &[
-        ("x-mine", "kept"),
-        ("connection", "keep-alive, x-secret-hop"),
-        ("x-secret-hop", "gone"),
-        ("proxy-connection", "keep-alive"),
-        ("keep-alive", "timeout=5"),
-        ("te", "gzip"),
-        ("proxy-authorization", "Basic eA=="),
-        ("x-forwarded-client-cert", "By=spiffe://td/ns/evil/sa/evil;URI=spiffe://td/ns/admin/sa/admin"),
-    ]);
+    let request = get(
+        "http://reviews.shop/a/./b/../c%7e?q=1",
+        &[
+            ("x-mine", "kept"),
+            ("connection", "keep-alive, x-secret-hop"),
+            ("x-secret-hop", "gone"),
+            ("proxy-connection", "keep-alive"),
+            ("keep-alive", "timeout=5"),
+            ("te", "gzip"),
+            ("proxy-authorization", "Basic eA=="),
+            ("x-forwarded-client-cert", "By=spiffe://td/ns/evil/sa/evil;URI=spiffe://td/ns/admin/sa/admin"),
+        ],
+    );
     let response = client.send(request).await;
     assert_eq!((response.status().as_u16(), &response.body()[..]), (200, &b"hello"[..]));
     assert_eq!(response.headers()["x-app"], "1");
@@ -89,8 +93,16 @@ async fn the_mesh_is_closed() {
         ("http://reviews.shop/", 200, "hello"),
         ("http://reviews/", 200, "hello"),
         ("http://REVIEWS.shop.svc.td.:80/", 200, "hello"),
-        ("http://reviews.shop:81/", 502, "outbound proxy of shop/frontend-v1: reviews.shop:81: the service reviews.shop has no port 81\n"),
-        ("http://example.com/", 502, "outbound proxy of shop/frontend-v1: example.com: the mesh has no service \"example.com\"\n"),
+        (
+            "http://reviews.shop:81/",
+            502,
+            "outbound proxy of shop/frontend-v1: reviews.shop:81: the service reviews.shop has no port 81\n",
+        ),
+        (
+            "http://example.com/",
+            502,
+            "outbound proxy of shop/frontend-v1: example.com: the mesh has no service \"example.com\"\n",
+        ),
         (&format!("http://{}/", elsewhere.address), 502, "the mesh has no service"),
         ("https://reviews.shop/", 400, "the scheme \"https\" is not served; use http\n"),
         ("http://me@reviews.shop/", 400, "the authority contains user information"),
@@ -157,6 +169,52 @@ async fn an_application_that_is_away_is_named() {
     let response = Client::new(mesh.outbound()).await.get("http://reviews.shop/").await;
     assert_eq!(response.status(), 503);
     let body = String::from_utf8(response.body().to_vec()).unwrap();
-    assert!(body.starts_with("inbound proxy of shop/reviews-v1: the application does not accept connections"), "{body}");
+    assert!(
+        body.starts_with("inbound proxy of shop/reviews-v1: the application does not accept connections"),
+        "{body}"
+    );
+    mesh.stop().await;
+}
+
+#[tokio::test]
+async fn responses_without_a_body_and_expectations_pass() {
+    let app = crate::common::app::tcp(async |mut stream: tokio::net::TcpStream| {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        loop {
+            let head = client::read_head(&mut stream).await;
+            let answer: &[u8] = match head.split(' ').next().unwrap() {
+                "HEAD" => b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n",
+                "DELETE" => b"HTTP/1.1 204 No Content\r\n\r\n",
+                "GET" => b"HTTP/1.1 304 Not Modified\r\nContent-Length: 1000\r\nETag: \"x\"\r\n\r\n",
+                "PUT" => {
+                    let mut body = [0; 4];
+                    stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await.unwrap();
+                    stream.read_exact(&mut body).await.unwrap();
+                    assert_eq!(&body, b"body");
+                    b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n"
+                }
+                other => panic!("{other}"),
+            };
+            stream.write_all(answer).await.unwrap();
+        }
+    })
+    .await;
+    let mesh = Mesh::start(&Wanted::new(app));
+    let mut client = Client::new(mesh.outbound()).await;
+    for (method, status) in [("HEAD", 200), ("DELETE", 204), ("GET", 304), ("HEAD", 200)] {
+        let mut request = get("http://reviews.shop/", &[]);
+        *request.method_mut() = method.parse().unwrap();
+        let response = client.send(request).await;
+        assert_eq!((response.status().as_u16(), response.body().len()), (status, 0), "{method}");
+        if method == "HEAD" {
+            assert_eq!(response.headers()["content-length"], "1000");
+        }
+    }
+    let mut stream = tokio::net::TcpStream::connect(mesh.outbound()).await.unwrap();
+    let head = "PUT http://reviews.shop/ HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 4\r\nConnection: close\r\n\r\n";
+    tokio::io::AsyncWriteExt::write_all(&mut stream, head.as_bytes()).await.unwrap();
+    assert!(client::read_head(&mut stream).await.starts_with("HTTP/1.1 100 "));
+    let answer = client::raw_over(&mut stream, b"body").await;
+    assert!(answer.starts_with("HTTP/1.1 201 "), "{answer}");
     mesh.stop().await;
 }

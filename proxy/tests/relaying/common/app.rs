@@ -62,7 +62,8 @@ impl App {
                     }
                 });
                 tokio::spawn(async move {
-                    let serving = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer);
+                    let serving =
+                        hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer);
                     drop(serving.await);
                 });
             }

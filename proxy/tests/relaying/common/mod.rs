@@ -90,10 +90,7 @@ impl Wanted {
             spiffe_id: REVIEWS.to_owned(),
             address: "127.0.0.1".to_owned(),
             ports: self.ports().iter().map(port).collect(),
-            services: vec![v1::LocalService {
-                hosts: hosts.map(str::to_owned).to_vec(),
-                ports: self.service_ports(),
-            }],
+            services: vec![v1::LocalService { hosts: hosts.map(str::to_owned).to_vec(), ports: self.service_ports() }],
             ..v1::Workload::default()
         }
     }
@@ -126,7 +123,12 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    pub(crate) fn start(data_plane: DataPlane, credentials: Credentials, snapshot: Snapshot, log: Option<PathBuf>) -> Self {
+    pub(crate) fn start(
+        data_plane: DataPlane,
+        credentials: Credentials,
+        snapshot: Snapshot,
+        log: Option<PathBuf>,
+    ) -> Self {
         let addresses = data_plane.addresses().clone();
         let (credentials, live) = watch::channel(Arc::new(credentials));
         let (snapshots, snapshots_live) = watch::channel(Arc::new(snapshot));
