@@ -19,8 +19,8 @@ fn bad_mesh_starts_nothing() {
     let workload = "- name: reviews\n  namespace: shop\n  serviceAccount: reviews\n  address: 127.0.0.1\n";
     for (mesh, says) in [
         (format!("workloads:\n{workload}  prots: []\n"), ["mesh.yaml:6:3", "`ports`"]),
-        (format!("workloads:\n{workload}  ports: [{{name: http, number: 9080, protocol: HTTP2}}]\n"), ["mesh.yaml:6:50", "HTTP"]),
-        (format!("workloads:\n{workload}  ports: [{{name: http, number: 99999, protocol: HTTP}}]\n"), ["mesh.yaml:6:33", "65535"]),
+        (format!("workloads:\n{workload}  ports: [{{name: http, number: 9080, protocol: HTTP2}}]\n"), ["mesh.yaml:6:48", "HTTP"]),
+        (format!("workloads:\n{workload}  ports: [{{name: http, number: 99999, protocol: HTTP}}]\n"), ["mesh.yaml:6:32", "65535"]),
         ("workload: []\n".to_owned(), ["mesh.yaml:1:1", "`workloads`"]),
         ("workloads: [\n".to_owned(), ["mesh.yaml:", ""]),
     ] {

@@ -7,9 +7,13 @@
     reason = "a test stops at the first surprise"
 )]
 
+use std::sync::Mutex;
 use std::time::Duration;
 
 use alcazar_testkit::{DEADLINE, HttpOrigin, Mesh, Process, binary, curl, until};
+
+/// While one mesh is down between two runs, another would choose its ports.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 fn mesh(port: u16) -> String {
     format!(
@@ -29,6 +33,7 @@ fn mesh(port: u16) -> String {
 
 #[test]
 fn kill_nine_and_restart_keep_the_root() {
+    let _alone = ONE_AT_A_TIME.lock();
     let origin = HttpOrigin::start("reviews").unwrap();
     let url = format!("http://reviews.shop:{}/", origin.port());
     let mut mesh = Mesh::of(&mesh(origin.port()), &[]).unwrap();
@@ -56,6 +61,7 @@ fn kill_nine_and_restart_keep_the_root() {
 
 #[test]
 fn a_kill_during_the_first_start_does_no_harm() {
+    let _alone = ONE_AT_A_TIME.lock();
     let home = tempfile::tempdir().unwrap();
     let data = home.path().join("data");
     let up = || {

@@ -3,8 +3,8 @@
 //! A `tracing` layer picks the events whose target starts with `alcazar::` and says each in a line:
 //!
 //! ```text
-//! 15:04:05Z rotated  shop.reviews-v1: 5be0a11c42d7 -> 9c1b70f3a2e4, until 15:05:35Z
-//! 15:04:09Z denied   cluster.local/ns/reports/sa/nightly GET reviews.shop/ratings at shop/reviews-v1: denied: ...
+//! 15:04:05Z rotated  shop.reviews-v1: 5be0a11c42d7 -> 9c1b70f3a2e4, until 15:05:35Z, next at 15:04:50Z
+//! 15:04:09Z denied   cluster.local/ns/reports/sa/nightly GET reviews.shop/ratings at shop/reviews-v1: no role ...
 //! ```
 
 use std::collections::HashMap;
@@ -22,6 +22,9 @@ use super::words::Words;
 
 /// The targets of the events that are shown.
 pub(crate) const TARGETS: &str = "alcazar::";
+
+/// The CA's side of a rotation, which the node agent tells.
+const ISSUED: &str = "alcazar::issued";
 
 /// How many events of one kind are shown in a second; a flood is counted.
 const SHOWN_PER_SECOND: u32 = 20;
@@ -41,7 +44,10 @@ impl Events {
 
     /// Which events reach it.
     pub(crate) fn filter() -> FilterFn {
-        filter_fn(|metadata| metadata.target().starts_with(TARGETS) && *metadata.level() <= Level::INFO)
+        filter_fn(|metadata| {
+            let target = metadata.target();
+            target.starts_with(TARGETS) && target != ISSUED && *metadata.level() <= Level::INFO
+        })
     }
 }
 
@@ -74,7 +80,6 @@ impl Kind {
     fn of(target: &str, level: Level) -> Self {
         let (word, colour) = match target {
             "alcazar::rotation" => ("rotated", "32"),
-            "alcazar::issued" => ("issued", "32"),
             "alcazar::decision" => ("denied", "33"),
             "alcazar::refused" => ("refused", "33"),
             "alcazar::reload" => ("reload", "36"),

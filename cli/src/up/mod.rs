@@ -16,6 +16,7 @@ mod data_dir;
 mod events;
 mod fleet;
 mod leftovers;
+mod prepare;
 mod sample;
 mod serve_status;
 mod supervise;
@@ -26,12 +27,10 @@ mod workload;
 
 use std::io;
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use alcazar_control::{Control, World};
 use alcazar_node_agent::Agent;
 use alcazar_service::process::{self, Failure};
 use alcazar_service::telemetry::{colour_wanted, filter};
@@ -44,12 +43,12 @@ use tracing_subscriber::filter::{FilterExt, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use self::authority::{Authority, CONTROL};
+use self::authority::Authority;
 use self::console::Console;
-use self::data_dir::DataDir;
 pub(crate) use self::data_dir::Paths;
 use self::events::{Events, TARGETS};
 use self::fleet::Fleet;
+use self::prepare::Prepared;
 use self::supervise::Spawner;
 use self::survey::Survey;
 use self::watch::{Mesh, run_part, while_spawning};
@@ -74,10 +73,12 @@ pub(crate) fn run(args: UpArgs) -> ExitCode {
     };
     follow_events(&console);
     alcazar_mtls::install_default_provider();
-    let theirs = console.clone();
-    let code = process::run("alcazar", PARTS_END, |shutdown, readiness| async move {
-        up(args, started, theirs, shutdown, readiness).await
-    });
+    let code = match Prepared::open(&args) {
+        Ok(prepared) => process::run("alcazar", PARTS_END, |shutdown, readiness| {
+            up(prepared, started, console.clone(), shutdown, readiness)
+        }),
+        Err(error) => error.report(),
+    };
     console.flush();
     code
 }
@@ -97,32 +98,19 @@ fn follow_events(console: &Console) {
 }
 
 async fn up(
-    args: UpArgs,
+    prepared: Prepared,
     started: Instant,
     console: Console,
     shutdown: Shutdown,
     readiness: Readiness,
 ) -> Result<(), Failure> {
     let starting = readiness.register("start");
-    let data = DataDir::open(&args.data.path)?;
+    let Prepared { data, source, control, listener } = prepared;
     let paths = data.paths();
-    for workload in leftovers::end(&paths.commands())? {
-        tracing::warn!(target: "alcazar::supervise", "{workload}: ended what an earlier run had left behind");
-    }
-    let source = Source::of(&args, paths)?;
-
-    let (ca_listener, control_listener) = (loopback().await?, loopback().await?);
-    let control = Control::open(alcazar_control::Config {
-        mesh: source.mesh.clone(),
-        addresses: Some(paths.addresses()),
-        listen: control_listener.local_addr()?,
-        sds_socket: paths.sds_socket(CONTROL)?,
-        admin: None,
-    })
-    .map_err(Failure::refused)?;
     let mut worlds = control.world();
     let world = worlds.borrow_and_update().clone();
-    check_paths(paths, &world)?;
+    let control_listener = TcpListener::from_std(listener)?;
+    let ca_listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
 
     // From here on something runs, and is ended on every way out.
     let parts = Shutdown::new();
@@ -184,32 +172,3 @@ async fn up(
     outcome
 }
 
-/// What is run: the sample, or a mesh of one's own.
-struct Source {
-    mesh: PathBuf,
-    is_sample: bool,
-}
-
-impl Source {
-    fn of(args: &UpArgs, paths: &Paths) -> io::Result<Self> {
-        match &args.mesh {
-            Some(mesh) => Ok(Self { mesh: mesh.clone(), is_sample: false }),
-            None => Ok(Self { mesh: sample::write(&paths.sample())?, is_sample: true }),
-        }
-    }
-
-    /// The folder of the mesh file.
-    fn directory(&self) -> PathBuf {
-        let parent = self.mesh.parent().filter(|parent| !parent.as_os_str().is_empty());
-        parent.unwrap_or(Path::new(".")).to_owned()
-    }
-}
-
-async fn loopback() -> io::Result<TcpListener> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await
-}
-
-/// Sockets that cannot be bound later are refused before anything is started.
-fn check_paths(paths: &Paths, world: &World) -> Result<(), data_dir::SocketPathTooLong> {
-    world.workloads.iter().try_for_each(|workload| paths.sds_socket(&workload.socket_name()).map(drop))
-}

@@ -11,10 +11,10 @@ use alcazar_service::{Readiness, Shutdown, clock};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::Source;
 use super::banner;
 use super::console::Console;
 use super::fleet::Fleet;
+use super::prepare::Source;
 use super::supervise::{Order, Spawner};
 use super::survey::Survey;
 

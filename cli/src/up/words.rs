@@ -34,14 +34,16 @@ impl Words {
             "TCP" => format!("TCP port {}", self.field("port")?),
             method => format!("{method} {}{}", self.field("host").unwrap_or_default(), self.field("path")?),
         };
-        Some(format!("{source}: {asked} at {}/{}: {} [{}]", namespace?, workload?, reason?, id?))
+        // The word stands before the line already.
+        let reason = reason?.strip_prefix("denied: ").unwrap_or(reason?);
+        Some(format!("{source}: {asked} at {}/{}: {reason} [{}]", namespace?, workload?, id?))
     }
 
     fn rotation(&self, now: SystemTime) -> Option<String> {
         let name = self.field("registration").or(self.field("spiffe_id"))?;
         let (before, serial) = (short_serial(self.field("previous_serial")?), short_serial(self.field("serial")?));
         let until = moment(self.field("not_after")?, now);
-        let next = self.field("next_in").map(|next| format!(", next in {next}")).unwrap_or_default();
+        let next = self.field("next_rotation").map(|next| format!(", next at {}", moment(next, now))).unwrap_or_default();
         Some(match before {
             "none" => format!("{name}: first certificate {serial}, until {until}{next}"),
             before => format!("{name}: {before} -> {serial}, until {until}{next}"),
@@ -129,10 +131,10 @@ mod tests {
             ("reason", "denied: no role"),
         ];
         let said = words("a request was denied", &denial).sentence("alcazar::decision", SystemTime::UNIX_EPOCH);
-        assert_eq!(said, "td/ns/reports/sa/nightly: GET reviews.shop/ratings at shop/reviews-v1: denied: no role [8f-1]");
+        assert_eq!(said, "td/ns/reports/sa/nightly: GET reviews.shop/ratings at shop/reviews-v1: no role [8f-1]");
         let tcp = denial.map(|(name, value)| if name == "method" { (name, "TCP") } else { (name, value) });
         let said = words("", &tcp).sentence("alcazar::decision", SystemTime::UNIX_EPOCH);
-        assert_eq!(said, "td/ns/reports/sa/nightly: TCP port 9090 at shop/reviews-v1: denied: no role [8f-1]");
+        assert_eq!(said, "td/ns/reports/sa/nightly: TCP port 9090 at shop/reviews-v1: no role [8f-1]");
         let closed = words("a connection was closed", &[("port", "1")]);
         assert_eq!(closed.sentence("alcazar::decision", SystemTime::UNIX_EPOCH), "a connection was closed  port=1");
     }
@@ -145,13 +147,14 @@ mod tests {
                 ("previous_serial", before),
                 ("serial", "00112233445566778899"),
                 ("not_after", not_after),
+                ("next_rotation", "1970-01-01T00:00:45Z"),
             ];
             words("rotated", &fields).sentence("alcazar::rotation", SystemTime::UNIX_EPOCH)
         };
         let today = rotation("aabbccddeeff00112233", "1970-01-01T00:01:30Z");
-        assert_eq!(today, "shop.reviews-v1: aabbccddeeff -> 001122334455, until 00:01:30Z");
+        assert_eq!(today, "shop.reviews-v1: aabbccddeeff -> 001122334455, until 00:01:30Z, next at 00:00:45Z");
         let first = rotation("none", "1970-01-02T00:00:00Z");
-        assert_eq!(first, "shop.reviews-v1: first certificate 001122334455, until 1970-01-02T00:00:00Z");
+        assert_eq!(first, "shop.reviews-v1: first certificate 001122334455, until 1970-01-02T00:00:00Z, next at 00:00:45Z");
     }
 
     #[test]

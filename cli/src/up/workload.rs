@@ -53,7 +53,7 @@ pub(crate) struct Surroundings {
 /// Why a workload cannot be started.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StartError {
-    #[error("cannot start the proxy of {workload}")]
+    #[error("cannot start the proxy of {workload} (an address that was chosen is chosen anew when addresses.json is removed)")]
     Proxy { workload: String, source: BindError },
     #[error("{address} is in use, and the command of {workload} would listen there (its port `{port}`)")]
     Port { workload: String, port: String, address: SocketAddr, source: io::Error },
