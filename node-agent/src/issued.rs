@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use alcazar_api::ca::v1;
@@ -12,8 +13,7 @@ use crate::schedule::Life;
 /// A certificate that the CA issued, and that was held against what was asked for.
 #[derive(Debug, Clone)]
 pub struct Issued {
-    svid: X509Svid,
-    bundles: TrustBundles,
+    credentials: Arc<Credentials>,
     life: Life,
 }
 
@@ -55,17 +55,17 @@ impl Issued {
         let issued_at = time_of(reply.issued_at).ok_or(ReplyError::Times)?;
         // The certificate itself is what peers look at; the reply's copy of its end is not needed.
         let life = Life::new(issued_at, svid.validity().not_after(), received).ok_or(ReplyError::Times)?;
-        Ok(Self { svid, bundles, life })
+        Ok(Self::restored(svid, bundles, life))
     }
 
     /// The certificate and its key.
     pub fn svid(&self) -> &X509Svid {
-        &self.svid
+        self.credentials.svid()
     }
 
-    /// The bundles that came with it.
+    /// The bundles that came with it, or were said since.
     pub fn bundles(&self) -> &TrustBundles {
-        &self.bundles
+        self.credentials.bundles()
     }
 
     /// How long it is good.
@@ -73,17 +73,17 @@ impl Issued {
         &self.life
     }
 
-    /// What an endpoint needs to be it.
-    pub fn credentials(&self) -> Credentials {
-        Credentials::new(self.svid.clone(), self.bundles.clone())
+    /// What an endpoint needs to be it. Shared: there is one copy of each key.
+    pub fn credentials(&self) -> Arc<Credentials> {
+        self.credentials.clone()
     }
 
     pub(crate) fn restored(svid: X509Svid, bundles: TrustBundles, life: Life) -> Self {
-        Self { svid, bundles, life }
+        Self { credentials: Arc::new(Credentials::new(svid, bundles)), life }
     }
 
     pub(crate) fn believe(&mut self, bundles: TrustBundles) {
-        self.bundles = bundles;
+        self.credentials = Arc::new(Credentials::new(self.svid().clone(), bundles));
     }
 }
 

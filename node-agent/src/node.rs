@@ -107,7 +107,7 @@ impl Node {
                 (Err(error), None) => return Err(error),
             },
         };
-        tracing::info!(spiffe_id = %self.id, reason = chain(&refusal), "this node's certificate does not renew it");
+        tracing::debug!(spiffe_id = %self.id, reason = chain(&refusal), "this node's certificate does not renew it");
         self.by_token(why).await.map_err(|token| match token {
             AttemptError::NoWay(_) => refusal,
             token => AttemptError::Both { certificate: chain(&refusal), token: Box::new(token) },
@@ -116,7 +116,7 @@ impl Node {
 
     async fn by_svid(&mut self) -> Result<String, AttemptError> {
         let current = self.saved.current.as_ref().ok_or(AttemptError::Token(ReadTokenError::Absent))?;
-        let credentials = Arc::new(current.credentials());
+        let credentials = current.credentials();
         let csr = self.request().await?;
         let reply = self.authority.renew(credentials, csr).await?;
         self.take(&reply, Trust::Established).await?;
@@ -128,7 +128,7 @@ impl Node {
             ReadTokenError::Absent => AttemptError::NoWay(why),
             source => AttemptError::Token(source),
         })?;
-        tracing::info!(spiffe_id = %self.id, reason = %why, "attesting this node by its join token");
+        tracing::debug!(spiffe_id = %self.id, reason = %why, "attesting this node by its join token");
         let csr = self.request().await?;
         let reply = self.authority.attest(&token, csr).await?;
         self.take(&reply, Trust::Pinned(token.pin())).await?;
@@ -202,7 +202,7 @@ impl Node {
     fn hand_out(&self) {
         let Some(current) = &self.saved.current else { return };
         self.bundles.send_replace(Some(Arc::new(current.bundles().clone())));
-        self.identity.send_replace(Some(Arc::new(current.credentials())));
+        self.identity.send_replace(Some(current.credentials()));
     }
 
     /// An expired certificate opens no connection.

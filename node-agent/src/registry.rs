@@ -11,7 +11,7 @@ use crate::selector::{Caller, SocketName};
 #[derive(Debug, Clone)]
 pub enum Held {
     /// A certificate that is good, and whom its holder believes.
-    Certificate(Credentials),
+    Certificate(Arc<Credentials>),
     /// No certificate, and why not: none has come yet, or the last one expired.
     Nothing(String),
 }

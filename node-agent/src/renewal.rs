@@ -113,17 +113,21 @@ impl Renewal {
                         Ok(issued) => first |= workloads.issued(served, issued, chance::jitter()),
                         Err(error) => {
                             let reason = chain(&error);
-                            tracing::warn!(target: "alcazar::refused", spiffe_id = %served.registration().spiffe_id(), reason, "no new certificate for a workload; what it has stays in use");
-                            workloads.failed(served, &reason, now, chance::jitter());
+                            // Each reason once, and not at every retry.
+                            if workloads.failed(served, &reason, now, chance::jitter()) {
+                                let spiffe_id = served.registration().spiffe_id();
+                                tracing::warn!(target: "alcazar::refused", %spiffe_id, reason, "no new certificate for a workload; what it has stays in use");
+                            }
                         }
                     }
                 }
             }
             Err(error) => {
                 let reason = chain(&error);
-                tracing::warn!(target: "alcazar::refused", workloads = batch.len(), reason, "no new certificates for workloads; what they have stays in use");
-                for served in &batch {
-                    workloads.failed(served, &reason, now, chance::jitter());
+                let failed = |served| workloads.failed(served, &reason, now, chance::jitter());
+                let new = batch.iter().map(failed).filter(|new| *new).count();
+                if new > 0 {
+                    tracing::warn!(target: "alcazar::refused", workloads = new, reason, "no new certificates for workloads; what they have stays in use");
                 }
             }
         }

@@ -124,17 +124,19 @@ impl Workloads {
         first
     }
 
-    /// No certificate came. What is held stays.
-    pub(crate) fn failed(&mut self, asked: &Arc<Served>, reason: &str, now: SystemTime, jitter: Jitter) {
-        let Some(entry) = self.current(asked) else { return };
+    /// No certificate came. What is held stays. Returns whether the reason is another than at the last attempt.
+    pub(crate) fn failed(&mut self, asked: &Arc<Served>, reason: &str, now: SystemTime, jitter: Jitter) -> bool {
+        let Some(entry) = self.current(asked) else { return false };
         let failures = Failures::another(entry.failures, now);
         entry.asked = false;
         entry.failures = Some(failures);
         entry.due = next_attempt(entry.issued.as_ref().map(Issued::life), Some(&failures), jitter);
+        let new = entry.last_error.as_deref() != Some(reason);
         entry.last_error = Some(reason.to_owned());
         if entry.issued.is_none() {
             entry.hold_nothing(format!("no certificate could be had yet: {reason}"));
         }
+        new
     }
 
     /// The CA answers again: nobody who failed meanwhile needs to wait any longer.

@@ -114,7 +114,7 @@ async fn an_outage_longer_than_half_a_life_is_lived_through() {
     assert_eq!(serial(&during), serial(&before), "the valid certificate stays");
     assert!(during.registrations[0].last_error.as_ref().unwrap().contains("the CA is down"));
     assert!(during.node.last_error.as_ref().unwrap().contains("the CA is down"));
-    assert!(during.node.ca_error.as_ref().unwrap().contains("the CA cannot be reached"));
+    assert!(during.node.ca_error.as_ref().unwrap().contains("the CA is down"));
 
     world.authority.mood(Mood::Up);
     let back = tokio::time::Instant::now();

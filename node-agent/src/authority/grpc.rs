@@ -9,6 +9,7 @@ use alcazar_api::ca::v1::certificate_authority_client::CertificateAuthorityClien
 use alcazar_identity::{Credentials, SpiffeId, TrustDomain};
 use alcazar_mtls::grpc::{ALPN, Target, channel};
 use alcazar_mtls::{Clock, Connector, Expected, Refusal, VerifyPeerError};
+use alcazar_service::process::chain;
 use futures::{FutureExt, StreamExt};
 use tokio::sync::watch;
 use tonic::transport::Channel;
@@ -125,8 +126,9 @@ async fn answer<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, C
 
 impl From<Status> for CallError {
     fn from(status: Status) -> Self {
+        let cause = Box::new(Cause::of(&status));
         if VerifyPeerError::find(&status).is_some() || is_refused_by_tls(&status) {
-            return Self::Untrusted(Box::new(status));
+            return Self::Untrusted(cause);
         }
         match status.code() {
             Code::Unauthenticated
@@ -136,8 +138,25 @@ impl From<Status> for CallError {
             | Code::AlreadyExists
             | Code::FailedPrecondition
             | Code::OutOfRange
-            | Code::Unimplemented => Self::Refused(Box::new(status)),
-            _ => Self::Unanswered(Box::new(status)),
+            | Code::Unimplemented => Self::Refused(cause),
+            _ => Self::Unanswered(cause),
+        }
+    }
+}
+
+/// What a status says, for people: tonic's own text prints its cause as code would.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Cause(String);
+
+impl Cause {
+    fn of(status: &Status) -> Self {
+        if let Some(reason) = VerifyPeerError::find(status) {
+            return Self(reason.to_string());
+        }
+        match status.source() {
+            Some(source) => Self(chain(source).trim_start_matches("transport error: ").to_owned()),
+            None => Self(format!("{} ({:?})", status.message(), status.code())),
         }
     }
 }
@@ -157,5 +176,22 @@ mod tests {
         for code in [Code::Unavailable, Code::ResourceExhausted, Code::Internal, Code::Unknown, Code::Cancelled] {
             assert!(!CallError::from(Status::new(code, "later")).is_final(), "{code:?}");
         }
+        let refused = CallError::from(Status::unauthenticated("join token refused"));
+        assert_eq!(chain(&refused), "the CA refused: join token refused (Unauthenticated)");
+    }
+
+    #[tokio::test]
+    async fn a_ca_that_is_away_is_said_in_one_short_line() {
+        alcazar_mtls::install_default_provider();
+        // Bound and dropped: nobody listens there.
+        let away = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let ca = "spiffe://td.example/ns/alcazar-system/sa/alcazar-ca".parse().unwrap();
+        let authority = GrpcAuthority::new(away.into(), ca, alcazar_service::clock::system());
+        let pin = "0".repeat(64);
+        let token = JoinToken::parse(&format!("alcazar-join-v1.x.{pin}")).unwrap();
+        let error = authority.attest(&token, Vec::new()).await.unwrap_err();
+        let said = chain(&error);
+        let expected = format!("the CA cannot be reached or cannot answer: cannot reach {away}: Connection refused");
+        assert!(said.starts_with(&expected), "{said}");
     }
 }

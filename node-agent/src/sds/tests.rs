@@ -33,7 +33,7 @@ impl Mint {
 
     fn held(&mut self, id: &str) -> (SpiffeId, Arc<Held>) {
         let svid = self.0.svid(id, Duration::from_secs(3600), noon());
-        (id.parse().unwrap(), Arc::new(Held::Certificate(Credentials::new(svid, self.0.bundles()))))
+        (id.parse().unwrap(), Arc::new(Held::Certificate(Arc::new(Credentials::new(svid, self.0.bundles())))))
     }
 
     fn view(&mut self) -> View {
