@@ -272,6 +272,7 @@ struct Process {
 
 impl Process {
     /// Starts it and waits until it says that it serves.
+    #[allow(clippy::zombie_processes, reason = "waited for when it ends early, and when this is dropped")]
     fn start(config: &Path) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_alcazar-ca"))
             .arg("--config")
@@ -292,7 +293,7 @@ impl Process {
                 return Self { child };
             }
         }
-        panic!("it ended: {said:?}");
+        panic!("it ended with {}: {said:?}", child.wait().unwrap());
     }
 }
 

@@ -193,7 +193,7 @@ async fn the_operator_works_over_a_private_socket() {
     operator.put_registration(message.clone()).await.unwrap();
     assert_eq!(
         operator.list_registrations(v1::ListRegistrationsRequest {}).await.unwrap().into_inner().registrations,
-        [message.clone()]
+        vec![message.clone()]
     );
     let listed = operator.list_issued(v1::ListIssuedRequest::default()).await.unwrap().into_inner().certificates;
     let names: Vec<_> = listed.iter().map(|certificate| certificate.spiffe_id.clone()).collect();

@@ -1,5 +1,5 @@
 //! What the CA's tests share: keys, requests, a CA with a clock that the test moves, and clients.
-#![allow(dead_code, reason = "each test uses a part of it")]
+#![allow(dead_code, unreachable_pub, reason = "each test uses a part of it")]
 
 use std::{
     net::SocketAddr,
