@@ -27,7 +27,10 @@ static COMPILED: LazyLock<Compiled> = LazyLock::new(|| {
     }))
 });
 
-fuzz_target!(|parts: (String, String, String, String, [u8; 16], u16, Vec<(String, String)>)| {
+/// Principal, method, path, host, address, port, headers: whatever the fuzzer makes of them.
+type Parts = (String, String, String, String, [u8; 16], u16, Vec<(String, String)>);
+
+fuzz_target!(|parts: Parts| {
     let (source, host, path, method, address, port, headers) = parts;
     let source = format!("spiffe://{source}").parse().ok();
     let host = Host::normalize(&host).ok();

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, ensure};
 
-use crate::process::{cargo, root, run as run_command};
+use crate::process::{cargo, root, run as run_command, target_folder};
 
 /// How long, and what.
 #[derive(clap::Args)]
@@ -24,7 +24,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         targets()?.into_iter().filter(|name| options.target.as_ref().is_none_or(|wanted| wanted == name)).collect();
     ensure!(!names.is_empty(), "there is no such fuzz target");
     run_command(
-        cargo(&["build", "--release", "--manifest-path", "fuzz/Cargo.toml", "--locked"]).env("RUSTFLAGS", COVERAGE),
+        cargo(&["build", "--release", "--manifest-path", "fuzz/Cargo.toml", "--locked", "--target-dir", "fuzz/target"])
+            .env("RUSTFLAGS", COVERAGE),
     )?;
     for name in names {
         println!("==> {name}");
@@ -50,16 +51,10 @@ pub(crate) fn check() -> anyhow::Result<()> {
     for name in targets()? {
         ensure!(manifest.contains(&format!("name = \"{name}\"")), "fuzz/Cargo.toml does not list the target {name}");
     }
-    run_command(&mut cargo(&[
-        "clippy",
-        "--quiet",
-        "--manifest-path",
-        "fuzz/Cargo.toml",
-        "--locked",
-        "--",
-        "-D",
-        "warnings",
-    ]))
+    // In the workspace's own target folder, so that what is compiled there serves twice.
+    let mut clippy = cargo(&["clippy", "--quiet", "--manifest-path", "fuzz/Cargo.toml", "--locked"]);
+    clippy.arg("--target-dir").arg(target_folder());
+    run_command(clippy.args(["--", "-D", "warnings"]))
 }
 
 fn targets() -> anyhow::Result<Vec<String>> {

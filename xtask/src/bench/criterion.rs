@@ -6,12 +6,12 @@ use anyhow::{Context, ensure};
 use serde_json::Value;
 
 use super::figure::{Figure, Unit};
-use crate::process::root;
+use crate::process::target_folder;
 
 /// Reads what criterion wrote: `target/criterion/<group>/<figure>/new/estimates.json`, figures with a parameter one
 /// folder deeper.
 pub(super) fn figures_of(group: &str) -> anyhow::Result<Vec<Figure>> {
-    let folder = target().join("criterion").join(group);
+    let folder = target_folder().join("criterion").join(group);
     let mut estimates = Vec::new();
     collect(&folder, &mut estimates).with_context(|| format!("cannot read {}", folder.display()))?;
     estimates.sort();
@@ -43,9 +43,4 @@ fn collect(folder: &Path, found: &mut Vec<PathBuf>) -> std::io::Result<()> {
         }
     }
     Ok(())
-}
-
-#[allow(clippy::disallowed_methods, reason = "a developer command, configured by the environment like cargo itself")]
-pub(super) fn target() -> PathBuf {
-    std::env::var("CARGO_TARGET_DIR").map_or_else(|_| root().join("target"), PathBuf::from)
 }

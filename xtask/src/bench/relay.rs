@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 
+use super::envoy;
 use super::figure::{Figure, Unit};
 use super::load::{Load, Outcome, origin};
-use super::{criterion, envoy};
-use crate::process::{cargo, output, run as run_command};
+use crate::process::{cargo, output, run as run_command, target_folder};
 
 /// How many RBAC policies each inbound proxy holds; the last one matches.
 pub(super) const POLICIES: usize = 100;
@@ -79,7 +79,7 @@ fn alcazar_round(folder: &Path, origin: SocketAddr) -> anyhow::Result<Round> {
     let (mesh, policies, data) = (folder.join("mesh.yaml"), folder.join("policies.yaml"), folder.join("data"));
     std::fs::write(&policies, our_policies())?;
     std::fs::write(&mesh, our_mesh(origin))?;
-    let binary = criterion::target().join("release/alcazar");
+    let binary = target_folder().join("release/alcazar");
     let mut command = Command::new("taskset");
     command.args(["-c", "0"]).arg(&binary).arg("up").arg("--mesh").arg(&mesh).arg("--data-dir").arg(&data);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
