@@ -153,7 +153,7 @@ impl Control {
             Err(error) => {
                 let shown = Some(show(&error));
                 if let (Some(text), true) = (&shown, shown != self.complaint) {
-                    tracing::error!(target: "alcazar::reload", "refused an edit; what was in force stays\n{text}");
+                    tracing::error!(target: "alcazar::reload", report = %text, "refused an edit; what was in force stays");
                 }
                 self.complaint = shown;
             }
@@ -182,7 +182,8 @@ fn warn(world: &World, before: Option<&World>) {
         before.is_none_or(|before| !before.warnings.iter().any(|known| known.message() == warning.message()))
     };
     for warning in world.warnings.iter().filter(is_new) {
-        tracing::warn!(target: "alcazar::reload", "{}", alcazar_yaml::render(warning, Style::Plain));
+        let report = alcazar_yaml::render(warning, Style::Plain);
+        tracing::warn!(target: "alcazar::reload", report = %report, "probably not meant: {}", warning.message());
     }
 }
 

@@ -192,3 +192,14 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_sample_is_right() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/samples/shop");
+    let mesh = alcazar_control::read(&folder.join("mesh.yaml")).unwrap();
+    let policies = alcazar_control::read_policies(&folder.join("policies")).unwrap();
+    let addresses = Addresses::Chosen { book: &mut AddressBook::default(), is_free: &|_| true };
+    let world = World::build(&mesh, &policies, addresses).unwrap_or_else(|errors| panic!("{errors}"));
+    assert!(world.warnings.is_empty(), "{}", world.warnings);
+    assert_eq!(world.workloads.len(), world.services.len());
+}

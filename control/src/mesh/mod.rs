@@ -7,6 +7,7 @@
 //! The reference of the file is `docs/mesh.md`.
 
 mod fields;
+mod forwards;
 mod names;
 mod service;
 mod sockets;
@@ -18,14 +19,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use alcazar_identity::TrustDomain;
-use alcazar_yaml::{Node, Reader, SourceFile, Span, YamlError, YamlErrors, documents, suggest};
+use alcazar_yaml::{Node, Reader, SourceFile, Span, YamlError, YamlErrors, documents};
 
 use self::fields::{Located, required};
 pub(crate) use self::service::Bound;
 pub(crate) use self::sockets::claimed_ports;
 pub(crate) use self::ttl::display as display_ttl;
 pub(crate) use self::workload::Stated;
-use crate::world::{Forward, Protocol, host_names};
+use crate::world::Forward;
 
 /// A mesh file that is right by itself.
 #[derive(Debug, Clone)]
@@ -136,7 +137,7 @@ fn read_document(file: &SourceFile, node: &Node) -> Reading {
     };
     // A service that was refused is missing: forwards to it are not to blame.
     let forwards = match reader.error_count() {
-        0 => workloads.iter().map(|workload| forwards(&mut reader, workload, &services)).collect(),
+        0 => workloads.iter().map(|workload| forwards::resolve(&mut reader, workload, &services)).collect(),
         _ => Vec::new(),
     };
     warn_of_open_listeners(file, &workloads, &mut warnings);
@@ -253,46 +254,6 @@ fn workloads(reader: &mut Reader<'_>, node: &Node, trust_domain: &TrustDomain) -
         workloads.push(workload);
     }
     workloads
-}
-
-/// The forwards of one workload; each must lead to a service's TCP port.
-fn forwards(reader: &mut Reader<'_>, workload: &Stated, services: &[Bound]) -> Vec<Forward> {
-    let mut forwards = Vec::new();
-    for stated in &workload.forwards {
-        let to = &stated.to;
-        let parsed = to.text.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
-        let Some((host, port)) = parsed.filter(|(host, _)| !host.is_empty()) else {
-            let message = format!("`{}` is not a service and a port", to.text);
-            reader.error_with_help(&to.span, message, "write it as in `db.shop:5432`");
-            continue;
-        };
-        let answers = |service: &&Bound| {
-            let short = service.namespace == workload.namespace && service.name == host;
-            short || host_names(&service.name, &service.namespace).iter().any(|name| name == host)
-        };
-        let Some(service) = services.iter().find(answers) else {
-            let known: Vec<String> = services.iter().map(|s| format!("{}.{}", s.name, s.namespace)).collect();
-            let error = YamlError::new(reader.file(), to.span.clone(), format!("there is no service `{host}`"));
-            reader.push(error.with_help_if(suggest(host, known.iter().map(String::as_str))));
-            continue;
-        };
-        let name = format!("{}.{}", service.name, service.namespace);
-        match service.ports.iter().find(|known| known.number == port) {
-            Some(found) if found.protocol == Protocol::Tcp => {
-                forwards.push(Forward { listen: stated.listen.value, host: name, port });
-            }
-            Some(_) => {
-                let message = format!("the port {port} of {name} is HTTP");
-                reader.error_with_help(&to.span, message, "call it through the workload's outbound proxy");
-            }
-            None => {
-                let ports: Vec<String> = service.ports.iter().map(|port| port.number.to_string()).collect();
-                let help = format!("it has: {}", ports.join(", "));
-                reader.error_with_help(&to.span, format!("{name} has no port {port}"), help);
-            }
-        }
-    }
-    forwards
 }
 
 /// Whoever reaches a workload's outbound proxy speaks with that workload's identity.
