@@ -10,17 +10,13 @@ fuzz_target!(|chunks: Vec<Vec<u8>>| {
     let (mut sotw, mut delta, view) = (Sotw::default(), Delta::default(), View::default());
     for chunk in chunks {
         let any = Any { type_url: String::new(), value: chunk };
-        if let Ok(request) = unpack::<DiscoveryRequest>("", &any) {
-            if sotw.hear(&request).is_ok() {
-                drop(sotw.say(&view));
-                assert!(sotw.say(&view).is_none(), "nothing is said twice");
-            }
+        if unpack::<DiscoveryRequest>("", &any).is_ok_and(|request| sotw.hear(&request).is_ok()) {
+            drop(sotw.say(&view));
+            assert!(sotw.say(&view).is_none(), "nothing is said twice");
         }
-        if let Ok(request) = unpack::<DeltaDiscoveryRequest>("", &any) {
-            if delta.hear(&request).is_ok() {
-                drop(delta.say(&view));
-                assert!(delta.say(&view).is_none(), "nothing is said twice");
-            }
+        if unpack::<DeltaDiscoveryRequest>("", &any).is_ok_and(|request| delta.hear(&request).is_ok()) {
+            drop(delta.say(&view));
+            assert!(delta.say(&view).is_none(), "nothing is said twice");
         }
     }
 });
