@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 /// The configuration of the control plane.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Config {
     /// The mesh file.
     pub mesh: PathBuf,

@@ -15,7 +15,7 @@ fn files_that_are_wrong_are_refused_with_their_place() {
     let folder = tempfile::tempdir().unwrap();
     let at = |file: &str| folder.path().join(file);
     let config = format!(
-        "mesh: {0}/mesh.yaml\nlisten: 127.0.0.1:0\nsds_socket: {0}/control.sock\nadmin: 127.0.0.1:0\n",
+        "mesh: {0}/mesh.yaml\nlisten: 127.0.0.1:0\nsdsSocket: {0}/control.sock\nadmin: 127.0.0.1:0\n",
         folder.path().display()
     );
     let check = |config: &str, mesh: &str, expected: &[&str]| {

@@ -116,7 +116,7 @@ pub(crate) struct Mesh {
 
 pub(crate) fn config(folder: &Path) -> Config {
     let yaml = format!(
-        "mesh: {0}/mesh.yaml\naddresses: {0}/addresses.json\nlisten: 127.0.0.1:0\nsds_socket: {0}/control.sock\n",
+        "mesh: {0}/mesh.yaml\naddresses: {0}/addresses.json\nlisten: 127.0.0.1:0\nsdsSocket: {0}/control.sock\n",
         folder.display()
     );
     alcazar_yaml::parse(&alcazar_yaml::SourceFile::new("control.yaml", yaml)).unwrap()
