@@ -4,7 +4,9 @@ use http::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderName, Method, StatusCode, Uri, Version};
+use http_body::Body as _;
 
+use crate::body::Body;
 use crate::hop;
 use crate::reply::Reply;
 
@@ -34,13 +36,19 @@ pub(crate) fn authority(head: &Parts) -> Result<Option<&str>, BadRequest> {
 
 /// Takes the change of protocol out of a request that asks for one (`Upgrade`, or extended CONNECT): the token.
 /// What is left is the `GET` that it began as.
-pub(crate) fn take_upgrade(head: &mut Parts) -> Option<HeaderValue> {
+///
+/// A request with another method or a body keeps both and loses only the wish, as RFC 9110 §7.8 allows: what is decided
+/// must be what is sent.
+pub(crate) fn take_upgrade(head: &mut Parts, body: &Body) -> Option<HeaderValue> {
     if let Some(protocol) = head.extensions.remove::<::h2::ext::Protocol>() {
         head.method = Method::GET;
         return HeaderValue::from_str(protocol.as_str()).ok();
     }
     // HTTP/1.1 alone; h2c is not a change that we take part in: prior knowledge does the same.
-    let token = hop::upgrade(&head.headers).filter(|_| head.version == Version::HTTP_11)?;
+    if head.version != Version::HTTP_11 || head.method != Method::GET || !body.is_end_stream() {
+        return None;
+    }
+    let token = hop::upgrade(&head.headers)?;
     (!token.as_bytes().eq_ignore_ascii_case(b"h2c")).then_some(token)
 }
 

@@ -142,7 +142,7 @@ const PLAINTEXT_REFUSED: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-type: tex
 connection: close\r\n\r\nthis port speaks mutual TLS; plaintext requests are refused\n";
 /// The type of the TLS record that a handshake begins with.
 const TLS_HANDSHAKE: u8 = 22;
-const HANDSHAKES: usize = 256;
+const HANDSHAKES: usize = 1024;
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 const COURTESY: Duration = Duration::from_secs(1);
 

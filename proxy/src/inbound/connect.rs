@@ -11,44 +11,33 @@ use crate::authority::Authority;
 use crate::body::Body;
 use crate::io;
 use crate::life::Life;
-use crate::mesh::{Port, Protocol};
+use crate::mesh::Protocol;
 use crate::message::BadRequest;
 use crate::reply::Reply;
 use crate::serve::serve_http;
 
 impl Inbound {
     /// Answers `CONNECT <our address>:<port>`.
-    pub(super) async fn connect(&self, head: &Parts) -> Reply {
+    pub(super) async fn connect(&self, head: &Parts) -> Result<Reply, Refused> {
         // Seen before the decision: whatever comes after it is noticed by the tunnel.
         let mut snapshots = self.plane.snapshots.clone();
         let snapshot = snapshots.borrow_and_update().clone();
-        let Some(target) = head.uri.authority() else { return BadRequest::NoHost.into() };
-        let authority = match Authority::parse(target.as_str()) {
-            Ok(authority) => authority,
-            Err(why) => return BadRequest::from(why).into(),
-        };
-        let (number, port) = match snapshot.workload.tunnel(&authority) {
-            Ok(found) => found,
-            Err(why) => return Refused::from(why).into(),
-        };
-        match port {
-            Port { protocol: Protocol::Http, .. } => self.tunnelled_http(number),
-            Port { protocol: Protocol::Tcp, .. } => {
-                let asked = Asked::tcp(self.peer.clone(), number);
-                if let Err(denied) = asked.decide(&snapshot, &self.plane) {
-                    return Refused::Denied(denied).into();
-                }
-                let address = snapshot.workload.socket(number);
-                let app = match io::connect(address).await {
-                    Ok(app) => app,
-                    Err(error) => return self.unreachable(&snapshot, address, &error),
-                };
-                let plane = self.plane.clone();
-                Reply::tunnel(Response::new(Body::empty()), move |io| {
-                    relay_while_allowed(io, app, asked, snapshots, plane)
-                })
-            }
+        let target = head.uri.authority().ok_or(BadRequest::NoHost)?;
+        let authority = Authority::parse(target.as_str()).map_err(BadRequest::from)?;
+        let (number, port) = snapshot.workload.tunnel(&authority)?;
+        if port.protocol == Protocol::Http {
+            return Ok(self.tunnelled_http(number));
         }
+        let asked = Asked::tcp(self.peer.clone(), number);
+        asked.decide(&snapshot, &self.plane).map_err(Refused::Denied)?;
+        let address = snapshot.workload.socket(number);
+        let app = match io::connect(address).await {
+            Ok(app) => app,
+            Err(error) => return Ok(self.unreachable(&snapshot, address, &error)),
+        };
+        let plane = self.plane.clone();
+        let response = Response::new(Body::empty());
+        Ok(Reply::tunnel(response, move |io| relay_while_allowed(io, app, asked, snapshots, plane)))
     }
 
     /// Decides each request within; the tunnel's life is that of the connection it runs over.

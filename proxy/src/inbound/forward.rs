@@ -2,10 +2,10 @@
 
 use alcazar_policy::{EncodedSlash, Http, NormalizedPath, Protocol as Spoken};
 use alcazar_service::process::chain;
-use http::header::{CONNECTION, HOST, HeaderValue, TE, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderValue, TE, UPGRADE};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{Method, Request, Response, StatusCode, Uri, Version};
+use http::{Request, Response, StatusCode, Uri, Version};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
@@ -23,20 +23,14 @@ use crate::xfcc::FORWARDED_CLIENT_CERT;
 
 impl Inbound {
     /// Decides a request and forwards what is allowed.
-    pub(super) async fn forward(&self, mut head: Parts, body: Body) -> Reply {
+    pub(super) async fn forward(&self, mut head: Parts, body: Body) -> Result<Reply, Refused> {
         let mut snapshots = self.plane.snapshots.clone();
         let snapshot = snapshots.borrow_and_update().clone();
         let client_speaks = head.version;
-        let upgrade = message::take_upgrade(&mut head);
-        let target = match self.target(&snapshot, &head) {
-            Ok(target) => target,
-            Err(why) => return why.into(),
-        };
+        let upgrade = message::take_upgrade(&mut head, &body);
+        let target = self.target(&snapshot, &head)?;
         let path = message::path_and_query(&head.uri);
-        let path = match NormalizedPath::parse(path.as_str(), EncodedSlash::default()) {
-            Ok(path) => path,
-            Err(why) => return BadRequest::from(why).into(),
-        };
+        let path = NormalizedPath::parse(path.as_str(), EncodedSlash::default()).map_err(BadRequest::from)?;
 
         // What the connection is about goes first: rules see what the application will see.
         hop::strip(&mut head.headers);
@@ -45,31 +39,25 @@ impl Inbound {
         if let Some(host) = &target.host {
             head.headers.insert(HOST, host.clone());
         }
-        if let Err(why) = self.decide(&snapshot, &head, &target, &path) {
-            return why.into();
-        }
+        self.decide(&snapshot, &head, &target, &path)?;
         head.headers.insert(FORWARDED_CLIENT_CERT, self.peer.forwarded.clone());
 
         let h2 = target.port.h2 || message::is_grpc(&head.headers);
-        let forwarded = match PathAndQuery::try_from(path.forward().as_ref()) {
-            Ok(forwarded) => forwarded,
-            Err(error) => return BadRequest::Target(error.into()).into(),
-        };
+        let forwarded =
+            PathAndQuery::try_from(path.forward().as_ref()).map_err(|error| BadRequest::Target(error.into()))?;
         if let Some(token) = upgrade {
             if h2 {
-                return BadRequest::UpgradeOverH2.into();
+                return Err(BadRequest::UpgradeOverH2.into());
             }
             let asked = self.asked(&target, &head, &path);
             head.uri = Uri::from(forwarded);
-            return self.upgrade(&snapshot, head, token, asked, snapshots, client_speaks).await;
+            return Ok(self.upgrade(&snapshot, head, token, asked, snapshots, client_speaks).await);
         }
         let address = snapshot.workload.socket(target.number);
         let response = if h2 {
             // gRPC streams last: a new policy ends them.
             let asked = self.asked(&target, &head, &path);
-            if let Err(error) = to_h2(&mut head, &target, forwarded) {
-                return BadRequest::Target(error).into();
-            }
+            to_h2(&mut head, &target, forwarded).map_err(BadRequest::Target)?;
             let forbidden = until_forbidden(asked, snapshots, self.plane.clone());
             let response = self.plane.ask_h2(address, Request::from_parts(head, body)).await;
             response.map(|response| response.map(|body| body.until(Box::pin(forbidden))))
@@ -77,13 +65,13 @@ impl Inbound {
             to_h1(&mut head, forwarded);
             self.plane.ask(address, Request::from_parts(head, body)).await
         };
-        match response {
+        Ok(match response {
             Ok(mut response) => {
                 message::clean_response(response.headers_mut(), &OURS);
                 Reply::new(response)
             }
             Err(error) => self.no_response(&snapshot, address, error),
-        }
+        })
     }
 
     /// Which of the application's ports a request is for, and the `Host` that the application gets.
@@ -148,9 +136,10 @@ impl Inbound {
         client_speaks: Version,
     ) -> Reply {
         let address = asked.destination(snapshot);
-        head.method = Method::GET;
         head.version = Version::HTTP_11;
         head.headers.remove(TE);
+        // There is no body; a length would have the application wait for one, or take the tunnel for it.
+        head.headers.remove(CONTENT_LENGTH);
         head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         head.headers.insert(UPGRADE, token);
         let mut response = match self.plane.ask(address, Request::from_parts(head, Body::empty())).await {

@@ -52,11 +52,26 @@ pub(crate) struct Inbound {
 impl Service for Inbound {
     async fn call(&self, request: Request<Body>) -> Reply {
         let (head, body) = request.into_parts();
-        match (is_tunnel(&head), self.port) {
-            (true, Some(_)) => BadRequest::NestedTunnel.into(),
+        let answered = match (is_tunnel(&head), self.port) {
+            (true, Some(_)) => Err(BadRequest::NestedTunnel.into()),
             (true, None) => self.connect(&head).await,
-            (false, None) if self.peer.tunnels_only => BadRequest::TunnelsOnly.into(),
+            (false, None) if self.peer.tunnels_only => Err(BadRequest::TunnelsOnly.into()),
             (false, _) => self.forward(head, body).await,
+        };
+        answered.unwrap_or_else(|why| self.refuse(why))
+    }
+}
+
+impl Inbound {
+    /// Tells the caller; the log has who it was. What policy denies was logged with its decision.
+    fn refuse(&self, why: Refused) -> Reply {
+        match why {
+            Refused::Denied(denied) => Reply::denied(&denied.id),
+            Refused::Bad(_) | Refused::Misdirected(_) | Refused::NotHttp(_) => {
+                let (source, reason) = (self.peer.id(), why.to_string());
+                tracing::warn!(target: "alcazar::refused", %source, reason, "a request was refused");
+                Reply::text(why.status(), reason)
+            }
         }
     }
 }
@@ -74,14 +89,12 @@ enum Refused {
     Denied(Denied),
 }
 
-impl From<Refused> for Reply {
-    fn from(why: Refused) -> Self {
-        match why {
-            Refused::Bad(why) => why.into(),
-            Refused::Denied(denied) => Self::denied(&denied.id),
-            Refused::Misdirected(_) | Refused::NotHttp(_) => {
-                Self::text(StatusCode::MISDIRECTED_REQUEST, why.to_string())
-            }
+impl Refused {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Bad(_) => StatusCode::BAD_REQUEST,
+            Self::Misdirected(_) | Self::NotHttp(_) => StatusCode::MISDIRECTED_REQUEST,
+            Self::Denied(_) => StatusCode::FORBIDDEN,
         }
     }
 }

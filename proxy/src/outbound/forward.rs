@@ -1,7 +1,7 @@
 //! Requests of the application: resolved to a service, sent to one of its endpoints.
 
 use alcazar_service::process::chain;
-use http::header::{HOST, HeaderValue};
+use http::header::{CONTENT_LENGTH, HOST, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, StatusCode, Version};
 
@@ -22,7 +22,7 @@ impl Outbound {
     /// Forwards a request into the mesh.
     pub(super) async fn forward(&self, mut head: Parts, body: Body) -> Reply {
         let client_speaks = head.version;
-        let upgrade = message::take_upgrade(&mut head);
+        let upgrade = message::take_upgrade(&mut head, &body);
         let (written, route) = match self.route(&head) {
             Ok(found) => found,
             Err(Unrouted::Bad(why)) => return why.into(),
@@ -82,6 +82,7 @@ impl Outbound {
     ) -> Reply {
         let Ok(text) = token.to_str() else { return BadRequest::Host.into() };
         head.method = Method::CONNECT;
+        head.headers.remove(CONTENT_LENGTH);
         head.extensions.insert(::h2::ext::Protocol::from(text));
         let endpoints = route.port().map(|port| port.endpoints.as_slice()).unwrap_or_default();
         let chosen = match endpoints::connect(&self.plane, endpoints).await {

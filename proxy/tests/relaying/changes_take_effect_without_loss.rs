@@ -169,3 +169,66 @@ async fn the_end_lets_what_is_open_complete() {
     mesh.stop().await;
     assert!(tokio::net::TcpStream::connect(outbound).await.is_err());
 }
+
+#[tokio::test]
+async fn an_application_that_closes_kept_connections_loses_no_request() {
+    let application = app::tcp(|mut stream: tokio::net::TcpStream| async move {
+        client::read_head(&mut stream).await;
+        // It says nothing of closing, and closes.
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
+    })
+    .await;
+    let mesh = Mesh::start(&Wanted::new(application));
+    let mut client = Client::new(mesh.outbound()).await;
+    for n in 0..100 {
+        assert_eq!(client.get("http://reviews.shop/").await.status(), 200, "{n}");
+    }
+    mesh.stop().await;
+}
+
+/// A server of the mesh that refuses the first stream of each kind unprocessed, then answers.
+async fn refusing(acceptor: alcazar_mtls::Acceptor, seen: Arc<AtomicUsize>) -> std::net::SocketAddr {
+    let listener = tokio::net::TcpListener::bind(any()).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let stream = listener.accept().await.unwrap().0;
+            let accepted = acceptor.accept(stream).await.unwrap();
+            let seen = seen.clone();
+            tokio::spawn(async move {
+                let mut connection = h2::server::handshake(accepted.stream).await.unwrap();
+                while let Some(Ok((request, mut respond))) = connection.accept().await {
+                    let refuse = seen.fetch_add(1, Ordering::SeqCst) == 0 || request.method() == http::Method::POST;
+                    if refuse {
+                        respond.send_reset(h2::Reason::REFUSED_STREAM);
+                    } else {
+                        drop(respond.send_response(http::Response::new(()), true));
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_request_that_was_refused_unprocessed_is_sent_again_unless_its_body_has_left() {
+    let app = App::start(&[]).await;
+    let wanted = Wanted::new(app.address);
+    let mesh = Mesh::start(&wanted);
+    let (_kept, live) = tokio::sync::watch::channel(Arc::new(mesh.ca.credentials(REVIEWS)));
+    let clock = alcazar_service::clock::system();
+    let acceptor = alcazar_mtls::Acceptor::new(live, alcazar_mtls::Clients::Required, &[b"alcazar/h2"], clock);
+    let seen = Arc::new(AtomicUsize::new(0));
+    let refusing = refusing(acceptor, seen.clone()).await;
+    mesh.frontend.snapshots.send_replace(Arc::new(frontend_snapshot(&[wanted.service(&[refusing])])));
+    let mut client = Client::new(mesh.outbound()).await;
+    assert_eq!(client.get("http://reviews.shop/").await.status(), 200);
+    assert_eq!(seen.load(Ordering::SeqCst), 2);
+    let mut post = client::get("http://reviews.shop/", &[]);
+    *post.method_mut() = http::Method::POST;
+    *post.body_mut() = "body".into();
+    assert_eq!(client.send(post).await.status(), 502);
+    assert_eq!(seen.load(Ordering::SeqCst), 3);
+    mesh.stop().await;
+}

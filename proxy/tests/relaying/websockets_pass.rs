@@ -44,3 +44,26 @@ async fn the_protocol_changes_and_a_new_policy_ends_it() {
     drop(denied);
     mesh.stop().await;
 }
+
+#[tokio::test]
+async fn a_request_with_a_body_keeps_it_and_its_method() {
+    let app = crate::common::app::App::start(&[]).await;
+    let mesh = Mesh::start(&Wanted::new(app.address));
+    for request in [
+        format!("POST http://reviews.shop/x HTTP/1.1\r\nHost: a\r\n{UPGRADE}Content-Length: 4\r\n\r\nbody"),
+        "GET http://reviews.shop/x HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\
+         HTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n"
+            .to_owned(),
+    ] {
+        // Another request follows: the first has not changed the protocol.
+        let next = "GET http://reviews.shop/next HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+        let answer = crate::common::client::raw(mesh.outbound(), format!("{request}{next}").as_bytes()).await;
+        assert_eq!(answer.matches("HTTP/1.1 200").count(), 2, "{answer}");
+    }
+    let seen = app.seen.lock().unwrap().clone();
+    let seen: Vec<_> = seen.iter().map(|s| (s.method.as_str(), s.target.as_str(), &s.body[..])).collect();
+    let next = ("GET", "/next", &b""[..]);
+    assert_eq!(seen, [("POST", "/x", &b"body"[..]), next, ("GET", "/x", b""), next]);
+    assert!(!app.seen.lock().unwrap().iter().any(|seen| seen.headers.contains_key("upgrade")));
+    mesh.stop().await;
+}
