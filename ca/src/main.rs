@@ -75,6 +75,7 @@ fn main() -> ExitCode {
 
 async fn serve(config: Config, shutdown: Shutdown, readiness: Readiness) -> Result<(), Failure> {
     let listener = bind(config.listen, "nodes").await?;
+    let opening = readiness.register("store");
     if let Some(address) = config.admin {
         let listener = bind(address, "health checks").await?;
         let (readiness, end) = (readiness.clone(), shutdown.clone());
@@ -85,8 +86,9 @@ async fn serve(config: Config, shutdown: Shutdown, readiness: Readiness) -> Resu
         });
     }
     let ca = Ca::open(config, clock::system()).await?;
-    ca.run(listener, shutdown, readiness).await?;
-    Ok(())
+    // Polled in this order: running has registered its own part before opening is over.
+    let (outcome, ()) = tokio::join!(ca.run(listener, shutdown, readiness), async { opening.ready() });
+    Ok(outcome?)
 }
 
 async fn bind(address: std::net::SocketAddr, whom: &str) -> Result<TcpListener, Box<dyn Error + Send + Sync>> {

@@ -25,15 +25,25 @@ impl Ca {
     }
 
     /// Serves nodes on `listener` and the operator on the administration socket until the shutdown, then closes the store.
+    /// It counts as not ready from the call on, until both are served.
     ///
     /// # Errors
     /// When a listener cannot be used.
-    pub async fn run(&self, listener: TcpListener, shutdown: Shutdown, readiness: Readiness) -> Result<(), RunError> {
+    pub fn run(
+        &self,
+        listener: TcpListener,
+        shutdown: Shutdown,
+        readiness: Readiness,
+    ) -> impl Future<Output = Result<(), RunError>> + Send + 'static {
+        // At once and not at the first poll, so that nobody takes a CA for ready whose task has not begun.
         let ready = readiness.register("certificate authority");
-        let outcome = self.serve(listener, &shutdown, || ready.ready()).await;
-        shutdown.trigger("the certificate authority has ended");
-        self.close().await;
-        outcome
+        let ca = self.clone();
+        async move {
+            let outcome = ca.serve(listener, &shutdown, || ready.ready()).await;
+            shutdown.trigger("the certificate authority has ended");
+            ca.close().await;
+            outcome
+        }
     }
 
     async fn serve(&self, listener: TcpListener, shutdown: &Shutdown, ready: impl FnOnce()) -> Result<(), RunError> {

@@ -105,10 +105,8 @@ impl Served {
         let address = listener.local_addr().unwrap();
         let (outer, readiness) = (Shutdown::new(), Readiness::new());
         let shutdown = outer.child();
-        let (served, ending, ready) = (ca.clone(), shutdown.clone(), readiness.clone());
-        let waiting = readiness.register("the test");
-        outer.spawn("the CA of a test", async move { served.run(listener, ending, ready).await.unwrap() });
-        drop(waiting);
+        let running = ca.run(listener, shutdown.clone(), readiness.clone());
+        outer.spawn("the CA of a test", async move { running.await.unwrap() });
         readiness.wait().await;
         Self { ca, address, hands: hands.clone(), folder, shutdown, outer }
     }
