@@ -80,7 +80,7 @@ pub(crate) struct DataDirArg {
 #[derive(Debug, Subcommand)]
 pub(crate) enum PolicyCommand {
     /// Say whether a request is allowed, and why; exit status 0 allowed, 1 denied, 2 error
-    Explain(ExplainArgs),
+    Explain(Box<ExplainArgs>),
 }
 
 #[derive(Debug, Args)]

@@ -7,7 +7,7 @@ pub(crate) fn of(span: Duration) -> String {
     let seconds = span.as_secs();
     match seconds {
         0..120 => format!("{seconds} s"),
-        120..7_200 if seconds % 60 == 0 || seconds >= 600 => format!("{} min", seconds / 60),
+        120..7_200 if seconds.is_multiple_of(60) || seconds >= 600 => format!("{} min", seconds / 60),
         120..7_200 => format!("{} min {} s", seconds / 60, seconds % 60),
         7_200..172_800 => match seconds / 60 % 60 {
             0 => format!("{} h", seconds / 3_600),
