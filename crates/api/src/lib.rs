@@ -18,7 +18,12 @@ pub mod sds;
 
 /// `alcazar.ca`: what nodes ask of the certificate authority.
 pub mod ca {
-    #[allow(missing_docs, clippy::all, reason = "generated; the .proto files are the documentation")]
+    #[allow(
+        missing_docs,
+        clippy::all,
+        clippy::allow_attributes_without_reason,
+        reason = "generated from the .proto files"
+    )]
     #[allow(unreachable_pub, reason = "generated")]
     pub mod v1 {
         tonic::include_proto!("alcazar.ca.v1");
@@ -27,7 +32,12 @@ pub mod ca {
 
 /// `alcazar.mesh`: what the control plane pushes to a proxy.
 pub mod mesh {
-    #[allow(missing_docs, clippy::all, reason = "generated; the .proto files are the documentation")]
+    #[allow(
+        missing_docs,
+        clippy::all,
+        clippy::allow_attributes_without_reason,
+        reason = "generated from the .proto files"
+    )]
     #[allow(unreachable_pub, reason = "generated")]
     pub mod v1 {
         tonic::include_proto!("alcazar.mesh.v1");
@@ -45,7 +55,12 @@ pub mod mesh {
 pub mod istio {
     /// `istio.v1`.
     pub mod v1 {
-        #[allow(missing_docs, clippy::all, reason = "generated; the .proto files are the documentation")]
+        #[allow(
+            missing_docs,
+            clippy::all,
+            clippy::allow_attributes_without_reason,
+            reason = "generated from the .proto files"
+        )]
         #[allow(unreachable_pub, reason = "generated")]
         pub mod auth {
             tonic::include_proto!("istio.v1.auth");
