@@ -243,7 +243,8 @@ shop/reviews-v1  spiffe://cluster.local/ns/shop/sa/reviews  001122334455  60 s  
         for name in ["name", "namespace", "spiffe_id", "serial", "not_after", "outbound", "inbound"] {
             assert!(!workload.get(name).unwrap().is_null(), "{name}");
         }
-        for pointer in ["/root/fingerprint", "/root/not_after", "/intermediate/fingerprint", "/intermediate/not_after"] {
+        for pointer in ["/root/fingerprint", "/root/not_after", "/intermediate/fingerprint", "/intermediate/not_after"]
+        {
             assert!(value.pointer(pointer).is_some(), "{pointer}");
         }
     }

@@ -54,7 +54,10 @@ fn questions_that_make_no_sense_are_errors() {
         (vec!["--from", "shop/frontend", "--to", "reviews"], "SERVICE.NAMESPACE"),
         (vec!["--from", "shop/frontend", "--to", "reviews.shop", "--mesh", mesh], "speaks HTTP"),
         ([&["--from", "shop/a", "--to", "nobody.shop", "--mesh", mesh], &get[..]].concat(), "frontend.shop"),
-        ([&["--from", "shop/a", "--to", "reviews.shop", "--mesh", mesh, "--port", "81"], &get[..]].concat(), "it has 80"),
+        (
+            [&["--from", "shop/a", "--to", "reviews.shop", "--mesh", mesh, "--port", "81"], &get[..]].concat(),
+            "it has 80",
+        ),
         ([&["--from", "shop/a", "--to", "reviews.shop", "--header", "x"], &get[..]].concat(), "NAME=VALUE"),
         ([&["--from", "shop/a", "--to", "reviews.shop", "--mesh", "nowhere.yaml"], &get[..]].concat(), "nowhere.yaml"),
     ] {

@@ -64,7 +64,12 @@ impl Load {
         let failures = self.shared.failures.lock().unwrap_or_else(PoisonError::into_inner);
         let answered = self.shared.answered.load(Ordering::Relaxed);
         let first: Vec<_> = failures.iter().take(5).collect();
-        ensure!(failures.is_empty(), "{} of {} calls failed: {first:#?}", failures.len(), failures.len() as u64 + answered);
+        ensure!(
+            failures.is_empty(),
+            "{} of {} calls failed: {first:#?}",
+            failures.len(),
+            failures.len() as u64 + answered
+        );
         Ok(answered)
     }
 }

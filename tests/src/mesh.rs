@@ -125,10 +125,8 @@ impl Mesh {
     /// # Errors
     /// When it fails.
     pub fn status(&self) -> Result<Value> {
-        let output = Command::new(binary("alcazar")?)
-            .args(["status", "--json", "--data-dir"])
-            .arg(&self.data_dir)
-            .output()?;
+        let output =
+            Command::new(binary("alcazar")?).args(["status", "--json", "--data-dir"]).arg(&self.data_dir).output()?;
         ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         Ok(serde_json::from_slice(&output.stdout)?)
     }

@@ -112,7 +112,8 @@ workloads:
     assert_eq!((code("/totals"), code("/details")), (403, 200));
 
     edit(&roles("/totals", "db"));
-    until("the old rule again", DEADLINE, || (code("/totals") == 200 && code("/details") == 403).then_some(())).unwrap();
+    until("the old rule again", DEADLINE, || (code("/totals") == 200 && code("/details") == 403).then_some(()))
+        .unwrap();
     echo(&mut kept);
     assert!(load.finish().unwrap() > 20);
 }

@@ -19,8 +19,14 @@ fn bad_mesh_starts_nothing() {
     let workload = "- name: reviews\n  namespace: shop\n  serviceAccount: reviews\n  address: 127.0.0.1\n";
     for (mesh, says) in [
         (format!("workloads:\n{workload}  prots: []\n"), ["mesh.yaml:6:3", "`ports`"]),
-        (format!("workloads:\n{workload}  ports: [{{name: http, number: 9080, protocol: HTTP2}}]\n"), ["mesh.yaml:6:48", "HTTP"]),
-        (format!("workloads:\n{workload}  ports: [{{name: http, number: 99999, protocol: HTTP}}]\n"), ["mesh.yaml:6:32", "65535"]),
+        (
+            format!("workloads:\n{workload}  ports: [{{name: http, number: 9080, protocol: HTTP2}}]\n"),
+            ["mesh.yaml:6:48", "HTTP"],
+        ),
+        (
+            format!("workloads:\n{workload}  ports: [{{name: http, number: 99999, protocol: HTTP}}]\n"),
+            ["mesh.yaml:6:32", "65535"],
+        ),
         ("workload: []\n".to_owned(), ["mesh.yaml:1:1", "`workloads`"]),
         ("workloads: [\n".to_owned(), ["mesh.yaml:", ""]),
     ] {
@@ -64,7 +70,10 @@ fn a_port_that_is_taken_is_named_with_what_needs_it() {
     for (line, what) in [
         (format!("  address: 127.0.0.1\n  inbound: 127.0.0.1:{port}\n"), "inbound"),
         (format!("  address: 127.0.0.1\n  outbound: 127.0.0.1:{port}\n"), "outbound"),
-        (format!("  command: [alcazar, app, reviews]\n  ports: [{{name: web, number: {port}, protocol: HTTP}}]\n"), "`web`"),
+        (
+            format!("  command: [alcazar, app, reviews]\n  ports: [{{name: web, number: {port}, protocol: HTTP}}]\n"),
+            "`web`",
+        ),
     ] {
         let home = tempfile::tempdir().unwrap();
         let mesh = format!("workloads:\n- name: reviews-v1\n  namespace: shop\n  serviceAccount: reviews\n{line}");

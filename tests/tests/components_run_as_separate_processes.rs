@@ -100,7 +100,8 @@ fn start(home: &Path, binary_name: &str, name: &str) -> Process {
 }
 
 fn is_ready(process: &Process, admin: u16) {
-    let ready = || Curl::default().get(&format!("http://127.0.0.1:{admin}/readyz")).is_ok_and(|answer| answer.code == 200);
+    let ready =
+        || Curl::default().get(&format!("http://127.0.0.1:{admin}/readyz")).is_ok_and(|answer| answer.code == 200);
     let waited = until("readiness", DEADLINE, || ready().then_some(()));
     assert!(waited.is_ok(), "{waited:?}\n{}", process.log());
 }
@@ -165,8 +166,18 @@ workloads:
 /// Ports that were free a moment ago.
 fn free_ports() -> Ports {
     let listeners = [(); 10].map(|()| TcpListener::bind(("127.0.0.1", 0)).unwrap());
-    let [ca, ca_admin, agent_admin, control, control_admin, reviews, reviews_admin, caller, caller_outbound, caller_admin] =
-        listeners.map(|listener| listener.local_addr().unwrap().port());
+    let [
+        ca,
+        ca_admin,
+        agent_admin,
+        control,
+        control_admin,
+        reviews,
+        reviews_admin,
+        caller,
+        caller_outbound,
+        caller_admin,
+    ] = listeners.map(|listener| listener.local_addr().unwrap().port());
     Ports {
         ca,
         ca_admin,

@@ -72,7 +72,8 @@ services:
         let answer = call.get(&format!("http://reviews.shop{path}")).unwrap();
         assert_eq!(answer.code, expected, "{from} {method} {path}: {}", answer.text);
         let record = until("the decision", DEADLINE, || mesh.decisions().into_iter().nth(known)).unwrap();
-        let mut arguments = vec!["--from".to_owned(), format!("shop/{from}"), "--to".to_owned(), "reviews.shop".to_owned()];
+        let mut arguments =
+            vec!["--from".to_owned(), format!("shop/{from}"), "--to".to_owned(), "reviews.shop".to_owned()];
         arguments.extend(["--method", method, "--path", path].map(str::to_owned));
         if let Some((name, value)) = header {
             arguments.extend(["--header".to_owned(), format!("{name}={value}")]);

@@ -68,7 +68,10 @@ services:
 
     for host in ["web.shop", "web.shop.svc", "web.shop.svc.cluster.local", "WEB.shop:80"] {
         let answer = curl(&caller.outbound, &format!("http://{host}/")).unwrap();
-        assert!(answer.code == 200 && answer.text.contains("URI=spiffe://example.org/ns/office/sa/caller"), "{host} {answer:?}");
+        assert!(
+            answer.code == 200 && answer.text.contains("URI=spiffe://example.org/ns/office/sa/caller"),
+            "{host} {answer:?}"
+        );
     }
     // The bare name is for its own namespace.
     let greeters_proxy = mesh.workload("shop/greeter").unwrap().outbound;

@@ -34,7 +34,8 @@ fn second_instance_is_refused() {
     assert_eq!(mesh.status().unwrap()["ready"], true);
     let status = mesh.stop().unwrap();
     assert!(status.success(), "{status}");
-    let after = Command::new(binary("alcazar").unwrap()).args(["status", "--data-dir"]).arg(mesh.data_dir()).output().unwrap();
+    let after =
+        Command::new(binary("alcazar").unwrap()).args(["status", "--data-dir"]).arg(mesh.data_dir()).output().unwrap();
     assert_eq!(after.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&after.stderr).contains("no mesh runs"), "{after:?}");
 }

@@ -95,7 +95,8 @@ fn the_server_proves_a_spiffe_id_and_gives_no_ticket(mesh: &Mesh) {
     let seen = openssl_s_client(&reviews.inbound, &["-showcerts", "-alpn", "alcazar/h2"]).unwrap();
     assert!(seen.contains("TLSv1.3"), "{seen}");
     assert!(!seen.contains("New Session Ticket arrived"), "{seen}");
-    let pem = seen.split_once("-----BEGIN CERTIFICATE-----").map(|(_, rest)| format!("-----BEGIN CERTIFICATE-----{rest}"));
+    let pem =
+        seen.split_once("-----BEGIN CERTIFICATE-----").map(|(_, rest)| format!("-----BEGIN CERTIFICATE-----{rest}"));
     let path = mesh.data_dir().join("seen.pem");
     std::fs::write(&path, pem.unwrap_or_else(|| panic!("no certificate: {seen}"))).unwrap();
     let output = Command::new("openssl").args(["x509", "-noout", "-text", "-in"]).arg(&path).output().unwrap();
@@ -109,7 +110,8 @@ fn applications_see_who_calls(mesh: &Mesh) {
     let answer = curl(&frontend.outbound, "http://catalog.shop/items").unwrap();
     assert!(answer.text.contains(&format!("\"caller\":\"{}\"", frontend.spiffe_id)), "{}", answer.text);
     // What a caller claims about itself is not believed.
-    let forged = Curl::default().through(&frontend.outbound).with(&["-H", "x-forwarded-client-cert: URI=spiffe://evil/x"]);
+    let forged =
+        Curl::default().through(&frontend.outbound).with(&["-H", "x-forwarded-client-cert: URI=spiffe://evil/x"]);
     let answer = forged.get("http://catalog.shop/items").unwrap();
     assert!(!answer.text.contains("evil") && answer.text.contains(&frontend.spiffe_id), "{}", answer.text);
 }

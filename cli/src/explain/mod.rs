@@ -80,7 +80,9 @@ fn answer(args: &ExplainArgs, policy: &Policy, target: &Target) -> Result<Answer
     let headers: Vec<_> = args.headers.iter().map(|header| (&*header.name, &*header.value)).collect();
     let path = NormalizedPath::parse(args.path.as_deref().unwrap_or("/"), EncodedSlash::default())?;
     let protocol = match &args.method {
-        Some(method) if target.is_http => Protocol::Http(Http { host: Some(&host), path: &path, method, headers: &headers }),
+        Some(method) if target.is_http => {
+            Protocol::Http(Http { host: Some(&host), path: &path, method, headers: &headers })
+        }
         Some(_) => return Err(ExplainError::NotHttp { port: target.port }),
         None if target.is_http => return Err(ExplainError::NoRequest { port: target.port }),
         None => Protocol::Tcp,

@@ -121,8 +121,9 @@ impl Fleet {
         workload: &Arc<Workload>,
         ttl: Option<Duration>,
     ) -> Result<Option<Member>, JoinError> {
-        let is_registered =
-            known.as_ref().is_some_and(|(before, before_ttl)| before.spiffe_id == workload.spiffe_id && *before_ttl == ttl);
+        let is_registered = known
+            .as_ref()
+            .is_some_and(|(before, before_ttl)| before.spiffe_id == workload.spiffe_id && *before_ttl == ttl);
         if !is_registered {
             self.authority.register(&workload.socket_name(), &workload.spiffe_id, ttl).await?;
         }

@@ -21,8 +21,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::console::Console;
-use super::words::printable;
 use super::leftovers::{Note, WORKLOAD_VARIABLE};
+use super::words::printable;
 use crate::supervised::{OUR_NAME, THIS_PROGRAM};
 
 /// How long a command may take to end after it was asked to.

@@ -43,7 +43,8 @@ impl Words {
         let name = self.field("registration").or(self.field("spiffe_id"))?;
         let (before, serial) = (short_serial(self.field("previous_serial")?), short_serial(self.field("serial")?));
         let until = moment(self.field("not_after")?, now);
-        let next = self.field("next_rotation").map(|next| format!(", next at {}", moment(next, now))).unwrap_or_default();
+        let next =
+            self.field("next_rotation").map(|next| format!(", next at {}", moment(next, now))).unwrap_or_default();
         Some(match before {
             "none" => format!("{name}: first certificate {serial}, until {until}{next}"),
             before => format!("{name}: {before} -> {serial}, until {until}{next}"),
@@ -154,7 +155,10 @@ mod tests {
         let today = rotation("aabbccddeeff00112233", "1970-01-01T00:01:30Z");
         assert_eq!(today, "shop.reviews-v1: aabbccddeeff -> 001122334455, until 00:01:30Z, next at 00:00:45Z");
         let first = rotation("none", "1970-01-02T00:00:00Z");
-        assert_eq!(first, "shop.reviews-v1: first certificate 001122334455, until 1970-01-02T00:00:00Z, next at 00:00:45Z");
+        assert_eq!(
+            first,
+            "shop.reviews-v1: first certificate 001122334455, until 1970-01-02T00:00:00Z, next at 00:00:45Z"
+        );
     }
 
     #[test]

@@ -53,7 +53,9 @@ pub(crate) struct Surroundings {
 /// Why a workload cannot be started.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StartError {
-    #[error("cannot start the proxy of {workload} (an address that was chosen is chosen anew when addresses.json is removed)")]
+    #[error(
+        "cannot start the proxy of {workload} (an address that was chosen is chosen anew when addresses.json is removed)"
+    )]
     Proxy { workload: String, source: BindError },
     #[error("{address} is in use, and the command of {workload} would listen there (its port `{port}`)")]
     Port { workload: String, port: String, address: SocketAddr, source: io::Error },
@@ -150,7 +152,9 @@ impl Parts {
             if let Some(port) = workload.ports.first() {
                 let ready = surroundings.readiness.register(format!("the command of {key}"));
                 let address = SocketAddr::new(workload.address, port.number);
-                parts.command.spawn("first connection to a command", wait_for_listener(address, ready, parts.command.clone()));
+                parts
+                    .command
+                    .spawn("first connection to a command", wait_for_listener(address, ready, parts.command.clone()));
             }
             let supervised = supervise(
                 job,
