@@ -4,6 +4,7 @@ use alcazar_yaml::{Node, Reader, Text};
 
 use crate::bindings::MODES;
 use crate::model::Activation;
+use crate::policy::short_names;
 use crate::roles::take_either;
 
 /// What a configuration says.
@@ -40,7 +41,17 @@ impl ConfigSpec {
         let is_active = match &self.mode {
             Mode::Off => false,
             Mode::On => true,
-            Mode::OnFor(targets) => listed(targets) || services.iter().any(|name| targets.services.contains(name)),
+            // Every spelling counts: one that did not would leave the service open.
+            Mode::OnFor(targets) => {
+                let included = |name: &String| {
+                    let spellings = || std::iter::once(name.as_str()).chain(short_names(name));
+                    targets.services.iter().any(|target| {
+                        let target = target.strip_suffix('.').unwrap_or(target);
+                        spellings().any(|spelling| spelling.eq_ignore_ascii_case(target))
+                    })
+                };
+                listed(targets) || services.iter().any(included)
+            }
             // A workload is behind all its services at once: it is left out only if all of them are.
             Mode::OnExcept(targets) => {
                 let all = !services.is_empty() && services.iter().all(|name| targets.services.contains(name));

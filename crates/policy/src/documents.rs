@@ -86,9 +86,10 @@ impl Documents {
 
     fn read_document(&mut self, reader: &mut Reader<'_>, node: &Node) {
         let errors_before = reader.error_count();
-        let Some(mut fields) = reader.mapping(node, "document") else { return };
-        let Some(kind) = read_kind(reader, &mut fields) else { return };
-        let Some(kind) = kind else { return self.read_list(reader, fields) };
+        // What it was cannot be told: it may have said that RBAC is on, or have denied something.
+        let Some(mut fields) = reader.mapping(node, "document") else { return self.may_miss_config = true };
+        let Some(kind) = read_kind(reader, &mut fields) else { return self.may_miss_config = true };
+        let Some(kind) = kind else { return self.read_list(reader, fields, errors_before) };
         let metadata = fields.take("metadata");
         let spec = fields.take("spec");
         // What an API server adds.
@@ -129,16 +130,19 @@ impl Documents {
     }
 
     /// `kind: List`, as `kubectl get -o yaml` writes it.
-    fn read_list(&mut self, reader: &mut Reader<'_>, mut fields: Mapping<'_>) {
+    fn read_list(&mut self, reader: &mut Reader<'_>, mut fields: Mapping<'_>, errors_before: usize) {
         let items = fields.take("items");
         fields.take("metadata");
         reader.finish(fields);
-        for item in items.and_then(|node| reader.list(node, "items")).unwrap_or_default() {
+        let items = items.and_then(|node| reader.list(node, "items")).unwrap_or_default();
+        self.may_miss_config |= reader.error_count() != errors_before;
+        for item in items {
             // A list in a list is nothing that a tool writes.
             let is_list = matches!(&item.value, Value::Mapping(entries)
                 if entries.iter().any(|(key, value)| is_text(key, "kind") && is_text(value, "List")));
             if is_list {
                 reader.error(&item.span, "a list cannot be an item of a list");
+                self.may_miss_config = true;
             } else {
                 self.read_document(reader, item);
             }

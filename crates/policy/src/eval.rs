@@ -15,8 +15,12 @@ pub(crate) fn all_hold(clauses: &[Clause], request: &Request<'_>) -> bool {
 
 /// Whether the clause holds.
 ///
-/// A clause about HTTP never holds on TCP, negated or not: that drops its rule or subject.
+/// A clause about HTTP never holds on TCP, negated or not: that drops its rule or subject. Nor does one about what
+/// no request has yet: that a caller is in none of some groups is not known as long as no token is verified.
 pub(crate) fn holds(clause: &Clause, request: &Request<'_>) -> bool {
+    if clause.attribute.is_unverified() {
+        return false;
+    }
     let http = match request.protocol {
         Protocol::Http(http) => Some(http),
         Protocol::Tcp if clause.attribute.is_http_only() => return false,

@@ -21,7 +21,9 @@ impl<'a> Host<'a> {
         if name.is_empty() || name.ends_with('.') {
             return Err(RefusedHost::Empty);
         }
-        if let Some(c) = name.chars().find(|c| !is_host_char(*c)) {
+        // `%61dmin` is `admin` to some servers and another host to others; in an address it begins the zone.
+        let is_address = name.len() != host.len();
+        if let Some(c) = name.chars().find(|c| !is_host_char(*c) || (*c == '%' && !is_address)) {
             return Err(RefusedHost::Character(c));
         }
         if host.bytes().any(|b| b.is_ascii_uppercase()) {
@@ -100,6 +102,8 @@ mod tests {
             ("me:x@reviews", Err(RefusedHost::Port)),
             ("a b", Err(RefusedHost::Character(' '))),
             ("a/b", Err(RefusedHost::Character('/'))),
+            ("%61dmin.shop", Err(RefusedHost::Character('%'))),
+            ("[fe80::1%25eth0]:80", Ok("[fe80::1%25eth0]")),
             ("[::1]x", Err(RefusedHost::Character('['))),
         ] {
             assert_eq!(Host::normalize(authority).map(|h| h.to_string()), expected.map(str::to_owned), "{authority:?}");

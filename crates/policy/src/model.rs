@@ -165,6 +165,21 @@ impl Attribute {
     }
 }
 
+impl Attribute {
+    /// Whether this version never learns it, so that its absence says nothing.
+    pub(crate) fn is_unverified(&self) -> bool {
+        matches!(
+            self,
+            Self::AuthPrincipal
+                | Self::AuthAudiences
+                | Self::AuthPresenter
+                | Self::AuthClaim(_)
+                | Self::EnvoyFilter { .. }
+                | Self::Unknown(_)
+        )
+    }
+}
+
 /// The attribute in words, as an explanation names it.
 impl fmt::Display for Attribute {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

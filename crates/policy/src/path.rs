@@ -189,7 +189,8 @@ fn remove_dot_segments(path: &str) -> Result<String, RefusedPath> {
     let mut kept: Vec<&str> = Vec::new();
     let mut ends_in_directory = false;
     for segment in path.split('/').skip(1) {
-        if segment.starts_with(".;") || segment.starts_with("..;") {
+        // Encoded (in upper case by now) it is a parameter to servers that decode first.
+        if [".;", "..;", ".%3B", "..%3B"].iter().any(|start| segment.starts_with(start)) {
             return Err(RefusedPath::DotSegmentParameter);
         }
         ends_in_directory = matches!(segment, "." | "..");
@@ -272,6 +273,8 @@ mod tests {
         check("/a?b\nc", Err(RefusedPath::Control(10)));
         check("/public/..;/admin", Err(RefusedPath::DotSegmentParameter));
         check("/public/%2e%2e;x/admin", Err(RefusedPath::DotSegmentParameter));
+        check("/public/..%3b/admin", Err(RefusedPath::DotSegmentParameter));
+        check("/public/.%3Bx/admin", Err(RefusedPath::DotSegmentParameter));
     }
 
     #[test]

@@ -198,7 +198,7 @@ fn covers(target: &Target, workload: &Workload<'_>) -> bool {
 /// `reviews`, `reviews.shop` and `reviews.shop.svc` for `reviews.shop.svc.cluster.local`.
 ///
 /// Wildcards are compared with the full name only, as they always were.
-fn short_names(host: &str) -> impl Iterator<Item = &str> {
+pub(crate) fn short_names(host: &str) -> impl Iterator<Item = &str> {
     // Other hosts (of a ServiceEntry, say) have no short names.
     let is_service = host.split('.').nth(2) == Some("svc");
     let ends = host.match_indices('.').map(|(dot, _)| dot).take(if is_service { 3 } else { 0 });
@@ -246,15 +246,16 @@ fn with_aliases(clause: &Clause, workload: &Workload<'_>) -> Clause {
 
 /// The documents without those that repeat the name of an earlier one, each of which is an error.
 fn unique<T>(documents: Vec<Document<T>>, errors: &mut YamlErrors) -> Vec<Document<T>> {
-    let mut seen: HashMap<(String, String), String> = HashMap::new();
-    let mut kept = Vec::with_capacity(documents.len());
+    let mut seen: HashMap<(String, String), usize> = HashMap::new();
+    let mut kept: Vec<Document<T>> = Vec::with_capacity(documents.len());
     for document in documents {
         let place = &document.place;
         let key = (place.namespace.clone(), place.name.clone());
-        match seen.get(&key) {
-            Some(first) => errors.push(repeated(place, first)),
+        // Looked up for a repeated one only: a position costs a pass over its file.
+        match seen.get(&key).and_then(|first| kept.get(*first)) {
+            Some(first) => errors.push(repeated(place, &position(&first.place))),
             None => {
-                seen.insert(key, position(place));
+                seen.insert(key, kept.len());
                 kept.push(document);
             }
         }

@@ -151,7 +151,13 @@ pub(crate) fn read_values(reader: &mut Reader<'_>, node: &Node, what: &str, read
 
 fn read_constraints(reader: &mut Reader<'_>, node: &Node, has_ports: bool, rule: &mut RuleSpec) {
     let mut seen = HashSet::new();
-    for item in reader.list(node, "constraints").unwrap_or_default() {
+    let items = reader.list(node, "constraints");
+    if items.is_some_and(<[Node]>::is_empty) {
+        // As a rule's only field it would leave a rule that matches everything.
+        let help = "leave the field away if it does not matter";
+        reader.error_with_help(&node.span, "`constraints` is empty: it would limit nothing", help);
+    }
+    for item in items.unwrap_or_default() {
         let Some(mut fields) = reader.mapping(item, "constraint") else { continue };
         let (key, values) = (fields.take("key"), fields.take("values"));
         reader.finish(fields);

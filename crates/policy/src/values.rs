@@ -82,7 +82,12 @@ pub(crate) fn host(reader: &mut Reader<'_>, value: &Text) -> Option<Matcher> {
         Matcher::Exact(text) | Matcher::Prefix(text) | Matcher::Suffix(text) => text.as_str(),
         _ => return Some(matcher),
     };
-    if let Some(c) = text.chars().find(|c| c.is_whitespace() || matches!(c, '/' | '@' | '?' | '#')) {
+    if text.is_empty() {
+        let message = format!("`{}` names no host", value.text);
+        reader.error_with_help(&value.span, message, "write the host, or `\"*\"` for any");
+        return None;
+    }
+    if let Some(c) = text.chars().find(|c| c.is_whitespace() || matches!(c, '/' | '@' | '?' | '#' | '%')) {
         reader.error(&value.span, format!("`{}` can never match: no host contains {c:?}", value.text));
         return None;
     }

@@ -74,6 +74,11 @@ fn each_mistake_is_told_in_one_line() {
         role("hosts: [\"*:80\"]"),
         role("hosts: [\"http://a.com\"]"),
         role("paths: /a"),
+        role("paths:"),
+        role("constraints: []"),
+        role("{services: [a], constraints: []}"),
+        role("hosts: [\"*.\"]"),
+        role("notHosts: [\"%61dmin\"]"),
         subject("{}"),
         subject("{user: \"spiffe://cluster.local/ns/a/sa/b\"}"),
         subject("{names: [\"*\"]}"),
@@ -146,7 +151,19 @@ fn a_bad_document_is_refused_alone_where_the_caller_wants_that() {
 
 #[test]
 fn where_a_configuration_may_be_lost_rbac_is_on() {
-    for text in [config("{mode: ONN}"), config("{mode: ON}").replace("default", "x"), "a: [\n".to_owned()] {
+    let on = config("{mode: ON}");
+    for text in [
+        config("{mode: ONN}"),
+        on.replace("default", "x"),
+        "a: [\n".to_owned(),
+        on.replace("ClusterRbacConfig", "ClusterRbacConfg"),
+        on.replace("v1alpha1", "v1"),
+        on.replace("kind: ClusterRbacConfig\n", ""),
+        "kind: List\nitems: {a: b}\n".to_owned(),
+        "kind: List\nitem: []\n".to_owned(),
+        "- just a list\n".to_owned(),
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: a}\nspec: {}\n".to_owned(),
+    ] {
         let (policy, errors) = Policy::tolerant(&[SourceFile::new("p.yaml", text.as_str())], &Settings::default());
         assert!(!errors.is_empty());
         let bound = policy.for_workload(&Place::new("n", "a", "v1").workload());

@@ -154,6 +154,25 @@ fn http_fields_deny_on_tcp_and_never_widen() {
 }
 
 #[test]
+fn a_group_that_nobody_verified_is_not_absent() {
+    // A token that says `blocked` is not read by this version; taking that for "not blocked" would let it through.
+    assert!(!allows(ANY_RULE, "{notGroups: [blocked]}", &Call::http("n/x", "GET", "/")));
+    assert!(!allows(ANY_RULE, "{user: \"*\", notGroups: [blocked]}", &Call::http("n/x", "GET", "/")));
+}
+
+#[test]
+fn an_included_service_is_included_by_each_of_its_names() {
+    let activation = |name: &str| {
+        let text = ON.replace("{mode: ON}", &format!("{{mode: ON_WITH_INCLUSION, inclusion: {{services: [{name}]}}}}"));
+        policy(&text).for_workload(&Place::new("n", "a", "v1").workload()).activation
+    };
+    for name in ["a.n.svc.cluster.local", "a.n", "a.n.svc", "A.N.svc.cluster.local", "a.n.svc.cluster.local."] {
+        assert_eq!(activation(name), Activation::On, "{name}");
+    }
+    assert_eq!(activation("b.n.svc.cluster.local"), Activation::Off);
+}
+
+#[test]
 fn an_excluded_service_does_not_switch_off_its_neighbours() {
     let text = ON.replace(
         "{mode: ON}",

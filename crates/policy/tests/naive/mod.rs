@@ -260,9 +260,10 @@ impl Subject {
         });
         let namespace = namespace.as_deref();
         self.user.as_ref().is_none_or(|user| user == "*" || is_principal(user))
-            // No request carries a token yet, so nobody is in a group.
+            // No request carries a token yet, so nobody is known to be in a group, or in none.
             && self.group.is_none()
             && self.groups.is_none()
+            && self.not_groups.is_none()
             && self.names.as_ref().is_none_or(|names| names.iter().any(|name| is_principal(name)))
             && self.not_names.as_ref().is_none_or(|names| !names.iter().any(|name| is_principal(name)))
             && wants(&self.namespaces, namespace)
