@@ -93,6 +93,14 @@ impl YamlError {
         &self.0.message
     }
 
+    /// Whether the file, or what is said of it, holds characters that could steer a terminal.
+    pub(crate) fn has_control_characters(&self) -> bool {
+        let Inner { file, span: _, message, label, help, also } = &*self.0;
+        let texts = [Some(file.name()), Some(file.text()), Some(message), label.as_deref(), help.as_deref()];
+        let texts = texts.into_iter().flatten().chain(also.as_ref().map(|(_, label)| label.as_str()));
+        texts.flat_map(str::chars).any(|c| c.is_control() && !matches!(c, '\n' | '\r' | '\t'))
+    }
+
     /// What to do about it.
     pub fn suggestion(&self) -> Option<&str> {
         self.0.help.as_deref()

@@ -17,6 +17,8 @@ pub enum Style {
 
 /// One error with its place in the file, a caret and the suggestion. Ends with a newline.
 pub fn render(error: &YamlError, style: Style) -> String {
+    // Once the colours are in, its control characters cannot be told from ours.
+    let style = if error.has_control_characters() { Style::Plain } else { style };
     let theme = match style {
         Style::Plain => GraphicalTheme::unicode_nocolor(),
         Style::Colour => GraphicalTheme::unicode(),

@@ -179,4 +179,17 @@ fn a_file_cannot_steer_the_terminal() {
     let file = SourceFile::new("x\u{1b}[31m.yaml", "a: \"\u{7f}\"\nb\n");
     let error = YamlError::new(&file, 4..5, "bad \u{1b}[2J text");
     assert!(!render(&error, Style::Plain).contains('\u{1b}'));
+    // In colour neither, whichever part it stands in.
+    let clean = SourceFile::new("x.yaml", "a: b\n");
+    for error in [
+        error,
+        YamlError::new(&SourceFile::new("x.yaml", "# \u{1b}]0;mine\u{7}\na: b\n"), 14..15, "bad"),
+        YamlError::new(&clean, 0..1, "bad \u{1b}[2J text"),
+        YamlError::new(&clean, 0..1, "bad").with_label("\u{1b}[2J"),
+        YamlError::new(&clean, 0..1, "bad").with_help("\u{9b}2J"),
+        YamlError::new(&clean, 0..1, "bad").with_also(3..4, "\u{1b}[2J"),
+    ] {
+        assert!(!render(&error, Style::Colour).contains(['\u{1b}', '\u{9b}', '\u{7}']), "{error:?}");
+    }
+    assert!(render(&YamlError::new(&clean, 0..1, "bad"), Style::Colour).contains('\u{1b}'));
 }
