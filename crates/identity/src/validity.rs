@@ -59,9 +59,13 @@ impl fmt::Debug for Validity {
 
 /// A moment as people and logs read it, in UTC to the second: `2026-11-21T15:00:00Z`.
 pub fn rfc3339(at: SystemTime) -> String {
-    let at = OffsetDateTime::from(at);
-    let whole = at.replace_nanosecond(0).unwrap_or(at);
-    whole.format(&Rfc3339).unwrap_or_else(|_| whole.to_string())
+    let seconds = match at.duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(after) => i64::try_from(after.as_secs()).ok(),
+        Err(before) => i64::try_from(before.duration().as_secs()).ok().map(i64::saturating_neg),
+    };
+    // A record or a peer may hold any moment, and the calendar ends: that must not end the process.
+    let at = seconds.and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
+    at.and_then(|at| at.format(&Rfc3339).ok()).unwrap_or_else(|| "a moment beyond the calendar".to_owned())
 }
 
 #[cfg(test)]
@@ -86,5 +90,15 @@ mod tests {
     #[test]
     fn it_reads_as_a_person_writes_dates() {
         assert_eq!(rfc3339(at(0)), "1970-01-01T00:00:00Z");
+        assert_eq!(rfc3339(at(1) + Duration::from_nanos(999_999_999)), "1970-01-01T00:00:01Z");
+        assert_eq!(rfc3339(SystemTime::UNIX_EPOCH - Duration::from_secs(1)), "1969-12-31T23:59:59Z");
+        assert_eq!(rfc3339(at(253_402_300_799)), "9999-12-31T23:59:59Z");
+    }
+
+    #[test]
+    fn a_moment_beyond_the_calendar_is_no_panic() {
+        for seconds in [253_402_300_800, 1 << 50, i64::MAX as u64] {
+            assert_eq!(rfc3339(at(seconds)), "a moment beyond the calendar", "{seconds}");
+        }
     }
 }
