@@ -123,9 +123,9 @@ async fn put<S: Store + ?Sized>(
     ttl: Duration,
     now: SystemTime,
 ) -> Result<Lease, WriteError> {
-    let millis = (now + ttl)
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
+    let end = now.checked_add(ttl).map(|end| end.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default());
+    // An end beyond all time is the last one that a record can hold.
+    let millis = end.and_then(|end| u64::try_from(end.as_millis()).ok()).unwrap_or(u64::MAX);
     let revision = store.put_if(key, expected, encode(millis, holder)).await?;
     Ok(Lease {
         key: key.clone(),

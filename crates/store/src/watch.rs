@@ -106,6 +106,11 @@ impl Feed {
         }
     }
 
+    /// Whether nobody reads any more: drop the feed then.
+    pub fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+
     /// Says that events are missing from here on. Drop the feed then.
     pub fn lag(&self) {
         self.lagged.store(true, Ordering::Release);

@@ -7,7 +7,11 @@
     reason = "a test stops at the first surprise"
 )]
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use alcazar_store::{
     Expected, Key, Prefix, Revision, SledStore, Store, StoreError, WatchError, WriteError, conformance,
@@ -40,6 +44,27 @@ async fn a_second_opening_is_refused_until_the_first_is_closed() {
     assert_eq!(watch.next().await, Err(WatchError::Closed));
     assert!(matches!(store.get(&"a".parse().unwrap()).await, Err(StoreError::Closed)));
     SledStore::open(folder.path()).unwrap();
+}
+
+#[tokio::test]
+async fn a_lease_may_be_asked_for_beyond_all_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SledStore::open(folder.path()).unwrap();
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
+    let lease = store.acquire_lease("leader", "ann", Duration::MAX, now).await.unwrap();
+    assert!(lease.holds(now + Duration::from_secs(1 << 40)));
+    assert!(store.acquire_lease("leader", "bob", Duration::from_secs(1), now).await.is_err());
+}
+
+#[test]
+fn a_new_folder_is_for_its_owner_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("data/store");
+    drop(SledStore::open(&path).unwrap());
+    for made in [path.as_path(), path.parent().unwrap()] {
+        assert_eq!(std::fs::metadata(made).unwrap().permissions().mode() & 0o777, 0o700, "{}", made.display());
+    }
 }
 
 #[tokio::test]

@@ -217,6 +217,8 @@ impl Committer {
     }
 
     fn watch(&mut self, prefix: Prefix, after: Revision) -> Watch {
+        // Whoever watches and goes, again and again, must not pile up in a store where nothing changes.
+        self.feeds.retain(|feed| !feed.is_closed());
         let (feed, watch) = Watch::channel(prefix, WATCH_CAPACITY);
         let Some(past) = self.history.since(after) else {
             feed.lag();
@@ -273,4 +275,21 @@ fn weight(event: &Event) -> usize {
         Event::Deleted { .. } => 0,
     };
     event.key().as_str().len() + value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn watchers_that_have_gone_leave_nothing_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut committer = Committer::new(Disk::open(folder.path()).unwrap());
+        let kept = committer.watch(Prefix::all(), Revision::default());
+        for _ in 0..100 {
+            drop(committer.watch(Prefix::all(), Revision::default()));
+        }
+        assert!(committer.feeds.len() <= 2, "{}", committer.feeds.len());
+        drop(kept);
+    }
 }

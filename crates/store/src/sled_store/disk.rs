@@ -6,6 +6,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io,
     ops::Bound,
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     thread,
     time::Duration,
@@ -51,7 +52,9 @@ struct Books {
 impl Disk {
     /// Opens the store in `folder`, making it if there is none, and checks every record of it.
     pub(super) fn open(folder: &Path) -> Result<Self, StoreError> {
-        fs::create_dir_all(folder).map_err(|error| StoreError::io("create", folder, error))?;
+        // What is kept is for this process alone; a folder that is there already is as its owner made it.
+        let created = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
+        created.map_err(|error| StoreError::io("create", folder, error))?;
         let lock = lock(folder)?;
         let db_path = folder.join("db");
         let mark = Mark::open(folder)?;
