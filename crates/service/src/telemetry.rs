@@ -22,7 +22,9 @@ pub fn init(format: Format, default_filter: &str) {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter(default_filter))
         .with_writer(std::io::stderr)
-        .with_ansi(colour_wanted(&std::io::stderr()));
+        .with_ansi(colour_wanted(&std::io::stderr()))
+        // Whoever read our standard error may have gone away; that must not end us.
+        .log_internal_errors(false);
     let outcome = match format {
         Format::Plain => builder.try_init(),
         Format::Json => builder.json().try_init(),
