@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
 
-use super::stream::Bounded;
+use super::stream::{Bounded, Limit};
 use super::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT};
 use crate::refusal::Causes;
 use crate::{ConnectError, Connector, Expected, Refusal, TlsStream, VerifyPeerError};
@@ -61,8 +61,8 @@ async fn dial(
     let refused = |source| DialError::Handshake { target: authority.clone(), source };
     let mut connected = connector.connect(tcp, expected).await.map_err(refused)?;
     let first = verdict(&mut connected.stream).await.map_err(refused)?;
-    let end = connected.peer.validity().not_after();
-    Ok(Bounded::new(connected.stream, Some(end), connector.clock()).after(&first))
+    let end = Limit::for_peer(Some(&connected.peer), connector.clock()());
+    Ok(Bounded::new(connected.stream, end, connector.clock()).after(&first))
 }
 
 /// Waits for the server's first bytes, which tell that it let us in.

@@ -22,7 +22,8 @@ pub struct PeerInfo {
     pub peer: Option<PeerIdentity>,
 }
 
-/// A connection that was accepted and verified; it ends when the client's certificate does.
+/// A connection that was accepted and verified; it ends when the client's certificate does, and an anonymous
+/// one after a minute.
 #[derive(Debug)]
 pub struct MtlsStream {
     io: Bounded<TlsStream<TcpStream>>,
@@ -31,7 +32,7 @@ pub struct MtlsStream {
 
 impl MtlsStream {
     pub(super) fn new(accepted: Accepted<TcpStream>, remote_addr: SocketAddr, clock: &Clock) -> Self {
-        let end = accepted.peer.as_ref().map(|peer| peer.validity().not_after());
+        let end = Limit::for_peer(accepted.peer.as_ref(), clock());
         let info = PeerInfo { remote_addr, peer: accepted.peer };
         Self { io: Bounded::new(accepted.stream, end, clock), info }
     }
@@ -57,18 +58,41 @@ pub(super) struct Bounded<S> {
     io: S,
     /// What was read already, and comes first.
     first: Vec<u8>,
-    end: Option<End>,
+    end: End,
 }
 
-struct End {
+/// When a connection ends, and why.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limit {
     at: SystemTime,
+    why: &'static str,
+}
+
+impl Limit {
+    pub(super) fn for_peer(peer: Option<&PeerIdentity>, now: SystemTime) -> Self {
+        match peer {
+            Some(peer) => Self { at: peer.validity().not_after(), why: CERTIFICATE_EXPIRED },
+            // Strangers could hold as many connections as the system has, for ever.
+            None => Self { at: now.checked_add(ANONYMOUS).unwrap_or(now), why: ANONYMOUS_TOO_LONG },
+        }
+    }
+}
+
+const CERTIFICATE_EXPIRED: &str = "the peer's certificate expired";
+const ANONYMOUS_TOO_LONG: &str = "a connection without a certificate had its time";
+/// Time enough to attest and get a certificate.
+const ANONYMOUS: Duration = Duration::from_secs(60);
+
+struct End {
+    limit: Limit,
     clock: Clock,
     sleep: Pin<Box<Sleep>>,
 }
 
 impl<S> Bounded<S> {
-    pub(super) fn new(io: S, end: Option<SystemTime>, clock: &Clock) -> Self {
-        let end = end.map(|at| End { at, clock: Clock::clone(clock), sleep: Box::pin(sleep(next_look(at, clock()))) });
+    pub(super) fn new(io: S, limit: Limit, clock: &Clock) -> Self {
+        let first_look = next_look(limit.at, clock());
+        let end = End { limit, clock: Clock::clone(clock), sleep: Box::pin(sleep(first_look)) };
         Self { io, first: Vec::new(), end }
     }
 
@@ -84,10 +108,10 @@ impl End {
         loop {
             ready!(self.sleep.as_mut().poll(cx));
             let now = (self.clock)();
-            if now > self.at {
+            if now > self.limit.at {
                 return Poll::Ready(());
             }
-            self.sleep.as_mut().reset(Instant::now() + next_look(self.at, now));
+            self.sleep.as_mut().reset(Instant::now() + next_look(self.limit.at, now));
         }
     }
 }
@@ -100,10 +124,9 @@ fn next_look(end: SystemTime, now: SystemTime) -> Duration {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Bounded<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if let Some(end) = &mut self.end
-            && end.poll_passed(cx).is_ready()
-        {
-            let reason = format!("the peer's certificate expired at {}", rfc3339(end.at));
+        if self.end.poll_passed(cx).is_ready() {
+            let Limit { at, why } = self.end.limit;
+            let reason = format!("{why} at {}", rfc3339(at));
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, reason)));
         }
         if self.first.is_empty() {
@@ -175,7 +198,27 @@ impl AsyncWrite for MtlsStream {
 
 impl<S> std::fmt::Debug for Bounded<S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let end = self.end.as_ref().map(|end| rfc3339(end.at));
+        let end = rfc3339(self.end.limit.at);
         f.debug_struct("Bounded").field("end", &end).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stranger_is_not_listened_to_for_ever() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000);
+        let limit = Limit::for_peer(None, now);
+        assert_eq!(limit.at, now + ANONYMOUS);
+        let clock: Clock = Arc::new(move || now + ANONYMOUS + Duration::from_secs(1));
+        let (_client, server) = tokio::io::duplex(64);
+        let error = Bounded::new(server, limit, &clock).read_u8().await.unwrap_err();
+        assert!(error.to_string().starts_with(ANONYMOUS_TOO_LONG), "{error}");
     }
 }
