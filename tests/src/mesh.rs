@@ -1,12 +1,16 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
+use std::sync::Mutex;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{DEADLINE, Process, binary, until};
+
+/// Two meshes that start at the same time may choose the same ports.
+static ONE_STARTS: Mutex<()> = Mutex::new(());
 
 /// A running `alcazar up` in a directory of its own.
 #[derive(Debug)]
@@ -38,6 +42,7 @@ impl Mesh {
     }
 
     fn start(home: TempDir, mesh: Option<&Path>) -> Result<Self> {
+        let _alone = ONE_STARTS.lock();
         let data_dir = home.path().join("data");
         let process = Process::start(up(&data_dir, mesh)?, &home.path().join("log"))?;
         let mut mesh = Self { process, data_dir, home };
@@ -65,6 +70,7 @@ impl Mesh {
     }
 
     fn restart(self) -> Result<Self> {
+        let _alone = ONE_STARTS.lock();
         let Self { process, data_dir, home } = self;
         drop(process);
         let own = home.path().join("mesh.yaml");

@@ -77,6 +77,9 @@ impl Process {
     /// # Errors
     /// When it does not end.
     pub fn kill(&mut self) -> Result<ExitStatus> {
+        if let Some(status) = self.ended()? {
+            return Ok(status);
+        }
         self.signal(Signal::KILL)?;
         self.wait(DEADLINE)
     }

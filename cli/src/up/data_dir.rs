@@ -38,6 +38,9 @@ impl DataDir {
     /// Makes the directory where it is missing, and locks it.
     pub(crate) fn open(path: &Path) -> Result<Self, OpenDataDirError> {
         let failed = |source| OpenDataDirError::Unusable { path: path.to_owned(), source };
+        if is_foreign(path).map_err(failed)? {
+            return Err(OpenDataDirError::Foreign { path: path.to_owned() });
+        }
         private_directory(path).map_err(failed)?;
         let paths = Paths::of(path);
         let mut lock = OpenOptions::new()
@@ -78,6 +81,8 @@ pub(crate) enum OpenDataDirError {
     #[error("the data directory {} is in use by another `alcazar up`{}; stop that one, or choose another with --data-dir",
         path.display(), pid.map(|pid| format!(" (process {pid})")).unwrap_or_default())]
     Held { path: PathBuf, pid: Option<u32> },
+    #[error("{} has something else in it; choose a directory of its own for the mesh with --data-dir", path.display())]
+    Foreign { path: PathBuf },
     #[error("cannot use the data directory {}", path.display())]
     Unusable { path: PathBuf, source: io::Error },
 }
@@ -146,6 +151,16 @@ pub(crate) struct SocketPathTooLong {
     length: usize,
 }
 
+/// Whether a directory is in use for something else: its permissions are then not ours to change.
+fn is_foreign(path: &Path) -> io::Result<bool> {
+    let mut entries = match fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    Ok(entries.next().is_some() && !path.join("lock").try_exists()?)
+}
+
 /// Moves a file that has grown past the limit to `<name>.1`, in place of the one before.
 fn set_aside(path: &Path, limit: u64) -> io::Result<()> {
     match fs::metadata(path) {
@@ -177,6 +192,18 @@ mod tests {
         assert!(refused.to_string().contains(&format!("(process {})", std::process::id())), "{refused}");
         drop(first);
         DataDir::open(&path).unwrap();
+    }
+
+    #[test]
+    fn a_directory_of_somebody_else_is_left_alone() {
+        let temporary = tempfile::tempdir().unwrap();
+        fs::set_permissions(temporary.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::write(temporary.path().join("thesis.tex"), "").unwrap();
+        let refused = DataDir::open(temporary.path()).unwrap_err();
+        assert!(matches!(refused, OpenDataDirError::Foreign { .. }), "{refused}");
+        assert_eq!(fs::metadata(temporary.path()).unwrap().permissions().mode() & 0o777, 0o755);
+        fs::remove_file(temporary.path().join("thesis.tex")).unwrap();
+        DataDir::open(temporary.path()).unwrap();
     }
 
     #[test]

@@ -56,7 +56,7 @@ use self::workload::Surroundings;
 use crate::args::UpArgs;
 
 /// How long workloads may take to end; each proxy and each command has a shorter deadline of its own.
-const WORKLOADS_END: Duration = Duration::from_secs(12);
+const WORKLOADS_END: Duration = Duration::from_secs(15);
 
 /// How long CA, agent and control plane may take to end.
 const PARTS_END: Duration = Duration::from_secs(8);
@@ -157,9 +157,11 @@ async fn up(
 
     let mesh = Mesh { source, survey, console, readiness, shutdown, parts: parts.clone() };
     let joined = while_spawning(&mut orders, fleet.follow(&world)).await;
-    drop(starting);
     let outcome = match joined {
-        Ok(()) => mesh.watch(started, &mut fleet, &mut worlds, &mut orders, &mut failures).await,
+        Ok(()) => {
+            starting.ready();
+            mesh.watch(started, &mut fleet, &mut worlds, &mut orders, &mut failures).await
+        }
         Err(error) => Err(error.into()),
     };
     // Commands that are asked for now will not be started.

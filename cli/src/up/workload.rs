@@ -28,6 +28,9 @@ use super::supervise::{Job, Spawner, supervise};
 /// How long a proxy may take to finish what it has begun.
 const DRAIN: Duration = Duration::from_secs(5);
 
+/// How long it may take to end, with that.
+const PROXY_END: Duration = Duration::from_secs(7);
+
 /// How long a command may take to end, longer than its own grace.
 const COMMAND_END: Duration = Duration::from_secs(5);
 
@@ -188,7 +191,7 @@ impl Parts {
 
     /// The proxy first, so that the application can answer what is under way.
     async fn stop(self) {
-        for (part, deadline) in [(self.proxy, DRAIN), (self.command, COMMAND_END)] {
+        for (part, deadline) in [(self.proxy, PROXY_END), (self.command, COMMAND_END)] {
             part.trigger("the workload ends");
             if let Err(unfinished) = part.finished(deadline).await {
                 tracing::warn!("{unfinished}");
