@@ -41,22 +41,29 @@ impl Decisions {
             return Ok(());
         }
         let id = self.ids.next();
+        let time = rfc3339(now);
+        let workload = &snapshot.workload;
+        let context = LogContext {
+            time: &time,
+            id: &id,
+            workload: workload.name(),
+            namespace: workload.namespace(),
+            service_account: workload.service_account(),
+        };
+        // Finding the nearest miss looks at every role: once for both logs.
+        let record = snapshot.policy.record(request, &decision, context);
         if !allowed {
-            tell(snapshot, request, &id, &snapshot.policy.explain_decision(request, &decision).to_string());
+            tell(snapshot, request, &id, &record.explanation);
         }
         if let Some(log) = &self.log {
-            let time = rfc3339(now);
-            let workload = &snapshot.workload;
-            let context = LogContext {
-                time: &time,
-                id: &id,
-                workload: workload.name(),
-                namespace: workload.namespace(),
-                service_account: workload.service_account(),
-            };
-            log.write(snapshot.policy.record(request, &decision, context));
+            log.write(record);
         }
         if allowed { Ok(()) } else { Err(Denied { id }) }
+    }
+
+    /// Denies what cannot be decided at all.
+    pub(crate) fn deny(&self) -> Denied {
+        Denied { id: self.ids.next() }
     }
 }
 
