@@ -142,18 +142,4 @@ mod tests {
         check(Version::HTTP_2, "http://a/", &["b"], None);
         check(Version::HTTP_2, "/", &["b"], Some(Some("b")));
     }
-
-    #[test]
-    fn zz_probe() {
-        let mut request = Request::builder().version(Version::HTTP_2).method("CONNECT").uri("http://a/public").body(()).unwrap();
-        request.extensions_mut().insert(::h2::ext::Protocol::from_static("h2c"));
-        let (mut head, ()) = request.into_parts();
-        println!("PROBE extended connect: {:?}", take_upgrade(&mut head, &Body::empty()));
-        for value in ["h2c", "h2c, websocket", "websocket, h2c"] {
-            let request = Request::builder().version(Version::HTTP_11).uri("/public").header("connection", "upgrade").header("upgrade", value).body(()).unwrap();
-            let (mut head, ()) = request.into_parts();
-            println!("PROBE {value}: {:?}", take_upgrade(&mut head, &Body::empty()));
-        }
-        println!("PROBE fragment: {:?}", PathAndQuery::try_from("/admin#x"));
-    }
 }
