@@ -122,8 +122,17 @@ services:
     fs::write(mesh.mesh_file(), before.replace("services:\n", &entry)).unwrap();
     let code = || curl(proxy, "http://late.shop/").unwrap().code;
     until("the new workload", DEADLINE, || (code() == 200).then_some(())).unwrap();
-    fs::write(mesh.mesh_file(), before).unwrap();
+    fs::write(mesh.mesh_file(), &before).unwrap();
     until("its end", DEADLINE, || (mesh.workload("shop/late").is_err() && code() == 502).then_some(())).unwrap();
+    // One that takes another's place, and its ports, is started when that one has ended.
+    let renamed = before.replace("name: caller\n  namespace: office", "name: clerk\n  namespace: office");
+    fs::write(mesh.mesh_file(), renamed).unwrap();
+    until("the successor", DEADLINE, || {
+        let is_there = mesh.workload("office/clerk").is_ok_and(|clerk| !clerk.serial.is_empty());
+        (is_there && curl(proxy, "http://web.shop/").is_ok_and(|answer| answer.code == 200)).then_some(())
+    })
+    .unwrap();
+    assert!(!mesh.log().contains("cannot start the proxy"), "{}", mesh.log());
     // What was not touched runs on.
     assert_eq!(mesh.workload("shop/files").unwrap().pid, Some(files));
 }

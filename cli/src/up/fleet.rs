@@ -11,6 +11,7 @@ use alcazar_service::Shutdown;
 use alcazar_service::process::chain;
 use futures::future::join_all;
 use tokio::sync::{oneshot, watch};
+use tokio::time::timeout;
 
 use super::authority::{Authority, RegisterError};
 use super::workload::{self, StartError, Surroundings};
@@ -41,6 +42,9 @@ impl Processes {
 }
 
 struct Member {
+    shutdown: Shutdown,
+    /// Closed when its task has ended.
+    ended: oneshot::Receiver<()>,
     desired: watch::Sender<Arc<Workload>>,
     pid: watch::Receiver<Option<u32>>,
     ttl: Option<Duration>,
@@ -85,27 +89,24 @@ impl Fleet {
     /// Why workloads could not join; the others have.
     pub(crate) async fn follow(&mut self, world: &World) -> Result<(), JoinErrors> {
         let wanted: BTreeMap<String, &Arc<Workload>> = world.workloads.iter().map(|w| (w.key(), w)).collect();
-        let gone: Vec<String> = self.members.keys().filter(|key| !wanted.contains_key(*key)).cloned().collect();
-        for key in gone {
-            self.leave(&key).await;
-        }
-        let joining = wanted.iter().map(|(key, workload)| {
-            let known = self.members.get(key).map(|member| (member.desired.borrow().clone(), member.ttl));
-            self.join(known, workload, world.ttl)
-        });
+        // Before others join: they may be given the ports of those that go.
+        let gone: Vec<Member> =
+            self.members.extract_if(.., |key, _| !wanted.contains_key(key)).map(|(_, gone)| gone).collect();
+        join_all(gone.into_iter().map(|member| self.leave(member))).await;
+        let mut new = Vec::new();
         let mut errors = Vec::new();
-        for (outcome, (key, workload)) in join_all(joining).await.into_iter().zip(&wanted) {
+        for (key, workload) in &wanted {
+            match self.members.get_mut(key) {
+                Some(member) => errors.extend(member.tell(workload, world.ttl, &self.authority).await.err()),
+                None => new.push((key, *workload)),
+            }
+        }
+        let joined = join_all(new.iter().map(|(_, workload)| self.join(workload, world.ttl))).await;
+        for (outcome, (key, _)) in joined.into_iter().zip(new) {
             match outcome {
-                Ok(Some(member)) => drop(self.members.insert(key.clone(), member)),
-                Ok(None) => {
-                    if let Some(member) = self.members.get_mut(key) {
-                        member.ttl = world.ttl;
-                        member.desired.send_if_modified(|now| {
-                            let changed = now != *workload;
-                            *now = Arc::clone(workload);
-                            changed
-                        });
-                    }
+                Ok((member, failed)) => {
+                    errors.extend(failed.map(JoinError::Start));
+                    self.members.insert(key.clone(), member);
                 }
                 Err(error) => errors.push(error),
             }
@@ -114,53 +115,74 @@ impl Fleet {
         if errors.is_empty() { Ok(()) } else { Err(JoinErrors(errors)) }
     }
 
-    /// Registers a workload where that has changed, and starts it where it is not known.
+    /// Registers a workload and starts it. One that cannot be started is a member too: it tries again by itself.
     async fn join(
         &self,
-        known: Option<(Arc<Workload>, Option<Duration>)>,
         workload: &Arc<Workload>,
         ttl: Option<Duration>,
-    ) -> Result<Option<Member>, JoinError> {
-        let is_registered = known
-            .as_ref()
-            .is_some_and(|(before, before_ttl)| before.spiffe_id == workload.spiffe_id && *before_ttl == ttl);
-        if !is_registered {
-            self.authority.register(&workload.socket_name(), &workload.spiffe_id, ttl).await?;
-        }
-        if known.is_some() {
-            return Ok(None);
-        }
+    ) -> Result<(Member, Option<StartError>), JoinError> {
+        self.authority.register(&workload.socket_name(), &workload.spiffe_id, ttl).await?;
         let (desired, wanted) = watch::channel(workload.clone());
         let (running, pid) = watch::channel(None);
         let (started, outcome) = oneshot::channel();
-        let shutdown = self.shutdown.clone();
-        let run = workload::run(self.surroundings.clone(), wanted, running, started, shutdown);
-        self.shutdown.spawn("workload", run);
+        let (shutdown, (ending, ended)) = (self.shutdown.child(), oneshot::channel());
+        let run = workload::run(self.surroundings.clone(), wanted, running, started, shutdown.clone());
+        // On the tree of all, so that a panic ends the mesh.
+        self.shutdown.spawn("workload", async move {
+            run.await;
+            drop(ending);
+        });
         // Nobody answers when the mesh is ending already.
-        outcome.await.unwrap_or(Ok(()))?;
-        Ok(Some(Member { desired, pid, ttl }))
+        let failed = outcome.await.unwrap_or(Ok(())).err();
+        Ok((Member { shutdown, ended, desired, pid, ttl }, failed))
     }
 
-    async fn leave(&mut self, key: &str) {
-        let Some(member) = self.members.remove(key) else { return };
+    async fn leave(&self, member: Member) {
         let registration = member.desired.borrow().socket_name();
-        // The task ends with the sender.
-        drop(member);
+        member.shutdown.trigger("the workload has left the mesh");
+        if timeout(WORKLOAD_END, member.ended).await.is_err() {
+            tracing::warn!("{registration} has not ended within {WORKLOAD_END:?}");
+        }
         if let Err(error) = self.authority.unregister(&registration).await {
             tracing::warn!("{}", chain(&error));
         }
     }
 
     /// Ends every workload.
-    pub(crate) async fn end(self, deadline: Duration) {
+    pub(crate) async fn end(self) {
         self.shutdown.trigger("the mesh ends");
-        if let Err(unfinished) = self.shutdown.finished(deadline).await {
+        if let Err(unfinished) = self.shutdown.finished(WORKLOAD_END).await {
             tracing::warn!("{unfinished}");
         }
     }
 
-    /// Waits for a task of a workload that panicked.
+    /// Ends when the mesh does, or when a workload's task has panicked.
     pub(crate) fn shutdown(&self) -> Shutdown {
         self.shutdown.clone()
     }
 }
+
+impl Member {
+    /// Registers the workload anew where that has changed, and tells its task what it is now.
+    async fn tell(
+        &mut self,
+        workload: &Arc<Workload>,
+        ttl: Option<Duration>,
+        authority: &Authority,
+    ) -> Result<(), JoinError> {
+        let is_registered = self.desired.borrow().spiffe_id == workload.spiffe_id && self.ttl == ttl;
+        if !is_registered {
+            authority.register(&workload.socket_name(), &workload.spiffe_id, ttl).await?;
+            self.ttl = ttl;
+        }
+        self.desired.send_if_modified(|now| {
+            let changed = now != workload;
+            *now = Arc::clone(workload);
+            changed
+        });
+        Ok(())
+    }
+}
+
+/// How long a workload may take to end; its proxy and its command have shorter deadlines of their own.
+const WORKLOAD_END: Duration = Duration::from_secs(15);

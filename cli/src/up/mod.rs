@@ -55,9 +55,6 @@ use self::watch::{Mesh, run_part, while_spawning};
 use self::workload::Surroundings;
 use crate::args::UpArgs;
 
-/// How long workloads may take to end; each proxy and each command has a shorter deadline of its own.
-const WORKLOADS_END: Duration = Duration::from_secs(15);
-
 /// How long CA, agent and control plane may take to end.
 const PARTS_END: Duration = Duration::from_secs(8);
 
@@ -166,7 +163,7 @@ async fn up(
     };
     // Commands that are asked for now will not be started.
     drop(orders);
-    fleet.end(WORKLOADS_END).await;
+    fleet.end().await;
     parts.trigger("the mesh ends");
     if let Err(unfinished) = parts.finished(PARTS_END).await {
         tracing::warn!("{unfinished}");

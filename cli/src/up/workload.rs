@@ -37,8 +37,9 @@ const COMMAND_END: Duration = Duration::from_secs(5);
 /// How long the mesh waits for a command to listen before it calls itself ready all the same.
 const LISTENS: Duration = Duration::from_secs(3);
 
-/// The pause before a part that ended by itself is started again.
-const PAUSE: Duration = Duration::from_secs(1);
+/// The first pause before a part that ended by itself, or did not start, is started again; it doubles up to the last.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LAST_PAUSE: Duration = Duration::from_secs(30);
 
 /// What every workload's parts need.
 #[derive(Clone)]
@@ -78,7 +79,7 @@ pub(crate) async fn run(
     started: oneshot::Sender<Result<(), StartError>>,
     shutdown: Shutdown,
 ) {
-    let mut started = Some(started);
+    let (mut started, mut pause) = (Some(started), FIRST_PAUSE);
     loop {
         let workload = desired.borrow_and_update().clone();
         let parts = Parts::start(&surroundings, &workload, &pid).await;
@@ -88,6 +89,7 @@ pub(crate) async fn run(
                     // Whoever asked may have been cancelled by the shutdown, which is seen below.
                     started.send(Ok(())).unwrap_or_default();
                 }
+                pause = FIRST_PAUSE;
                 let why = parts.until_over(&workload, &mut desired, &shutdown).await;
                 parts.stop().await;
                 why
@@ -95,7 +97,7 @@ pub(crate) async fn run(
             Err(error) => match started.take() {
                 Some(started) => {
                     started.send(Err(error)).unwrap_or_default();
-                    return;
+                    Over::Ended
                 }
                 None => {
                     tracing::error!(target: "alcazar::supervise", "{}", chain(&error));
@@ -108,7 +110,7 @@ pub(crate) async fn run(
             Over::Changed => {}
             Over::Ended => tokio::select! {
                 () = shutdown.cancelled() => return,
-                () = sleep(PAUSE) => {}
+                () = sleep(pause) => pause = (pause * 2).min(LAST_PAUSE),
             },
         }
     }
