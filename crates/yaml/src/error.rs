@@ -9,7 +9,7 @@ use crate::{SourceFile, Span};
 /// One thing that is wrong, with its place and, where we have one, a suggestion.
 ///
 /// As an error it reads `mesh.yaml:3:7: unknown field ...`; as a miette [`Diagnostic`], or through
-/// [`render`](crate::render), it shows the line with a caret.
+/// [`render`](crate::render()), it shows the line with a caret.
 #[derive(Clone, PartialEq, Eq)]
 pub struct YamlError(Box<Inner>);
 
@@ -30,7 +30,7 @@ impl YamlError {
         Self(Box::new(Inner { file: file.clone(), span, message: message.into(), label: None, help: None, also: None }))
     }
 
-    /// Something is wrong with a value that [`parse`](crate::parse) read into a [`Spanned`](crate::Spanned).
+    /// Something is wrong with a value that [`parse`](crate::parse()) read into a [`Spanned`](crate::Spanned).
     pub fn at<T>(file: &SourceFile, value: &crate::Spanned<T>, message: impl Into<String>) -> Self {
         match crate::parse::span_of(file, value.referenced) {
             Some(span) => Self::new(file, span, message),

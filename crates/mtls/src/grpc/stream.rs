@@ -13,7 +13,7 @@ use tonic::transport::server::Connected;
 
 use crate::{Accepted, Clock, PeerIdentity, TlsStream};
 
-/// Who calls: in the extensions of each request that came in through [`incoming`](super::incoming).
+/// Who calls: in the extensions of each request that came in through [`incoming`](super::incoming()).
 #[derive(Debug, Clone)]
 pub struct PeerInfo {
     /// The address that the connection comes from.
