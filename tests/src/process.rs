@@ -8,7 +8,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{DEADLINE, until};
 
-/// A process of ours with its output in a file. Killed when it is dropped.
+/// A process of ours with its output in a file. Ended when it is dropped: asked first, so that it ends what it started.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
@@ -90,9 +90,15 @@ impl Process {
     }
 }
 
+/// How long a process may take to end when a scenario is over.
+const DROP: Duration = Duration::from_secs(10);
+
 impl Drop for Process {
     fn drop(&mut self) {
         // It may have ended by itself; there is nobody to tell.
+        if matches!(self.ended(), Ok(None)) && self.signal(Signal::TERM).is_ok() {
+            drop(self.wait(DROP));
+        }
         drop(self.child.kill());
         drop(self.child.wait());
     }
