@@ -20,32 +20,25 @@ pub(crate) struct Options {
     json: bool,
 }
 
-/// A criterion benchmark: its group's name is its own, and its file's.
-struct Bench {
-    name: &'static str,
-    package: &'static str,
-}
+/// The criterion benchmarks: each is a file and a group of its name.
+const BENCHES: &[&str] = &["issue_svid", "decide", "handshake", "relay"];
 
-const BENCHES: &[Bench] = &[
-    Bench { name: "issue_svid", package: "alcazar-ca" },
-    Bench { name: "decide", package: "alcazar-policy" },
-    Bench { name: "handshake", package: "alcazar-mtls" },
-    Bench { name: "relay", package: "alcazar-proxy" },
-];
+/// Where they are. Always built together, so that no two runs compile the same crates with other features.
+const PACKAGES: &[&str] = &["alcazar-ca", "alcazar-policy", "alcazar-mtls", "alcazar-proxy"];
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
-    let wanted: Vec<&Bench> =
-        BENCHES.iter().filter(|bench| options.name.as_ref().is_none_or(|name| name == bench.name)).collect();
-    let names = BENCHES.iter().map(|bench| bench.name).collect::<Vec<_>>().join(", ");
-    ensure!(!wanted.is_empty(), "there is no such benchmark; there are {names}");
+    let wanted: Vec<&str> =
+        BENCHES.iter().copied().filter(|bench| options.name.as_ref().is_none_or(|name| name == bench)).collect();
+    ensure!(!wanted.is_empty(), "there is no such benchmark; there are {}", BENCHES.join(", "));
     let mut figures = Vec::new();
     for bench in wanted {
-        eprintln!("==> {}", bench.name);
-        let mut command = cargo(&["bench", "--quiet", "--package", bench.package, "--bench", bench.name]);
+        eprintln!("==> {bench}");
+        let mut command = cargo(&["bench", "--quiet", "--bench", bench]);
+        command.args(PACKAGES.iter().flat_map(|package| ["--package", package]));
         // Standard output is for the figures alone.
         run_command(command.stdout(std::io::stderr()))?;
-        figures.extend(criterion::figures_of(bench.name)?);
-        if bench.name == "relay" {
+        figures.extend(criterion::figures_of(bench)?);
+        if bench == "relay" {
             figures.extend(relay::figures()?);
         }
     }
