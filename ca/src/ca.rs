@@ -1,6 +1,8 @@
 //! The CA as a value: opened from its files, asked in process or over the wire.
 
 use std::{
+    fs, io,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -18,6 +20,7 @@ use crate::{
     hierarchy::{Hierarchy, HierarchyError, HierarchyFiles},
     issue::{IssueError, Profile},
     records::{IssuedRecord, RecordError, Records, Registration, RegistrationId, TokenRecord, family, text},
+    run::ADMIN_SOCKET,
     serial::NoRandomness,
     serving::ServingError,
     token::JoinToken,
@@ -58,7 +61,11 @@ impl Ca {
         let data_dir = config.data_dir.clone();
         let files = HierarchyFiles::new(&data_dir, &config.trust_domain, &config.cluster);
         let opened = task::spawn_blocking(move || {
-            private_directory(&data_dir).map_err(|source| OpenError::DataDir { path: data_dir.clone(), source })?;
+            let failed = |source| OpenError::DataDir { path: data_dir.clone(), source };
+            if is_foreign(&data_dir).map_err(failed)? {
+                return Err(OpenError::ForeignDir(data_dir));
+            }
+            private_directory(&data_dir).map_err(failed)?;
             Ok::<_, OpenError>(SledStore::open(data_dir.join("store"))?)
         });
         let store = Arc::new(opened.await.map_err(|_panic| OpenError::Interrupted)??);
@@ -113,7 +120,7 @@ impl Ca {
     /// Makes a token that admits `node` once, within `ttl` (10 minutes where `None`); the token and its end.
     ///
     /// # Errors
-    /// When it is not the identity of a node of this trust domain, or the store does not answer.
+    /// When it is not the identity of a node of this cluster, or the store does not answer.
     pub async fn create_join_token(
         &self,
         node: &SpiffeId,
@@ -123,6 +130,7 @@ impl Ca {
         if !matches!(node.kind(), Node { .. }) || node.trust_domain() != self.trust_domain() {
             return Err(AdminError::NotANode(node.clone()));
         }
+        self.own_node(node)?;
         let ttl = ttl.unwrap_or(TOKEN_TTL);
         if ttl > TOKEN_MAX_TTL {
             return Err(AdminError::TokenTtl(ttl));
@@ -138,11 +146,12 @@ impl Ca {
     /// Adds a registration, or replaces the one of the same name.
     ///
     /// # Errors
-    /// When it is of another trust domain, its life is too long, or the store does not answer.
+    /// When it is of another trust domain or for a node of another cluster, its life is too long, or the store does not answer.
     pub async fn put_registration(&self, registration: Registration) -> Result<(), AdminError> {
         if registration.spiffe_id().trust_domain() != self.trust_domain() {
             return Err(AdminError::Foreign(registration.spiffe_id().clone()));
         }
+        self.own_node(registration.node())?;
         let ttl = registration.ttl().map_or(0, |ttl| i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX));
         self.0.profile.ttl(ttl)?;
         loop {
@@ -198,6 +207,14 @@ impl Ca {
         self.0.store.close().await;
     }
 
+    fn own_node(&self, node: &SpiffeId) -> Result<(), AdminError> {
+        let config = &self.0.config;
+        if config.has_node(node) {
+            return Ok(());
+        }
+        Err(AdminError::OtherCluster { node: node.clone(), cluster: config.cluster.clone() })
+    }
+
     pub(crate) fn hierarchy(&self) -> Arc<Hierarchy> {
         self.0.hierarchy.borrow().clone()
     }
@@ -224,6 +241,26 @@ struct RootRecord {
     fingerprint: alcazar_identity::Fingerprint,
 }
 
+/// Whether a folder is in use for something else. A CA that was killed in its first start has left a store at most.
+fn is_foreign(data_dir: &Path) -> io::Result<bool> {
+    let entries = match fs::read_dir(data_dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    let mut stranger = false;
+    for entry in entries {
+        let name = entry?.file_name();
+        match name.to_str() {
+            Some("hierarchy" | ADMIN_SOCKET) => return Ok(false),
+            // The last is on every fresh file system of the ext family.
+            Some("store" | "hierarchy.new" | "lost+found") => {}
+            _ => stranger = true,
+        }
+    }
+    Ok(stranger)
+}
+
 async fn open_hierarchy(records: &Records, files: &HierarchyFiles, now: SystemTime) -> Result<Hierarchy, OpenError> {
     let known = records.get::<RootRecord>(family::HIERARCHY, "root").await?.map(|stored| stored.record.fingerprint);
     let files = files.clone();
@@ -246,10 +283,16 @@ pub enum OpenError {
     #[error("cannot use the data folder {}", path.display())]
     DataDir {
         /// The folder.
-        path: std::path::PathBuf,
+        path: PathBuf,
         /// What the disk said.
         source: std::io::Error,
     },
+    /// The data folder is somebody else's: its permissions are not ours to change.
+    #[error(
+        "{} has something else in it and nothing of a CA; name a folder of the CA's own as dataDir (one that is missing is made)",
+        .0.display()
+    )]
+    ForeignDir(PathBuf),
     /// The store did not open.
     #[error("the CA's store did not open")]
     Store(#[from] StoreError),
@@ -276,6 +319,14 @@ pub enum AdminError {
     /// A token is for nodes of this trust domain.
     #[error("{0} is not the identity of a node of this trust domain (spiffe://<trust domain>/node/<cluster>/<node>)")]
     NotANode(SpiffeId),
+    /// A node of another cluster.
+    #[error("{node} is not a node of the cluster {cluster}; the CA of its own cluster vouches for it")]
+    OtherCluster {
+        /// The node.
+        node: SpiffeId,
+        /// The CA's cluster.
+        cluster: String,
+    },
     /// Another trust domain.
     #[error("{0} is of another trust domain")]
     Foreign(SpiffeId),

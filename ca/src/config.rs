@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use alcazar_identity::{SpiffeId, TrustDomain};
+use alcazar_identity::{SpiffeId, SpiffeIdKind, TrustDomain};
 use serde::Deserialize;
 use thiserror::Error;
 
@@ -39,7 +39,8 @@ pub struct Config {
     /// The lives of certificates.
     #[serde(default)]
     pub certificates: Certificates,
-    /// How long a certificate stays on record after it was issued. Default: 7 days, and never less than the longest life.
+    /// How long a certificate stays on record after it was issued. Default: 7 days, and never less than the longest life;
+    /// at most 3650 days.
     #[serde(default = "default_keep_records", deserialize_with = "duration::deserialize")]
     pub keep_records: Duration,
     /// Workloads, beside those that are put in by administration. One that leaves this list is removed.
@@ -108,12 +109,21 @@ impl Config {
         parsed.map_err(|source| ConfigError::Node { node: node.into(), source })
     }
 
+    /// Whether it is a node of this cluster: the CA of a cluster vouches for no other's nodes.
+    pub(crate) fn has_node(&self, id: &SpiffeId) -> bool {
+        *id.trust_domain() == self.trust_domain
+            && matches!(id.kind(), SpiffeIdKind::Node { cluster, .. } if cluster == self.cluster)
+    }
+
     pub(crate) fn checked(&self) -> Result<Checked, ConfigError> {
         if !is_cluster_name(&self.trust_domain, &self.cluster) {
             return Err(ConfigError::Cluster(self.cluster.clone()));
         }
         let profile = Profile::new(self.certificates.ttl, self.certificates.max_ttl)?;
         let dns_names = self.dns_names.iter().map(|name| name.parse()).collect::<Result<_, _>>()?;
+        if self.keep_records > KEEP_LONGEST {
+            return Err(ConfigError::KeepRecords);
+        }
         let mut ids = BTreeSet::new();
         let mut registrations = Vec::new();
         for configured in &self.registrations {
@@ -121,6 +131,9 @@ impl Config {
             let registration = self.registration(configured).map_err(wrong)?;
             if !ids.insert(configured.id.clone()) {
                 return Err(ConfigError::Twice(configured.id.clone()));
+            }
+            if !self.has_node(registration.node()) {
+                return Err(ConfigError::OtherCluster { id: configured.id.clone(), node: registration.node().clone() });
             }
             if let Some(ttl) = configured.ttl {
                 profile
@@ -192,6 +205,17 @@ pub enum ConfigError {
         /// What is wrong.
         source: ParseRegistrationError,
     },
+    /// A registration for a node of another cluster.
+    #[error("registrations: {id}: {node} is not a node of this cluster; another cluster's CA vouches for it")]
+    OtherCluster {
+        /// The registration's name.
+        id: String,
+        /// The node.
+        node: SpiffeId,
+    },
+    /// Records are kept for longer than anybody can mean.
+    #[error("keepRecords: at most 3650d")]
+    KeepRecords,
     /// Two registrations of one name.
     #[error("registrations: {0} stands twice")]
     Twice(String),
@@ -213,6 +237,9 @@ fn default_cluster() -> String {
 fn default_listen() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, 15012).into()
 }
+
+/// Ten years, as long as a root lives.
+const KEEP_LONGEST: Duration = Duration::from_secs(3650 * 24 * 3600);
 
 fn default_keep_records() -> Duration {
     Duration::from_secs(7 * 24 * 3600)

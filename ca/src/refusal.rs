@@ -23,6 +23,8 @@ pub(crate) enum RequestError {
     NotANode(SpiffeId),
     #[error("{0} is of another trust domain")]
     Foreign(SpiffeId),
+    #[error("{0} is a node of another cluster than this CA's")]
+    OtherCluster(SpiffeId),
     #[error("the node {node} is not admitted by its certificate")]
     Lineage { node: SpiffeId, source: LineageRefusal },
     #[error("the join token is none")]
@@ -58,7 +60,9 @@ impl RequestError {
             Self::Anonymous | Self::Bearer => (Code::Unauthenticated, "not authenticated"),
             Self::TokenText(_) | Self::Token(_) | Self::TokenPin => (Code::Unauthenticated, "join token refused"),
             Self::Lineage { .. } => (Code::Unauthenticated, "certificate superseded; attest again"),
-            Self::NotANode(_) | Self::Foreign(_) => (Code::PermissionDenied, "not a node of this CA"),
+            Self::NotANode(_) | Self::Foreign(_) | Self::OtherCluster(_) => {
+                (Code::PermissionDenied, "not a node of this CA")
+            }
             Self::NotRegistered { .. } => (Code::PermissionDenied, "not registered for this node"),
             Self::Csr(_) => (Code::InvalidArgument, "certificate request refused"),
             Self::Issue(IssueError::TtlTooLong { .. }) => (Code::InvalidArgument, "requested life is too long"),

@@ -1,14 +1,18 @@
 //! authenticate -> authorize -> check the CSR -> sign -> record -> reply.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use alcazar_identity::{CertificateDer, SpiffeId, SpiffeIdKind};
 use alcazar_mtls::PeerIdentity;
-use alcazar_store::Expected;
+use alcazar_store::{Expected, Revision};
 
 use crate::{
     ca::Ca,
     csr::Csr,
+    hierarchy::Hierarchy,
     issue::{self, Issued, Subject},
     records::{Attestation, Consumed, Leaf, Lineage, Registration, Renewal, Stored, TokenRecord, TokenRefusal, family},
     refusal::RequestError,
@@ -24,6 +28,8 @@ pub(crate) struct Reply {
     pub(crate) chain: Vec<CertificateDer<'static>>,
     pub(crate) issued_at: SystemTime,
     pub(crate) not_after: SystemTime,
+    /// What it was issued under. Leaf, chain and bundle are of one moment, also while the intermediate is renewed.
+    pub(crate) hierarchy: Arc<Hierarchy>,
 }
 
 /// A node that has proved itself by a certificate of its lineage.
@@ -38,38 +44,44 @@ impl Ca {
     /// A node's first certificate, for a join token.
     pub(crate) async fn attest(&self, token: &str, csr: &[u8]) -> Result<Reply, RequestError> {
         let token: JoinToken = token.parse().map_err(RequestError::TokenText)?;
+        let hierarchy = self.hierarchy();
         let hash = token.hash();
         let now = (self.0.clock)();
         let found = self.0.records.get::<TokenRecord>(family::TOKENS, hash.as_str()).await?;
         let Some(Stored { record, revision }) = found else { return Err(RequestError::Token(TokenRefusal::Unknown)) };
-        if token.pin() != self.hierarchy().root().fingerprint {
+        // Made before the configuration named another cluster.
+        if !self.0.config.has_node(&record.node) {
+            return Err(RequestError::OtherCluster(record.node));
+        }
+        if token.pin() != hierarchy.root().fingerprint {
             return Err(RequestError::TokenPin);
         }
         let csr = Csr::from_der(csr)?;
         let lineage = self.0.records.get::<Lineage>(family::NODES, record.node.principal()).await?;
         let leaf = match record.attest(revision, lineage.as_ref(), csr.key_hash(), now).map_err(RequestError::Token)? {
-            Attestation::Repeat { leaf, finish } if self.is_repeatable(&leaf, now) => {
+            Attestation::Repeat { leaf, finish } if is_repeatable(&hierarchy, &leaf, now) => {
                 if finish {
-                    self.begin_lineage(&record.node, leaf.clone()).await?;
+                    self.begin_lineage(&record.node, leaf.clone(), revision).await?;
                 }
                 leaf
             }
             Attestation::Issue | Attestation::Repeat { .. } => {
-                let issued = self.sign(&csr, (&record.node).into(), self.0.profile.default_ttl(), now)?;
+                let issued = sign(&hierarchy, &csr, (&record.node).into(), self.0.profile.default_ttl(), now)?;
                 let caller = format!("join token {}", hash.as_str().chars().take(16).collect::<String>());
                 self.record(&issued, &caller).await?;
                 let leaf = Leaf::from(&issued);
                 let consumed = TokenRecord { consumed: Some(Consumed { leaf: leaf.clone() }), ..record.clone() };
                 // Of two uses at once one writes this first; the other finds the token used.
-                match self.0.records.put(family::TOKENS, hash.as_str(), Expected::At(revision), &consumed).await {
+                let put = self.0.records.put(family::TOKENS, hash.as_str(), Expected::At(revision), &consumed).await;
+                let revision = match put {
                     Err(error) if error.is_conflict() => return Err(RequestError::Token(TokenRefusal::Used)),
                     outcome => outcome?,
                 };
-                self.begin_lineage(&record.node, leaf.clone()).await?;
+                self.begin_lineage(&record.node, leaf.clone(), revision).await?;
                 leaf
             }
         };
-        Ok(self.reply(record.node, leaf))
+        Ok(reply(hierarchy, record.node, leaf))
     }
 
     /// The node behind a connection.
@@ -82,6 +94,9 @@ impl Ca {
         if !matches!(id.kind(), SpiffeIdKind::Node { .. }) {
             return Err(RequestError::NotANode(id));
         }
+        if !self.0.config.has_node(&id) {
+            return Err(RequestError::OtherCluster(id));
+        }
         let refused = |source| RequestError::Lineage { node: id.clone(), source };
         let lineage = self.0.records.get::<Lineage>(family::NODES, id.principal()).await?;
         let lineage = lineage.ok_or_else(|| refused(crate::records::LineageRefusal::Unknown))?;
@@ -91,19 +106,21 @@ impl Ca {
 
     /// A node's next certificate.
     pub(crate) async fn renew(&self, node: Node, csr: &Csr, ttl: Duration) -> Result<Reply, RequestError> {
-        let now = (self.0.clock)();
+        let (hierarchy, now) = (self.hierarchy(), (self.0.clock)());
         let lineage = &node.lineage.record;
         let refused = |source| RequestError::Lineage { node: node.id.clone(), source };
         let next = match lineage.renew(&node.serial, csr.key_hash()).map_err(refused)? {
-            Renewal::Repeat(leaf) if self.is_repeatable(&leaf, now) => return Ok(self.reply(node.id, leaf)),
+            Renewal::Repeat(leaf) if is_repeatable(&hierarchy, &leaf, now) => {
+                return Ok(reply(hierarchy, node.id, leaf));
+            }
             renewal => {
-                let issued = self.sign(csr, (&node.id).into(), ttl, now)?;
+                let issued = sign(&hierarchy, csr, (&node.id).into(), ttl, now)?;
                 self.record(&issued, node.id.as_str()).await?;
                 let leaf = Leaf::from(&issued);
                 match renewal {
                     Renewal::Issue => lineage.next(leaf),
                     // In place of one that was never received.
-                    Renewal::Repeat(_) => Lineage { latest: leaf, previous: lineage.previous.clone() },
+                    Renewal::Repeat(_) => lineage.instead(leaf),
                 }
             }
         };
@@ -112,7 +129,7 @@ impl Ca {
             Err(error) if error.is_conflict() => return Err(RequestError::Raced(node.id)),
             outcome => outcome?,
         };
-        Ok(self.reply(node.id, next.latest))
+        Ok(reply(hierarchy, node.id, next.latest))
     }
 
     /// A certificate for the workload that is registered for the node under this name.
@@ -131,12 +148,17 @@ impl Ca {
         let found = self.0.records.get::<Registration>(family::REGISTRATIONS, id.as_str()).await?;
         let registration =
             found.map(|stored| stored.record).filter(|found| *found.node() == node.id).ok_or_else(denied)?;
-        let ttl = registration.ttl().unwrap_or(self.0.profile.default_ttl());
-        self.issue_workload(node, registration.spiffe_id(), &Csr::from_der(csr)?, ttl.min(self.0.profile.max_ttl()))
-            .await
+        let ttl = self.life(&registration);
+        self.issue_workload(node, registration.spiffe_id(), &Csr::from_der(csr)?, ttl).await
     }
 
-    /// A certificate for an identity that some registration gives to the node.
+    /// How long the certificates of a registration live.
+    fn life(&self, registration: &Registration) -> Duration {
+        registration.ttl().unwrap_or(self.0.profile.default_ttl()).min(self.0.profile.max_ttl())
+    }
+
+    /// A certificate for an identity that some registration gives to the node, for `ttl` but no longer than a registration
+    /// would have given.
     pub(crate) async fn issue_impersonated(
         &self,
         node: &Node,
@@ -145,10 +167,14 @@ impl Ca {
         ttl: Duration,
     ) -> Result<Reply, RequestError> {
         let (registrations, _) = self.0.records.list::<Registration>(family::REGISTRATIONS).await?;
-        if !registrations.iter().any(|stored| *stored.record.node() == node.id && stored.record.spiffe_id() == id) {
-            return Err(RequestError::NotRegistered { node: node.id.clone(), what: format!("the identity {id}") });
-        }
-        self.issue_workload(node, id, csr, ttl).await
+        let registered = registrations
+            .iter()
+            .map(|stored| &stored.record)
+            .filter(|registration| *registration.node() == node.id && registration.spiffe_id() == id);
+        let longest = registered.map(|registration| self.life(registration)).max();
+        let longest = longest
+            .ok_or_else(|| RequestError::NotRegistered { node: node.id.clone(), what: format!("the identity {id}") })?;
+        self.issue_workload(node, id, csr, ttl.min(longest)).await
     }
 
     async fn issue_workload(
@@ -158,14 +184,10 @@ impl Ca {
         csr: &Csr,
         ttl: Duration,
     ) -> Result<Reply, RequestError> {
-        let issued = self.sign(csr, id.into(), ttl, (self.0.clock)())?;
-        self.record(&issued, node.id.as_str()).await?;
-        Ok(self.reply(issued.id.clone(), Leaf::from(&issued)))
-    }
-
-    fn sign(&self, csr: &Csr, subject: Subject<'_>, ttl: Duration, now: SystemTime) -> Result<Issued, RequestError> {
         let hierarchy = self.hierarchy();
-        Ok(issue::issue(csr, subject, ttl, hierarchy.intermediate(), Serial::random()?, now)?)
+        let issued = sign(&hierarchy, csr, id.into(), ttl, (self.0.clock)())?;
+        self.record(&issued, node.id.as_str()).await?;
+        Ok(reply(hierarchy, issued.id.clone(), Leaf::from(&issued)))
     }
 
     /// On record first, then in the log; the reply comes after.
@@ -179,25 +201,46 @@ impl Ca {
         Ok(())
     }
 
-    async fn begin_lineage(&self, node: &SpiffeId, leaf: Leaf) -> Result<(), RequestError> {
-        let lineage = Lineage::begin(leaf);
-        // A new attestation replaces whatever lineage there was, even one that renews at this moment.
+    /// Begins the lineage of the token that was consumed at `consumed`. It replaces whatever lineage there was before, even
+    /// one that renews at this moment, but never its own, which may have gone on, nor that of a token consumed later.
+    async fn begin_lineage(&self, node: &SpiffeId, leaf: Leaf, consumed: Revision) -> Result<(), RequestError> {
+        let lineage = Lineage::begin(leaf, consumed);
         loop {
             let found = self.0.records.get::<Lineage>(family::NODES, node.principal()).await?;
-            let expected = found.map_or(Expected::Absent, |stored| Expected::At(stored.revision));
+            let expected = match found {
+                Some(found) if found.record.latest.serial == lineage.latest.serial => return Ok(()),
+                Some(found) if found.record.began_at_or_after(consumed) => {
+                    return Err(RequestError::Token(TokenRefusal::MovedOn));
+                }
+                Some(found) => Expected::At(found.revision),
+                None => Expected::Absent,
+            };
             match self.0.records.put(family::NODES, node.principal(), expected, &lineage).await {
                 Err(error) if error.is_conflict() => {}
                 outcome => return Ok(outcome.map(drop)?),
             }
         }
     }
-
-    fn is_repeatable(&self, leaf: &Leaf, now: SystemTime) -> bool {
-        leaf.is_repeatable(self.hierarchy().intermediate().info().fingerprint, now)
-    }
-
-    fn reply(&self, id: SpiffeId, leaf: Leaf) -> Reply {
-        let chain = self.hierarchy().chain(&leaf.certificate);
-        Reply { id, chain, issued_at: leaf.issued_at, not_after: leaf.not_after }
-    }
 }
+
+fn sign(
+    hierarchy: &Hierarchy,
+    csr: &Csr,
+    subject: Subject<'_>,
+    ttl: Duration,
+    now: SystemTime,
+) -> Result<Issued, RequestError> {
+    Ok(issue::issue(csr, subject, ttl, hierarchy.intermediate(), Serial::random()?, now)?)
+}
+
+fn is_repeatable(hierarchy: &Hierarchy, leaf: &Leaf, now: SystemTime) -> bool {
+    leaf.is_repeatable(hierarchy.intermediate().info().fingerprint, now)
+}
+
+fn reply(hierarchy: Arc<Hierarchy>, id: SpiffeId, leaf: Leaf) -> Reply {
+    let chain = hierarchy.chain(&leaf.certificate);
+    Reply { id, chain, issued_at: leaf.issued_at, not_after: leaf.not_after, hierarchy }
+}
+
+#[cfg(test)]
+mod tests;

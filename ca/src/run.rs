@@ -119,10 +119,12 @@ impl Ca {
     pub async fn forget_old_records(&self) -> Result<(), RecordError> {
         let now = (self.0.clock)();
         let keep = self.0.config.keep_records.max(self.0.profile.max_ttl());
-        self.0.records.forget_issued(now - keep).await?;
+        if let Some(before) = now.checked_sub(keep) {
+            self.0.records.forget_issued(before).await?;
+        }
         for entry in self.0.records.store().list(&crate::records::prefix(family::TOKENS)?).await?.entries {
             let token = crate::records::read::<TokenRecord>(&entry)?;
-            if now > token.record.expires + KEEP_TOKENS {
+            if token.record.expires.checked_add(KEEP_TOKENS).is_some_and(|end| now > end) {
                 match self.0.records.delete(family::TOKENS, entry.key().name(), token.revision).await {
                     Err(error) if !error.is_conflict() => return Err(error),
                     _ => {}

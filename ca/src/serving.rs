@@ -27,6 +27,14 @@ pub(crate) struct Serving {
     pub(crate) issued: Issued,
 }
 
+/// Whether it is the identity that the CA of some trust domain serves with.
+pub(crate) fn is_the_cas(id: &SpiffeId) -> bool {
+    id.namespace() == Some(NAMESPACE) && id.service_account() == Some(ACCOUNT)
+}
+
+const NAMESPACE: &str = "alcazar-system";
+const ACCOUNT: &str = "alcazar-ca";
+
 /// Issues a serving certificate for a fresh key, by the same way as anybody's.
 pub(crate) fn issue(
     hierarchy: &Hierarchy,
@@ -35,7 +43,7 @@ pub(crate) fn issue(
     profile: &Profile,
     now: SystemTime,
 ) -> Result<Serving, ServingError> {
-    let id = SpiffeId::workload(trust_domain, "alcazar-system", "alcazar-ca")?;
+    let id = SpiffeId::workload(trust_domain, NAMESPACE, ACCOUNT)?;
     let key = KeyPair::generate().map_err(ServingError::Generate)?;
     let request = CertificateParams::default().serialize_request(&key).map_err(ServingError::Generate)?;
     let csr = Csr::from_der(request.der())?;

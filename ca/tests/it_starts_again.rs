@@ -69,6 +69,76 @@ async fn keys_are_private() {
     assert_eq!(keys, 2);
 }
 
+#[tokio::test]
+async fn a_key_that_others_can_read_is_not_used() {
+    let folder = tempfile::tempdir().unwrap();
+    left(folder.path()).await;
+    for file in fs::read_dir(folder.path().join("hierarchy")).unwrap() {
+        let path = file.unwrap().path();
+        let allow = |mode| fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        if !path.to_str().unwrap().ends_with("-key.pem") {
+            continue;
+        }
+        for mode in [0o644, 0o640, 0o602] {
+            allow(mode);
+            let error = process::chain(&open(folder.path()).await.err().unwrap());
+            assert!(error.contains(&format!("chmod 600 {}", path.display())), "{error}");
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, mode, "it is for a person to mend");
+        }
+        allow(0o400);
+        left(folder.path()).await;
+    }
+}
+
+#[tokio::test]
+async fn a_folder_of_somebody_else_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let (theirs, fresh) = (folder.path().join("theirs"), folder.path().join("fresh"));
+    fs::create_dir_all(theirs.join("store")).unwrap();
+    fs::write(theirs.join("thesis.tex"), "").unwrap();
+    fs::set_permissions(&theirs, fs::Permissions::from_mode(0o755)).unwrap();
+    let error = process::chain(&open(&theirs).await.err().unwrap());
+    assert!(error.contains("has something else in it") && error.contains("dataDir"), "{error}");
+    assert_eq!(fs::metadata(&theirs).unwrap().permissions().mode() & 0o777, 0o755);
+    assert_eq!(fs::read_dir(&theirs).unwrap().count(), 2, "nothing was put there");
+
+    // A fresh file system, a first start that was cut short, and our own folder with a note in it are none of that.
+    fs::create_dir_all(fresh.join("lost+found")).unwrap();
+    fs::create_dir_all(fresh.join("store")).unwrap();
+    let prints = left(&fresh).await;
+    fs::write(fresh.join("README"), "the CA of the east").unwrap();
+    assert_eq!(left(&fresh).await, prints);
+}
+
+#[tokio::test]
+async fn records_are_kept_for_a_span_that_somebody_can_mean() {
+    let folder = tempfile::tempdir().unwrap();
+    let keep = |days: u64| Config { keep_records: Duration::from_secs(days * 24 * 3600), ..Config::new(folder.path()) };
+    let error = Ca::open(keep(200_000_000_000_000), Hands::new().clock()).await.err().unwrap();
+    assert!(process::chain(&error).contains("keepRecords: at most 3650d"), "{}", process::chain(&error));
+    // A span that reaches to before 1970, by a clock that was never set.
+    let hands = Hands::at(std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(86_400));
+    let ca = Ca::open(keep(3650), hands.clock()).await.unwrap();
+    ca.forget_old_records().await.unwrap();
+    assert!(!ca.issued(None, 10).await.unwrap().is_empty());
+    ca.close().await;
+}
+
+#[tokio::test]
+async fn a_configured_registration_is_for_a_node_of_this_cluster() {
+    let folder = tempfile::tempdir().unwrap();
+    let configured = ConfiguredRegistration {
+        id: "shop.web".into(),
+        node: "spiffe://cluster.local/node/west/one".into(),
+        identity: "shop/web".into(),
+        selectors: vec!["uid:7".into()],
+        ttl: None,
+    };
+    let config = Config { registrations: vec![configured], ..Config::new(folder.path()) };
+    let error = process::chain(&Ca::open(config, Hands::new().clock()).await.err().unwrap());
+    assert!(error.contains("shop.web") && error.contains("not a node of this cluster"), "{error}");
+}
+
 /// Each part lost, emptied, cut, garbled or exchanged: an error that names the file and says what to do; and never a new root.
 #[tokio::test]
 async fn a_damaged_or_incomplete_hierarchy_is_refused_and_never_replaced() {
@@ -268,6 +338,8 @@ fn copy(from: &Path, to: &Path) {
 /// The real binary; killed when dropped.
 struct Process {
     child: Child,
+    /// What it said until it served.
+    said: Vec<String>,
 }
 
 impl Process {
@@ -290,7 +362,7 @@ impl Process {
             if serves {
                 // Read on, or its log has nowhere to go.
                 std::thread::spawn(move || lines.count());
-                return Self { child };
+                return Self { child, said };
             }
         }
         panic!("it ended with {}: {said:?}", child.wait().unwrap());
@@ -324,6 +396,7 @@ async fn killed_at_any_moment_it_goes_on_with_what_it_acknowledged() {
     let mut tokens = vec![("before".to_owned(), token("before"))];
     for round in 0..4 {
         let running = Process::start(&config);
+        assert!(!running.said.iter().any(|line| line.contains("a new root was made")), "{:?}", running.said);
         let name = format!("n{round}");
         tokens.push((name.clone(), token(&name)));
         drop(running);
@@ -340,6 +413,19 @@ async fn killed_at_any_moment_it_goes_on_with_what_it_acknowledged() {
         assert_eq!(*support::svid(&issued, &key).id(), node(&name));
     }
     served.stop().await;
+}
+
+#[test]
+fn a_new_root_is_said_loudly_with_its_fingerprint() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, config) = (folder.path().join("data"), folder.path().join("ca.yaml"));
+    fs::write(&config, format!("dataDir: {}\nlisten: 127.0.0.1:0\n", data.display())).unwrap();
+    let running = Process::start(&config);
+    let line = running.said.iter().find(|line| line.contains("a new root was made")).expect("it is said").clone();
+    let pem = fs::read(data.join("hierarchy/root.pem")).unwrap();
+    let root: alcazar_identity::CertificateDer<'_> = rustls_pki_types::pem::PemObject::from_pem_slice(&pem).unwrap();
+    let fingerprint = alcazar_identity::Fingerprint::of(&root).to_string();
+    assert!(line.contains("WARN") && line.contains(&fingerprint), "{line}");
 }
 
 #[test]

@@ -147,6 +147,28 @@ async fn a_client_of_istios_api_gets_a_chain_of_strings() {
     assert_eq!((leaf.id(), leaf.validity().lifetime()), (&web(), Duration::from_secs(720)));
     assert_eq!(alcazar_identity::Fingerprint::of(&parsed[2]), served.ca.fingerprints().root.fingerprint);
 
+    // Nobody gets by this way what no registration would give: of several for one identity, the longest life counts.
+    let job = id("spiffe://cluster.local/ns/shop/sa/job");
+    let put = async |name: &str, of, seconds| {
+        let (name, selectors) = (name.parse().unwrap(), ["uid:7".parse().unwrap()]);
+        let ttl = Some(Duration::from_secs(seconds));
+        let registration = alcazar_ca::Registration::new(name, of, job.clone(), selectors, ttl).unwrap();
+        served.ca.put_registration(registration).await.unwrap();
+    };
+    let life = async |seconds| {
+        let request = request(&key(), seconds, Some(job.as_str()));
+        let reply = client.clone().create_certificate(request).await.unwrap().into_inner();
+        let leaf: CertificateDer<'_> =
+            rustls_pki_types::pem::PemObject::from_pem_slice(reply.cert_chain[0].as_bytes()).unwrap();
+        // It reaches two minutes back.
+        SvidLeaf::parse(&leaf).unwrap().validity().lifetime().as_secs() - 120
+    };
+    put("shop.job", node("one"), 60).await;
+    put("shop.job-elsewhere", node("two"), 7200).await;
+    assert_eq!([life(86_400).await, life(0).await, life(30).await], [60, 60, 30]);
+    put("shop.job-long", node("one"), 300).await;
+    assert_eq!([life(86_400).await, life(30).await], [300, 30]);
+
     let code = async |request| client.clone().create_certificate(request).await.unwrap_err().code();
     assert_eq!(code(request(&key(), 86_401, Some(&workload))).await, Code::InvalidArgument);
     assert_eq!(code(request(&key(), 0, Some("spiffe://cluster.local/ns/shop/sa/other"))).await, Code::PermissionDenied);
@@ -210,6 +232,12 @@ async fn the_operator_works_over_a_private_socket() {
     for (bad, why) in [
         (wrong(|m| m.node_id = web().to_string()), "not the identity of a node"),
         (wrong(|m| m.spiffe_id = "spiffe://other/ns/a/sa/b".into()), "different trust domains"),
+        (wrong(|m| m.spiffe_id = "spiffe://cluster.local/ns/alcazar-system/sa/alcazar-ca".into()), "knows the CA"),
+        (wrong(|m| m.spiffe_id = "spiffe://cluster.local".into()), "has no path"),
+        (wrong(|m| m.spiffe_id = m.node_id.clone()), "is the identity of a node"),
+        (wrong(|m| m.node_id = "spiffe://cluster.local/node/west/one".into()), "not a node of the cluster local"),
+        (wrong(|m| m.selectors = vec!["socket:Shop_Web".into()]), "cannot be a socket's selector"),
+        (wrong(|m| m.selectors = vec!["socket:agent".into()]), "cannot be a socket's selector"),
         (wrong(|m| m.selectors = vec!["pid:7".into()]), "is not a selector"),
         (wrong(|m| m.id = "a b".into()), "not a registration's name"),
         (wrong(|m| m.ttl = 86_401), "longer than the longest"),
@@ -218,8 +246,12 @@ async fn the_operator_works_over_a_private_socket() {
         assert_eq!(status.code(), Code::InvalidArgument);
         assert!(status.message().contains(why), "{}", status.message());
     }
-    let bad = v1::CreateJoinTokenRequest { node_id: web().to_string(), ttl: 0 };
-    assert_eq!(operator.create_join_token(bad).await.unwrap_err().code(), Code::InvalidArgument);
+    for bad in
+        [web().to_string(), "spiffe://cluster.local/node/west/one".into(), "spiffe://other/node/local/one".into()]
+    {
+        let request = v1::CreateJoinTokenRequest { node_id: bad.clone(), ttl: 0 };
+        assert_eq!(operator.create_join_token(request).await.unwrap_err().code(), Code::InvalidArgument, "{bad}");
+    }
     operator.delete_registration(v1::DeleteRegistrationRequest { id: "shop.web".into() }).await.unwrap();
     let again = operator.delete_registration(v1::DeleteRegistrationRequest { id: "shop.web".into() }).await;
     assert_eq!(again.unwrap_err().code(), Code::NotFound);

@@ -115,9 +115,11 @@ fn invalid(error: impl std::error::Error + 'static) -> Status {
 fn status(error: AdminError) -> Status {
     let reason = alcazar_service::process::chain(&error);
     match error {
-        AdminError::NotANode(_) | AdminError::Foreign(_) | AdminError::TokenTtl(_) | AdminError::Ttl(_) => {
-            Status::invalid_argument(reason)
-        }
+        AdminError::NotANode(_)
+        | AdminError::OtherCluster { .. }
+        | AdminError::Foreign(_)
+        | AdminError::TokenTtl(_)
+        | AdminError::Ttl(_) => Status::invalid_argument(reason),
         AdminError::Records(_) | AdminError::Randomness(_) => {
             tracing::error!(reason, "could not serve the operator");
             Status::unavailable(reason)

@@ -4,6 +4,7 @@ use std::pin::Pin;
 
 use alcazar_api::ca::v1::{self, certificate_authority_server::CertificateAuthority, issue_workload_result::Outcome};
 use alcazar_service::Shutdown;
+use futures::{StreamExt, stream};
 use tokio::sync::mpsc;
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status};
@@ -21,6 +22,9 @@ type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 /// Certificates in one request.
 const BATCH: usize = 1000;
 
+/// Of them, as many are on their way at a time.
+const TOGETHER: usize = 32;
+
 impl AuthorityService {
     pub(crate) fn new(ca: Ca, shutdown: Shutdown) -> Self {
         Self { ca, shutdown }
@@ -36,10 +40,11 @@ impl AuthorityService {
             return Err(RequestError::TooMany { items: items.len(), limit: BATCH });
         }
         let caller = caller(request);
-        let bundles = self.ca.trust_bundles();
         let issue = async |item: &v1::IssueWorkload| {
+            // To check a request and to sign costs the processor: others have their turn in between.
+            tokio::task::yield_now().await;
             let outcome = match self.ca.issue_registered(&node, &item.registration_id, &item.csr).await {
-                Ok(reply) => Outcome::Svid(svid(reply, &bundles)),
+                Ok(reply) => Outcome::Svid(svid(&reply)),
                 Err(error) => {
                     let status = error.log(&caller, "IssueWorkloads");
                     Outcome::Refusal(v1::Refusal { code: status.code().into(), message: status.message().into() })
@@ -47,8 +52,7 @@ impl AuthorityService {
             };
             v1::IssueWorkloadResult { registration_id: item.registration_id.clone(), outcome: Some(outcome) }
         };
-        // Together, so that their records share a commit; in order, as they were asked.
-        let results = futures::future::join_all(items.iter().map(issue)).await;
+        let results = some_at_a_time(items.iter().map(issue)).await;
         Ok(v1::IssueWorkloadsResponse { results })
     }
 }
@@ -59,7 +63,7 @@ impl CertificateAuthority for AuthorityService {
         let message = request.get_ref();
         let outcome = self.ca.attest(&message.join_token, &message.csr).await;
         let reply = outcome.map_err(|error| error.log(&caller(&request), "AttestNode"))?;
-        Ok(Response::new(svid(reply, &self.ca.trust_bundles())))
+        Ok(Response::new(svid(&reply)))
     }
 
     async fn renew_node(&self, request: Request<v1::RenewNodeRequest>) -> Result<Response<v1::IssuedSvid>, Status> {
@@ -69,7 +73,7 @@ impl CertificateAuthority for AuthorityService {
             self.ca.renew(node, &csr, self.ca.0.profile.default_ttl()).await
         };
         let reply = outcome.await.map_err(|error| error.log(&caller(&request), "RenewNode"))?;
-        Ok(Response::new(svid(reply, &self.ca.trust_bundles())))
+        Ok(Response::new(svid(&reply)))
     }
 
     type WatchRegistrationsStream = Messages<v1::Registrations>;
@@ -134,5 +138,35 @@ impl CertificateAuthority for AuthorityService {
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
+
+/// Some together, so that their records share a commit; not all, so that one caller does not fill the queue of the store.
+/// The outcomes are in the order of the futures.
+async fn some_at_a_time<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
+    stream::iter(futures).buffered(TOGETHER).collect().await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_batch_is_worked_on_some_at_a_time_and_answered_in_order() {
+        let (running, most) = (Cell::new(0), Cell::new(0));
+        let (running, most) = (&running, &most);
+        let work = (0..BATCH).map(|number| async move {
+            running.set(running.get() + 1);
+            most.set(most.get().max(running.get()));
+            for _ in 0..number % 7 {
+                tokio::task::yield_now().await;
+            }
+            running.set(running.get() - 1);
+            number
+        });
+        assert_eq!(some_at_a_time(work).await, (0..BATCH).collect::<Vec<_>>());
+        assert!((2..=TOGETHER).contains(&most.get()), "{} at a time", most.get());
     }
 }

@@ -39,7 +39,7 @@ impl IstioService {
             None => self.ca.renew(node, &csr, ttl).await?,
         };
         let mut cert_chain: Vec<_> = reply.chain.iter().map(pem).collect();
-        cert_chain.push(pem(&self.ca.hierarchy().root().certificate));
+        cert_chain.push(pem(&reply.hierarchy.root().certificate));
         Ok(IstioCertificateResponse { cert_chain })
     }
 }

@@ -35,13 +35,13 @@ fn epoch(at: SystemTime) -> i64 {
     i64::try_from(seconds::of(at)).unwrap_or(i64::MAX)
 }
 
-fn svid(reply: Reply, bundles: &alcazar_identity::TrustBundles) -> v1::IssuedSvid {
+fn svid(reply: &Reply) -> v1::IssuedSvid {
     v1::IssuedSvid {
         spiffe_id: reply.id.to_string(),
         chain: reply.chain.iter().map(|certificate| certificate.to_vec()).collect(),
         issued_at: epoch(reply.issued_at),
         not_after: epoch(reply.not_after),
-        bundles: Some(bundles.into()),
+        bundles: Some(reply.hierarchy.bundles().into()),
     }
 }
 

@@ -66,6 +66,17 @@ pub enum HierarchyError {
         /// What is wrong.
         source: rcgen::Error,
     },
+    /// A key that others can read.
+    #[error(
+        "the private key in {} is open to others (mode {mode:04o}); if nobody else has had it, run: chmod 600 {}",
+        file.display(), file.display()
+    )]
+    Exposed {
+        /// The file.
+        file: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
     /// The disk refused.
     #[error("cannot {doing} {}", path.display())]
     Io {

@@ -14,6 +14,7 @@ mod error;
 
 use std::{
     fs, io,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::Arc,
     time::SystemTime,
@@ -134,7 +135,8 @@ impl HierarchyFiles {
         fs::File::open(parent)
             .and_then(|folder| folder.sync_all())
             .map_err(|source| self.io("sync", parent, source))?;
-        tracing::info!(target: "alcazar::rotation", fingerprint = %root.info().fingerprint, not_after = %alcazar_identity::rfc3339(root.info().validity.not_after()), "a new root was made");
+        // Right on the first start of all; on any other, a data folder that was not there (a volume not mounted, a wrong path).
+        tracing::warn!(target: "alcazar::rotation", fingerprint = %root.info().fingerprint, not_after = %alcazar_identity::rfc3339(root.info().validity.not_after()), folder = %self.folder.display(), "a new root was made: nothing that trusts another root trusts this one");
         Ok(())
     }
 
@@ -196,7 +198,7 @@ impl HierarchyFiles {
     }
 
     fn key(&self, path: &Path) -> Result<Arc<dyn Signer>, HierarchyError> {
-        let pem = self.read(path)?;
+        let pem = self.read_private(path)?;
         let unreadable = |source| HierarchyError::Key { file: path.into(), source };
         let text = std::str::from_utf8(&pem).map_err(|_reason| unreadable(rcgen::Error::CouldNotParseKeyPair))?;
         let key = KeyPair::from_pem(text).map_err(unreadable)?;
@@ -208,6 +210,18 @@ impl HierarchyFiles {
             Ok(bytes) => Ok(Zeroizing::new(bytes)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(HierarchyError::Missing { file: path.into() }),
             Err(source) => Err(self.io("read", path, source)),
+        }
+    }
+
+    /// A key that others can read is not signed with: who knows who has read it.
+    fn read_private(&self, path: &Path) -> Result<Zeroizing<Vec<u8>>, HierarchyError> {
+        match fs::metadata(path) {
+            Ok(found) if found.permissions().mode() & 0o077 != 0 => {
+                let mode = found.permissions().mode() & 0o777;
+                Err(HierarchyError::Exposed { file: path.into(), mode })
+            }
+            // Whatever else is to be said of the file is said by reading it.
+            _ => self.read(path),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::time::SystemTime;
 
 use alcazar_identity::{CertificateDer, Fingerprint};
+use alcazar_store::Revision;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
@@ -19,6 +20,9 @@ pub(crate) struct Lineage {
     pub(crate) latest: Leaf,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) previous: Option<String>,
+    /// The revision at which the join token that it began with was consumed: later is newer.
+    #[serde(default)]
+    began: u64,
 }
 
 /// A certificate as it is kept for a reply that may have been lost.
@@ -65,9 +69,14 @@ pub(crate) enum LineageRefusal {
 }
 
 impl Lineage {
-    /// A lineage that begins with this certificate.
-    pub(crate) fn begin(leaf: Leaf) -> Self {
-        Self { latest: leaf, previous: None }
+    /// A lineage that begins with this certificate, for a token consumed at this revision.
+    pub(crate) fn begin(leaf: Leaf, consumed: Revision) -> Self {
+        Self { latest: leaf, previous: None, began: consumed.get() }
+    }
+
+    /// Whether it is the lineage of the token that was consumed at this revision, or of one that was consumed later.
+    pub(crate) fn began_at_or_after(&self, consumed: Revision) -> bool {
+        self.began >= consumed.get()
     }
 
     /// What the holder of the certificate `presented` gets for the key `key`.
@@ -90,9 +99,14 @@ impl Lineage {
         Err(LineageRefusal::Superseded { presented: presented.into(), latest: self.latest.serial.clone() })
     }
 
+    /// The lineage with `leaf` in place of a latest certificate that its holder never received.
+    pub(crate) fn instead(&self, leaf: Leaf) -> Self {
+        Self { latest: leaf, ..self.clone() }
+    }
+
     /// The lineage after the holder of its latest certificate got `leaf`.
     pub(crate) fn next(&self, leaf: Leaf) -> Self {
-        Self { latest: leaf, previous: Some(self.latest.serial.clone()) }
+        Self { latest: leaf, previous: Some(self.latest.serial.clone()), began: self.began }
     }
 }
 
@@ -100,7 +114,7 @@ impl Leaf {
     /// Whether it is worth giving out once more: signed by the present issuer, and most of its life before it.
     pub(crate) fn is_repeatable(&self, issuer: Fingerprint, now: SystemTime) -> bool {
         let life = self.not_after.duration_since(self.issued_at).unwrap_or_default();
-        self.issuer == issuer && now + life / 2 < self.not_after
+        self.issuer == issuer && now.checked_add(life / 2).is_some_and(|half| half < self.not_after)
     }
 }
 
@@ -161,7 +175,7 @@ mod tests {
     #[test]
     fn only_the_latest_renews_and_a_lost_reply_is_repeated_for_its_key_alone() {
         let (one, two, other) = (KeyHash::of(b"1"), KeyHash::of(b"2"), KeyHash::of(b"3"));
-        let first = Lineage::begin(Leaf::sample(1, one));
+        let first = Lineage::begin(Leaf::sample(1, one), Revision::new(7));
         assert_eq!(first.renew("1", two), Ok(Renewal::Issue));
         assert!(first.renew("0", two).is_err());
 
@@ -175,11 +189,14 @@ mod tests {
         assert!(third.renew("1", two).is_err());
         assert!(third.speaks("1").is_err());
         assert_eq!(third.renew("2", other), Ok(Renewal::Repeat(Leaf::sample(3, other))));
+        // However often it renews, it began when it began.
+        assert!(third.began_at_or_after(Revision::new(7)) && !third.began_at_or_after(Revision::new(8)));
     }
 
     #[test]
     fn a_lineage_reads_back() {
-        let lineage = Lineage::begin(Leaf::sample(1, KeyHash::of(b"1"))).next(Leaf::sample(2, KeyHash::of(b"2")));
+        let lineage = Lineage::begin(Leaf::sample(1, KeyHash::of(b"1")), Revision::new(7))
+            .next(Leaf::sample(2, KeyHash::of(b"2")));
         let text = serde_json::to_string(&lineage).unwrap();
         assert_eq!(serde_json::from_str::<Lineage>(&text).unwrap(), lineage);
     }

@@ -31,7 +31,8 @@ impl Registration {
     ///
     /// # Errors
     /// When the node is not a node's identity, the two are of different trust domains, the workload's identity
-    /// is a node's, or there is no selector: a workload that nothing tells apart is nobody in particular.
+    /// is a node's, the CA's own or has no path, there is no selector (a workload that nothing tells apart is nobody in
+    /// particular), or there are two sockets: a caller comes by one.
     pub fn new(
         id: RegistrationId,
         node: SpiffeId,
@@ -46,12 +47,21 @@ impl Registration {
         if matches!(spiffe_id.kind(), Node { .. }) {
             return Err(ParseRegistrationError::IsANode(spiffe_id));
         }
+        if spiffe_id.path().is_empty() {
+            return Err(ParseRegistrationError::NoPath(spiffe_id));
+        }
+        if crate::serving::is_the_cas(&spiffe_id) {
+            return Err(ParseRegistrationError::Reserved(spiffe_id));
+        }
         if node.trust_domain() != spiffe_id.trust_domain() {
             return Err(ParseRegistrationError::TrustDomains { node, spiffe_id });
         }
         let selectors: BTreeSet<_> = selectors.into_iter().collect();
         if selectors.is_empty() {
             return Err(ParseRegistrationError::NoSelector(id));
+        }
+        if selectors.iter().filter(|selector| matches!(selector, Selector::Socket(_))).count() > 1 {
+            return Err(ParseRegistrationError::TwoSockets(id));
         }
         Ok(Self { id, node, spiffe_id, selectors, ttl_seconds: ttl.unwrap_or_default().as_secs(), configured: false })
     }
@@ -90,7 +100,7 @@ impl Registration {
     }
 }
 
-/// A registration's name: letters, digits, `.`, `-` and `_`; by convention `<namespace>.<workload>`.
+/// A registration's name: `a-z`, `0-9`, `.` and `-`, as agents take it; by convention `<namespace>.<workload>`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RegistrationId(String);
 
@@ -115,7 +125,8 @@ impl fmt::Display for RegistrationId {
     }
 }
 
-/// One thing by which an agent knows a workload.
+/// One thing by which an agent knows a workload. The grammar is the agent's: what it would refuse is refused here, where the
+/// operator hears of it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Selector {
@@ -134,9 +145,10 @@ impl FromStr for Selector {
         let wrong = || ParseRegistrationError::Selector(text.into());
         let (kind, value) = text.split_once(':').ok_or_else(wrong)?;
         match kind {
-            "socket" if is_name(value) => Ok(Self::Socket(value.into())),
-            "uid" => value.parse().map(Self::Uid).map_err(|_reason| wrong()),
-            "gid" => value.parse().map(Self::Gid).map_err(|_reason| wrong()),
+            "socket" if is_name(value) && value != SHARED_SOCKET => Ok(Self::Socket(value.into())),
+            "socket" => Err(ParseRegistrationError::Socket(text.into())),
+            "uid" => number(value).map(Self::Uid).ok_or_else(wrong),
+            "gid" => number(value).map(Self::Gid).ok_or_else(wrong),
             _ => Err(wrong()),
         }
     }
@@ -170,13 +182,19 @@ impl fmt::Display for Selector {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ParseRegistrationError {
     /// A name with other characters, or too long.
-    #[error(
-        "{0:?} is not a registration's name: 1 to 200 letters, digits, dots, hyphens and underscores, beginning with a letter or digit"
-    )]
+    #[error("{0:?} is not a registration's name: 1 to 200 of a-z, 0-9, '.' and '-', beginning with a letter or digit")]
     Id(String),
     /// Not a selector.
     #[error("{0:?} is not a selector: socket:<name>, uid:<number> or gid:<number>")]
     Selector(String),
+    /// Not the name of a socket.
+    #[error(
+        "{0:?} cannot be a socket's selector: the name is 1 to 200 of a-z, 0-9, '.' and '-', beginning with a letter or digit, and not {SHARED_SOCKET:?}, the agent's own"
+    )]
+    Socket(String),
+    /// Two sockets.
+    #[error("the registration {0} names two sockets, and a caller comes by one")]
+    TwoSockets(RegistrationId),
     /// No selector.
     #[error("the registration {0} has no selector, so nothing tells the workload apart")]
     NoSelector(RegistrationId),
@@ -194,6 +212,12 @@ pub enum ParseRegistrationError {
     /// The workload is a node.
     #[error("{0} is the identity of a node; a registration is for workloads")]
     IsANode(SpiffeId),
+    /// The workload is the CA.
+    #[error("{0} is the identity by which everybody knows the CA, and nobody else can have it")]
+    Reserved(SpiffeId),
+    /// An identity of the trust domain itself.
+    #[error("{0} has no path: it names the trust domain and no workload in it")]
+    NoPath(SpiffeId),
     /// Of two trust domains.
     #[error("the node {node} and the workload {spiffe_id} are of different trust domains")]
     TrustDomains {
@@ -205,9 +229,18 @@ pub enum ParseRegistrationError {
 }
 
 fn is_name(text: &str) -> bool {
-    let begins = text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
-    begins && text.len() <= 200 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_".contains(&b))
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let begins = text.bytes().next().is_some_and(plain);
+    begins && text.len() <= 200 && text.bytes().all(|b| plain(b) || b".-".contains(&b))
 }
+
+/// A number as numbers are written.
+fn number(digits: &str) -> Option<u32> {
+    digits.parse::<u32>().ok().filter(|number| number.to_string() == digits)
+}
+
+/// The name of the socket that all callers of an agent share.
+const SHARED_SOCKET: &str = "agent";
 
 #[cfg(test)]
 mod tests {
@@ -231,17 +264,29 @@ mod tests {
             why("spiffe://td/node/c/n", "spiffe://other/ns/a/sa/b", &["uid:1"]).contains("different trust domains")
         );
         assert!(why("spiffe://td/node/c/n", "spiffe://td/ns/a/sa/b", &[]).contains("no selector"));
+        let two = &["socket:a", "socket:b"];
+        assert!(why("spiffe://td/node/c/n", "spiffe://td/ns/a/sa/b", two).contains("two sockets"));
+        // Whoever had the first would be the CA to every agent; the second verifies nowhere.
+        let ca = "spiffe://td/ns/alcazar-system/sa/alcazar-ca";
+        assert!(why("spiffe://td/node/c/n", ca, &["uid:1"]).contains("knows the CA"));
+        assert!(why("spiffe://td/node/c/n", "spiffe://td", &["uid:1"]).contains("has no path"));
+        for neighbour in ["spiffe://td/ns/alcazar-system/sa/alcazar-control", "spiffe://td/ns/shop/sa/alcazar-ca"] {
+            assert!(make("spiffe://td/node/c/n", neighbour, &["uid:1"]).is_ok(), "{neighbour}");
+        }
     }
 
     #[test]
     fn names_and_selectors_are_strict() {
-        for bad in ["", ".", "..", "-a", "a/b", "a b", "ä", &"a".repeat(201)] {
+        for bad in ["", ".", "..", "-a", "a/b", "a b", "ä", "Shop", "shop_web", &"a".repeat(201)] {
             assert!(bad.parse::<RegistrationId>().is_err(), "{bad:?}");
             assert!(format!("socket:{bad}").parse::<Selector>().is_err(), "{bad:?}");
         }
-        for bad in ["", "uid", "uid:", "uid:-1", "uid:4294967296", "gid:x", "pid:1", "socket:../x"] {
+        for bad in ["", "uid", "uid:", "uid:-1", "uid:+1", "uid:01", "uid:4294967296", "gid:x", "pid:1", "socket:../x"]
+        {
             assert!(bad.parse::<Selector>().is_err(), "{bad:?}");
         }
+        // It would be mistaken for the socket that all share.
+        assert!("socket:agent".parse::<Selector>().is_err());
         for good in ["socket:shop.web-v1", "uid:0", "gid:1000"] {
             assert_eq!(good.parse::<Selector>().unwrap().to_string(), good);
         }

@@ -82,8 +82,8 @@ impl TokenRecord {
             Some(lineage) if lineage.record.latest.serial == leaf.serial => {
                 Ok(Attestation::Repeat { leaf: leaf.clone(), finish: false })
             }
-            // Revisions are of the whole store: a lineage that was written after the token was consumed has gone on from there.
-            Some(lineage) if lineage.revision > revision => Err(TokenRefusal::MovedOn),
+            // The lineage that this token began, gone on from there, or that of a token consumed later.
+            Some(lineage) if lineage.record.began_at_or_after(revision) => Err(TokenRefusal::MovedOn),
             _ => Ok(Attestation::Repeat { leaf: leaf.clone(), finish: true }),
         }
     }
@@ -105,8 +105,9 @@ mod tests {
         let leaf = Leaf::sample(1, ours);
         let fresh = TokenRecord { node: "spiffe://td/node/c/n".parse().unwrap(), expires: at(100), consumed: None };
         let used = TokenRecord { consumed: Some(Consumed { leaf: leaf.clone() }), ..fresh.clone() };
-        let lineage = |serial, revision| {
-            Some(Stored { record: Lineage::begin(Leaf::sample(serial, ours)), revision: Revision::new(revision) })
+        let lineage = |serial, began| {
+            let record = Lineage::begin(Leaf::sample(serial, ours), Revision::new(began));
+            Some(Stored { record, revision: Revision::new(99) })
         };
         let repeat = |finish| Ok(Attestation::Repeat { leaf: leaf.clone(), finish });
         let check = |record: &TokenRecord, lineage: Option<Stored<Lineage>>, key, now, expected| {
@@ -115,12 +116,13 @@ mod tests {
         check(&fresh, None, ours, 99, Ok(Attestation::Issue));
         check(&fresh, None, ours, 100, Err(TokenRefusal::Expired { expires: at(100), now: at(100) }));
         check(&fresh, lineage(9, 3), ours, 99, Ok(Attestation::Issue));
-        check(&used, lineage(1, 11), ours, 99, repeat(false));
+        check(&used, lineage(1, 10), ours, 99, repeat(false));
         check(&used, lineage(1, 11), other, 99, Err(TokenRefusal::Used));
         check(&used, lineage(1, 11), ours, 100, Err(TokenRefusal::Expired { expires: at(100), now: at(100) }));
         // The node has renewed since: a replayed request must not turn its lineage back.
+        check(&used, lineage(2, 10), ours, 99, Err(TokenRefusal::MovedOn));
         check(&used, lineage(2, 11), ours, 99, Err(TokenRefusal::MovedOn));
-        // The CA went down between the token and the lineage.
+        // The CA went down between the token and the lineage; an older lineage may have renewed since.
         check(&used, None, ours, 99, repeat(true));
         check(&used, lineage(2, 9), ours, 99, repeat(true));
     }

@@ -1,0 +1,120 @@
+//! What two requests, or a request and a renewal of the intermediate, do to each other.
+
+use std::pin::pin;
+
+use rcgen::{CertificateParams, KeyPair};
+use x509_parser::{certificate::X509Certificate, prelude::FromDer};
+
+use super::*;
+use crate::{authority::AuthorityInfo, config::Config, csr::KeyHash, hierarchy::HierarchyFiles};
+
+const NOON: u64 = 1_800_000_000;
+
+fn noon() -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(NOON)
+}
+
+async fn open(config: Config) -> Ca {
+    Ca::open(config, Arc::new(noon)).await.unwrap()
+}
+
+fn csr() -> Vec<u8> {
+    let key = KeyPair::generate().unwrap();
+    CertificateParams::default().serialize_request(&key).unwrap().der().to_vec()
+}
+
+fn node(name: &str) -> SpiffeId {
+    format!("spiffe://cluster.local/node/local/{name}").parse().unwrap()
+}
+
+fn leaf(serial: u32) -> Leaf {
+    Leaf::sample(serial, KeyHash::of(&serial.to_be_bytes()))
+}
+
+#[tokio::test]
+async fn a_delayed_attestation_never_turns_a_lineage_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = open(Config::new(folder.path())).await;
+    let (one, at) = (node("one"), Revision::new);
+    let lineage = async || ca.0.records.get::<Lineage>(family::NODES, node("one").principal()).await.unwrap().unwrap();
+    let renew = async |serial| {
+        let found = lineage().await;
+        let next = found.record.next(leaf(serial));
+        ca.0.records.put(family::NODES, node("one").principal(), Expected::At(found.revision), &next).await.unwrap();
+    };
+    let moved_on = |outcome| matches!(outcome, Err(RequestError::Token(TokenRefusal::MovedOn)));
+
+    // Of two requests with one token and one key, the one that finishes for the other may do so again.
+    ca.begin_lineage(&one, leaf(1), at(1000)).await.unwrap();
+    ca.begin_lineage(&one, leaf(1), at(1000)).await.unwrap();
+    // But once the node has renewed, the delayed one comes too late.
+    renew(2).await;
+    assert!(moved_on(ca.begin_lineage(&one, leaf(1), at(1000)).await));
+    assert_eq!(lineage().await.record.latest.serial, "2");
+
+    // A later token begins anew, though the old lineage has been written since, and an earlier one changes nothing then.
+    renew(3).await;
+    ca.begin_lineage(&one, leaf(4), at(1001)).await.unwrap();
+    assert_eq!(lineage().await.record, Lineage::begin(leaf(4), at(1001)));
+    assert!(moved_on(ca.begin_lineage(&one, leaf(1), at(1000)).await));
+    assert_eq!(lineage().await.record.latest.serial, "4");
+    ca.close().await;
+}
+
+#[tokio::test]
+async fn leaf_and_chain_fit_while_the_intermediate_is_renewed() {
+    let folder = tempfile::tempdir().unwrap();
+    open(Config::new(folder.path())).await.close().await;
+    // Past half of the intermediate's life, where the old one and the new one are both good.
+    let late = || noon() + Duration::from_secs(190 * 24 * 3600);
+    let files = HierarchyFiles::new(folder.path(), &"cluster.local".parse().unwrap(), "local");
+    let old = Arc::new(files.open(None, noon()).unwrap());
+    let ca = Ca::open(Config::new(folder.path()), Arc::new(late)).await.unwrap();
+    let new = ca.hierarchy();
+    assert_ne!(old.intermediate().info(), new.intermediate().info());
+    let selectors = ["uid:1".parse().unwrap()];
+    let web = "spiffe://cluster.local/ns/shop/sa/web".parse().unwrap();
+    let registration = Registration::new("shop.web".parse().unwrap(), node("one"), web, selectors, None).unwrap();
+    ca.put_registration(registration).await.unwrap();
+    let revision = Revision::new(1);
+    let lineage = Stored { record: Lineage::begin(leaf(1), revision), revision };
+    let caller = Node { id: node("one"), serial: "1".into(), lineage };
+
+    for turn in 0..4 {
+        let token = ca.create_join_token(&node("one"), None).await.unwrap().0.reveal();
+        // The intermediate changes each time that the request goes on.
+        let mut polls = turn;
+        let (csr, first) = (csr(), turn < 2);
+        let request = async {
+            if first { ca.attest(&token, &csr).await } else { ca.issue_registered(&caller, "shop.web", &csr).await }
+        };
+        let mut request = pin!(request);
+        let outcome = std::future::poll_fn(|context| {
+            polls += 1;
+            ca.0.hierarchy.send_replace(if polls % 2 == 0 { old.clone() } else { new.clone() });
+            request.as_mut().poll(context)
+        });
+        let reply = outcome.await.unwrap();
+        let [leaf, intermediate] = &*reply.chain else { panic!("{:?}", reply.chain) };
+        let (_, leaf) = X509Certificate::from_der(leaf).unwrap();
+        let info = AuthorityInfo::parse(intermediate.clone()).unwrap();
+        let (_, issuer) = X509Certificate::from_der(&info.certificate).unwrap();
+        assert!(leaf.verify_signature(Some(issuer.public_key())).is_ok(), "turn {turn}");
+        assert_eq!(reply.hierarchy.intermediate().info(), &info);
+    }
+    ca.close().await;
+}
+
+#[tokio::test]
+async fn a_token_of_another_cluster_admits_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = open(Config::new(folder.path())).await;
+    let token = ca.create_join_token(&node("one"), None).await.unwrap().0.reveal();
+    ca.close().await;
+    // The configuration names another cluster from now on.
+    let ca = open(Config { cluster: "west".into(), ..Config::new(folder.path()) }).await;
+    let refused = ca.attest(&token, &csr()).await.unwrap_err();
+    assert!(matches!(refused, RequestError::OtherCluster(_)), "{refused}");
+    assert_eq!(refused.terse().0, tonic::Code::PermissionDenied);
+    ca.close().await;
+}
