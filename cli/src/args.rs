@@ -46,6 +46,12 @@ pub(crate) enum Command {
         /// The process that must be the parent
         #[arg(long)]
         parent: u32,
+        /// Where to note the process
+        #[arg(long)]
+        note: PathBuf,
+        /// Whose command it is
+        #[arg(long)]
+        workload: String,
         /// The command
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<String>,
@@ -214,10 +220,9 @@ mod tests {
 
     #[test]
     fn a_supervised_command_keeps_its_own_flags() {
-        let line = ["alcazar", "supervised", "--parent", "7", "--", "python3", "-m", "http.server", "--help"];
-        let Command::Supervised { parent, command } = CommandLine::try_parse_from(line).unwrap().command else {
-            panic!("another command");
-        };
+        let line = "alcazar supervised --parent 7 --note n --workload a/b -- python3 -m http.server --help";
+        let parsed = CommandLine::try_parse_from(line.split(' ')).unwrap();
+        let Command::Supervised { parent, command, .. } = parsed.command else { panic!("another command") };
         assert_eq!((parent, command.len()), (7, 4));
     }
 }

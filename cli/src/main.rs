@@ -36,7 +36,7 @@ fn main() -> ExitCode {
             say(&String::from_utf8_lossy(&script))
         }
         Command::App { name } => app::run(name),
-        Command::Supervised { parent, command } => supervised::exec(parent, &command),
+        Command::Supervised { parent, note, workload, command } => supervised::exec(parent, &note, &workload, &command),
     }
 }
 

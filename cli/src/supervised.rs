@@ -5,9 +5,12 @@
 
 use std::io;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
+
+use crate::up::leftovers;
 
 /// This very program, also after its file has been replaced by a newer build.
 pub(crate) const THIS_PROGRAM: &str = "/proc/self/exe";
@@ -15,8 +18,8 @@ pub(crate) const THIS_PROGRAM: &str = "/proc/self/exe";
 /// The first word of a command that means this very program.
 pub(crate) const OUR_NAME: &str = "alcazar";
 
-/// Becomes `command`, bound to the life of `parent`. Returns only when that fails.
-pub(crate) fn exec(parent: u32, command: &[String]) -> ExitCode {
+/// Becomes `command` of `workload`, bound to the life of `parent` and noted in a file. Returns only when that fails.
+pub(crate) fn exec(parent: u32, note: &Path, workload: &str, command: &[String]) -> ExitCode {
     let Some((program, arguments)) = command.split_first() else {
         return ExitCode::from(2);
     };
@@ -26,6 +29,10 @@ pub(crate) fn exec(parent: u32, command: &[String]) -> ExitCode {
     }
     // The parent may have ended before the request was made.
     if getppid().is_none_or(|pid| pid.as_raw_nonzero().get().unsigned_abs() != parent) {
+        return ExitCode::FAILURE;
+    }
+    if let Err(error) = leftovers::note(note, workload) {
+        eprintln!("alcazar: cannot write {}: {error}", note.display());
         return ExitCode::FAILURE;
     }
     let error = program_of(program).args(arguments).exec();

@@ -5,34 +5,29 @@
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
 /// The variable that tells a command which workload it is, and us that a process is ours.
 pub(crate) const WORKLOAD_VARIABLE: &str = "ALCAZAR_WORKLOAD";
 
-/// A note that a process group belongs to a workload; taken back when the group is gone.
-#[derive(Debug)]
-pub(crate) struct Note {
-    path: PathBuf,
+/// Notes that this process is about to become the command of a workload and lead its group.
+///
+/// The command itself does it, before it starts anything: no kill can come between the two.
+pub(crate) fn note(path: &Path, workload: &str) -> io::Result<()> {
+    let leader = std::process::id();
+    let started = Process::read(leader).map_or(0, |process| process.started);
+    fs::write(path, format!("{leader} {started} {workload}\n"))
 }
 
-impl Note {
-    /// Notes a started command.
-    pub(crate) fn take(directory: &Path, registration: &str, workload: &str, leader: u32) -> io::Result<Self> {
-        let path = directory.join(registration);
-        let started = Process::read(leader).map_or(0, |process| process.started);
-        fs::write(&path, format!("{leader} {started} {workload}\n"))?;
-        Ok(Self { path })
-    }
-}
-
-impl Drop for Note {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_file(&self.path) {
-            tracing::warn!(path = %self.path.display(), %error, "cannot remove the note of a command");
+/// Takes a note back: nobody is left of the group.
+pub(crate) fn forget(path: &Path) {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(path = %path.display(), %error, "cannot remove the note of a command");
         }
+        _ => {}
     }
 }
 
@@ -111,6 +106,11 @@ mod tests {
         command.spawn().unwrap()
     }
 
+    fn write_note(notes: &Path, leader: u32) {
+        let started = Process::read(leader).unwrap().started;
+        fs::write(notes.join("shop.x"), format!("{leader} {started} shop/x\n")).unwrap();
+    }
+
     #[test]
     fn a_process_is_read_whatever_its_name() {
         let stat = "7 (a) R (b) S 1 7 7 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 1 0 4242 1 1";
@@ -123,7 +123,7 @@ mod tests {
     fn what_a_kill_left_behind_is_ended_and_strangers_are_not() {
         let notes = tempfile::tempdir().unwrap();
         let mut left = sleeper("sleep 60");
-        std::mem::forget(Note::take(notes.path(), "shop.x", "shop/x", left.id()).unwrap());
+        write_note(notes.path(), left.id());
         // The number of a process that started at another time.
         let stranger = std::process::id();
         fs::write(notes.path().join("shop.y"), format!("{stranger} 1 shop/y\n")).unwrap();
@@ -139,18 +139,23 @@ mod tests {
         let notes = tempfile::tempdir().unwrap();
         // The leader ends at once; its child holds the pipe open until it is killed.
         let mut leader = sleeper("sleep 60 & true");
-        let note = Note::take(notes.path(), "shop.x", "shop/x", leader.id()).unwrap();
+        write_note(notes.path(), leader.id());
         let mut pipe = leader.stdout.take().unwrap();
         leader.wait().unwrap();
-        std::mem::forget(note);
         assert_eq!(end(notes.path()).unwrap(), ["shop/x"]);
         assert_eq!(pipe.read_to_end(&mut Vec::new()).unwrap(), 0);
     }
 
     #[test]
-    fn a_note_goes_with_its_command() {
+    fn a_note_says_who_this_is_and_can_be_taken_back() {
         let notes = tempfile::tempdir().unwrap();
-        drop(Note::take(notes.path(), "shop.x", "shop/x", std::process::id()).unwrap());
-        assert_eq!(fs::read_dir(notes.path()).unwrap().count(), 0);
+        let path = notes.path().join("shop.x");
+        note(&path, "shop/x").unwrap();
+        let (leader, started, workload) = parse(&fs::read_to_string(&path).unwrap()).unwrap();
+        assert_eq!((leader, workload.as_str()), (std::process::id(), "shop/x"));
+        assert_eq!(Process::read(leader).unwrap().started, started);
+        forget(&path);
+        forget(&path);
+        assert!(!path.exists());
     }
 }

@@ -15,7 +15,7 @@ mod console;
 mod data_dir;
 mod events;
 mod fleet;
-mod leftovers;
+pub(crate) mod leftovers;
 mod prepare;
 mod sample;
 mod serve_status;
@@ -133,6 +133,7 @@ async fn up(
     let surroundings = Surroundings {
         paths: paths.clone(),
         directory: source.directory(),
+        commands: std::path::absolute(paths.commands())?,
         control: control_listener.local_addr()?,
         console: console.clone(),
         spawner,

@@ -9,7 +9,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::console::Console;
-use super::leftovers::{Note, WORKLOAD_VARIABLE};
+use super::leftovers::{self, WORKLOAD_VARIABLE};
 use super::words::printable;
 use crate::supervised::{OUR_NAME, THIS_PROGRAM};
 
@@ -43,8 +43,8 @@ const LINE_LIMIT: usize = 2000;
 pub(crate) struct Job {
     /// `<namespace>/<workload>`.
     pub(crate) workload: String,
-    /// `<namespace>.<workload>`.
-    pub(crate) registration: String,
+    /// Where the process is noted while it runs; absolute, because the command runs elsewhere.
+    pub(crate) note: PathBuf,
     pub(crate) command: Vec<String>,
     /// Where the command runs: relative paths in it are relative to the mesh file.
     pub(crate) directory: PathBuf,
@@ -57,7 +57,8 @@ pub(crate) struct Job {
 impl Job {
     fn command(&self) -> Command {
         let mut command = Command::new(THIS_PROGRAM);
-        command.arg0(OUR_NAME).args(["supervised", "--parent"]).arg(std::process::id().to_string()).arg("--");
+        command.arg0(OUR_NAME).args(["supervised", "--parent"]).arg(std::process::id().to_string());
+        command.arg("--note").arg(&self.note).args(["--workload", &self.workload, "--"]);
         command.args(&self.command).current_dir(&self.directory).process_group(0);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.env(WORKLOAD_VARIABLE, &self.workload);
@@ -112,7 +113,6 @@ impl Spawner {
 pub(crate) async fn supervise(
     job: Job,
     spawner: Spawner,
-    notes: PathBuf,
     console: Console,
     running: watch::Sender<Option<u32>>,
     shutdown: Shutdown,
@@ -120,7 +120,7 @@ pub(crate) async fn supervise(
     let mut pause = FIRST_PAUSE;
     loop {
         let started = Instant::now();
-        let why = match run_once(&job, &spawner, &notes, &console, &running, &shutdown).await {
+        let why = match run_once(&job, &spawner, &console, &running, &shutdown).await {
             Outcome::Ended => return,
             Outcome::Exited(status) => format!("the command has ended ({status})"),
             Outcome::Failed(error) => format!("the command cannot be started: {error}"),
@@ -148,7 +148,6 @@ enum Outcome {
 async fn run_once(
     job: &Job,
     spawner: &Spawner,
-    notes: &Path,
     console: &Console,
     running: &watch::Sender<Option<u32>>,
     shutdown: &Shutdown,
@@ -158,10 +157,6 @@ async fn run_once(
         Err(error) => return Outcome::Failed(error),
     };
     let Some(leader) = child.id() else { return Outcome::Failed(io::Error::other("the command has no process")) };
-    let note = Note::take(notes, &job.registration, &job.workload, leader);
-    if let Err(error) = &note {
-        tracing::warn!(workload = job.workload, %error, "a kill of alcazar may leave parts of this command behind");
-    }
     running.send_replace(Some(leader));
     if let Some(output) = child.stdout.take() {
         shutdown.spawn("output of a command", show(output, job.workload.clone(), console.clone()));
@@ -185,7 +180,7 @@ async fn run_once(
         tracing::warn!(workload = job.workload, %error, "cannot wait for a command");
     }
     running.send_replace(None);
-    drop(note);
+    leftovers::forget(&job.note);
     outcome
 }
 

@@ -47,6 +47,8 @@ pub(crate) struct Surroundings {
     pub(crate) paths: Paths,
     /// Where commands run.
     pub(crate) directory: PathBuf,
+    /// Where their processes are noted; absolute.
+    pub(crate) commands: PathBuf,
     /// Where the control plane listens.
     pub(crate) control: SocketAddr,
     pub(crate) console: Console,
@@ -164,7 +166,6 @@ impl Parts {
             let supervised = supervise(
                 job,
                 surroundings.spawner.clone(),
-                surroundings.paths.commands(),
                 surroundings.console.clone(),
                 pid.clone(),
                 parts.command.clone(),
@@ -259,7 +260,7 @@ fn proxy_config(surroundings: &Surroundings, workload: &Workload) -> Result<alca
 fn job(surroundings: &Surroundings, workload: &Workload) -> Option<Job> {
     Some(Job {
         workload: workload.key(),
-        registration: workload.socket_name(),
+        note: surroundings.commands.join(workload.socket_name()),
         command: workload.command.clone()?,
         directory: surroundings.directory.clone(),
         port: workload.ports.first().map(|port| port.number),
