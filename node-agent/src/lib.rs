@@ -55,7 +55,7 @@ pub use config::{Config, ConfigError};
 pub use issued::{Issued, ReplyError, Trust};
 pub use keys::MakeKeyError;
 pub use registration::{Registration, RegistrationError};
-pub use saved::{SavedError, SavedNode};
+pub use saved::{LoadError, SavedError, SavedNode};
 pub use selector::{Caller, ParseSelectorError, SHARED_SOCKET, Selector, SocketName};
 pub use sockets::{BindError, SocketsDirError};
 pub use status::{CertificateStatus, NodeStatus, RegistrationStatus, Status};

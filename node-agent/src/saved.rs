@@ -1,4 +1,5 @@
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -65,17 +66,23 @@ pub(crate) struct NodeFile(PathBuf);
 
 impl NodeFile {
     pub(crate) fn within(data_dir: &Path) -> Self {
-        Self(data_dir.join("node.json"))
+        Self(data_dir.join(FILE))
     }
 
     /// What was saved for this node. A file that cannot be understood, or is another node's, is set aside and says
-    /// so in the log: the node can attest itself anew, and must not be stuck.
-    pub(crate) fn load(&self, node: &SpiffeId) -> Result<SavedNode, io::Error> {
-        let bytes = match std::fs::read(&self.0).map(Zeroizing::new) {
-            Ok(bytes) => bytes,
+    /// so in the log: the node can attest itself anew, and must not be stuck. One that others can read is refused:
+    /// who knows who has read it.
+    pub(crate) fn load(&self, node: &SpiffeId) -> Result<SavedNode, LoadError> {
+        let failed = |source| LoadError::Read { file: self.0.clone(), source };
+        let mode = match std::fs::metadata(&self.0) {
+            Ok(found) => found.permissions().mode() & 0o777,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(SavedNode::default()),
-            Err(error) => return Err(error),
+            Err(error) => return Err(failed(error)),
         };
+        if mode & 0o077 != 0 {
+            return Err(LoadError::Exposed { file: self.0.clone(), mode });
+        }
+        let bytes = std::fs::read(&self.0).map(Zeroizing::new).map_err(failed)?;
         match SavedNode::decode(&bytes) {
             Ok(saved) => match saved.current.as_ref().map(|current| current.svid().id()) {
                 Some(other) if other != node => self.set_aside(&format!("it is {other}'s, and this node is {node}")),
@@ -85,9 +92,9 @@ impl NodeFile {
         }
     }
 
-    fn set_aside(&self, reason: &str) -> Result<SavedNode, io::Error> {
+    fn set_aside(&self, reason: &str) -> Result<SavedNode, LoadError> {
         let aside = self.0.with_extension("json.unusable");
-        std::fs::rename(&self.0, &aside)?;
+        std::fs::rename(&self.0, &aside).map_err(|source| LoadError::Read { file: self.0.clone(), source })?;
         tracing::warn!(file = %self.0.display(), moved_to = %aside.display(), reason, "the saved node identity cannot be used");
         Ok(SavedNode::default())
     }
@@ -100,6 +107,30 @@ impl NodeFile {
         let written = written.map_err(io::Error::other).and_then(|written| written);
         written.map_err(|source| SavedError::Write { path: self.0.clone(), source })
     }
+}
+
+/// Why the file of the saved identity cannot be used, nor be done without.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The key in it is not the node's alone.
+    #[error(
+        "the node's key in {} is open to others (mode {mode:04o}); if nobody else has had it, run: chmod 600 {}; otherwise remove the file and join with a new token",
+        file.display(), file.display()
+    )]
+    Exposed {
+        /// The file.
+        file: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
+    /// The disk refused.
+    #[error("cannot read, or set aside, the node's saved identity in {}", file.display())]
+    Read {
+        /// The file.
+        file: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
 }
 
 /// Why a saved identity cannot be read, or one cannot be saved.
@@ -236,14 +267,15 @@ impl<'de> Deserialize<'de> for Secret {
     }
 }
 
+/// The file's name in the data directory.
+pub(crate) const FILE: &str = "node.json";
+
 const VERSION: u32 = 1;
 /// Room for two keys, a chain and the bundles of a few trust domains.
 const LIMIT: usize = 64 * 1024;
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use alcazar_identity::Fingerprint;
     use proptest::prelude::*;
 
@@ -296,10 +328,26 @@ mod tests {
         for bad in
             ["", "{", "[]", r#"{"version":2,"next_key":null,"current":null}"#, r#"{"version":1,"next_key":"eA=="}"#]
         {
-            std::fs::write(&path, bad).unwrap();
+            write_atomic(&path, bad.as_bytes(), 0o600).unwrap();
             assert!(file.load(&node()).unwrap().current.is_none(), "{bad}");
             assert!(!path.exists(), "{bad}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_file_that_others_can_read_is_refused_with_the_remedy() {
+        let directory = tempfile::tempdir().unwrap();
+        let (file, path) = (NodeFile::within(directory.path()), directory.path().join("node.json"));
+        file.save(&saved()).await.unwrap();
+        let allow = |mode| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        for mode in [0o644, 0o640, 0o602] {
+            allow(mode);
+            let refused = file.load(&node()).unwrap_err().to_string();
+            assert!(refused.contains(&format!("chmod 600 {}", path.display())), "{refused}");
+            assert!(path.exists(), "it is not set aside: a person must look");
+        }
+        allow(0o400);
+        assert!(file.load(&node()).unwrap().current.is_some());
     }
 
     proptest! {

@@ -1,8 +1,8 @@
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::link::{Heard, Link};
 use crate::node::Node;
 use crate::registry::Registry;
 use crate::renewal::Renewal;
-use crate::saved::{NodeFile, SavedNode};
+use crate::saved::{self, LoadError, NodeFile, SavedNode};
 use crate::selector::SocketName;
 use crate::sockets::{self, BindError, SocketsDir, SocketsDirError};
 use crate::status::{NodeStatus, RegistrationStatus, Status};
@@ -54,11 +54,14 @@ impl Agent {
         let token = config.token()?;
         let data_dir = config.data_dir;
         let failed = |source| OpenError::DataDir { path: data_dir.clone(), source };
+        if is_foreign(&data_dir).map_err(failed)? {
+            return Err(OpenError::ForeignDir(data_dir));
+        }
         files::private_directory(&data_dir).map_err(failed)?;
-        let locked = sockets::lock(&data_dir.join("agent.lock")).map_err(failed)?;
+        let locked = sockets::lock(&data_dir.join(LOCK)).map_err(failed)?;
         let data_lock = locked.ok_or_else(|| OpenError::Taken(data_dir.clone()))?;
         let file = NodeFile::within(&data_dir);
-        let saved = file.load(&id).map_err(failed)?;
+        let saved = file.load(&id)?;
         let sockets = SocketsDir::open(&config.sockets_dir)?;
         let admin = match config.admin {
             Some(address) => {
@@ -165,6 +168,26 @@ impl Agent {
     }
 }
 
+/// Whether a directory is in use for something else.
+fn is_foreign(data_dir: &Path) -> io::Result<bool> {
+    let entries = match fs::read_dir(data_dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    let mut stranger = false;
+    for entry in entries {
+        let name = entry?.file_name();
+        // A saved identity may have been restored without the lock. The other is on every fresh file system of the ext family.
+        match name.to_str() {
+            Some(LOCK | saved::FILE) => return Ok(false),
+            Some("lost+found") => {}
+            _ => stranger = true,
+        }
+    }
+    Ok(stranger)
+}
+
 /// Joins what the parts say of themselves.
 struct Show {
     node: watch::Receiver<NodeStatus>,
@@ -223,6 +246,15 @@ pub enum OpenError {
         /// What the system said.
         source: io::Error,
     },
+    /// The data directory is somebody else's: its permissions are not ours to change.
+    #[error(
+        "{} has something else in it and nothing of an agent; name a directory of the agent's own as dataDir (one that is missing is made)",
+        .0.display()
+    )]
+    ForeignDir(PathBuf),
+    /// The saved identity cannot be used, and is not ours to do away with.
+    #[error(transparent)]
+    Saved(#[from] LoadError),
     /// Another agent has it: two would renew against each other.
     #[error("another agent uses the data directory {}", .0.display())]
     Taken(PathBuf),
@@ -252,6 +284,9 @@ pub enum RunError {
     #[error("the agent did not end in time")]
     Unfinished(#[source] alcazar_service::Unfinished),
 }
+
+/// The file in the data directory by which one agent keeps out another.
+const LOCK: &str = "agent.lock";
 
 /// How long the parts have to end.
 const DRAIN: Duration = Duration::from_secs(5);

@@ -370,3 +370,38 @@ async fn what_cannot_be_understood_is_refused_with_its_reason() {
     let long = Config { sockets_dir: world.directory.path().join("d".repeat(100)), ..world.config(None) };
     assert!(refusal(long).await.contains("choose a shorter sockets directory"));
 }
+
+#[tokio::test]
+async fn a_directory_of_somebody_else_is_left_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let world = World::new();
+    let data = world.directory.path().join("data");
+    fs::create_dir_all(&data).unwrap();
+    fs::write(data.join("thesis.tex"), "").unwrap();
+    fs::set_permissions(&data, fs::Permissions::from_mode(0o755)).unwrap();
+    let open = || Agent::with_authority(world.config(None), Arc::new(world.authority.clone()), world.clock.clone());
+    let refused = open().await.err().unwrap().to_string();
+    assert!(refused.contains("has something else in it") && refused.contains("dataDir"), "{refused}");
+    assert_eq!(fs::metadata(&data).unwrap().permissions().mode() & 0o777, 0o755);
+    assert_eq!(fs::read_dir(&data).unwrap().count(), 1, "nothing was put there");
+
+    // A fresh file system is nobody's; our own directory may have a note in it.
+    fs::remove_file(data.join("thesis.tex")).unwrap();
+    fs::create_dir(data.join("lost+found")).unwrap();
+    drop(open().await.unwrap());
+    fs::write(data.join("README"), "the agent of vm-1").unwrap();
+    drop(open().await.unwrap());
+}
+
+#[tokio::test]
+async fn an_agent_does_not_start_by_a_key_that_others_can_read() {
+    use std::os::unix::fs::PermissionsExt;
+    let world = World::new();
+    drop(world.open(None).await);
+    let file = world.directory.path().join("data/node.json");
+    fs::write(&file, "{}").unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    let opened = Agent::with_authority(world.config(None), Arc::new(world.authority.clone()), world.clock.clone());
+    let refused = opened.await.err().unwrap().to_string();
+    assert!(refused.contains("chmod 600"), "{refused}");
+}
