@@ -7,6 +7,8 @@ mod process;
 mod test;
 mod tools;
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 /// What a developer or CI runs.
@@ -29,11 +31,22 @@ enum Command {
     Fuzz(fuzz::Options),
 }
 
-fn main() -> anyhow::Result<()> {
-    match Cli::parse().command {
+fn main() -> ExitCode {
+    match run(&Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        // The chain of causes is enough; a backtrace would hide what the failed command said.
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: &Command) -> anyhow::Result<()> {
+    match command {
         Command::Test => test::run(),
         Command::Tools => tools::run(),
-        Command::Bench(options) => bench::run(&options),
-        Command::Fuzz(options) => fuzz::run(&options),
+        Command::Bench(options) => bench::run(options),
+        Command::Fuzz(options) => fuzz::run(options),
     }
 }
