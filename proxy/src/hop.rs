@@ -43,11 +43,10 @@ pub(crate) fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// The protocol that an HTTP/1.1 request wants to change to: `Upgrade`, when `Connection` says so too.
-pub(crate) fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
-    let token = headers.get(UPGRADE)?;
-    let said = headers.get_all(CONNECTION).iter().any(|v| tokens(v).any(|t| t.eq_ignore_ascii_case(b"upgrade")));
-    said.then(|| token.clone())
+/// Whether an HTTP/1.1 request wants to change the protocol: `Upgrade`, when `Connection` says so too.
+pub(crate) fn asks_for_upgrade(headers: &HeaderMap) -> bool {
+    let said = |value: &HeaderValue| tokens(value).any(|token| token.eq_ignore_ascii_case(b"upgrade"));
+    headers.contains_key(UPGRADE) && headers.get_all(CONNECTION).iter().any(said)
 }
 
 /// The fields that `Connection` names; `None` when there is nothing to remove (the usual case, without allocation).
@@ -71,8 +70,10 @@ fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
     value.as_bytes().split(|b| *b == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
 }
 
-const HOP_BY_HOP: [HeaderName; 9] = [
+const HOP_BY_HOP: [HeaderName; 10] = [
     CONNECTION,
+    // Half of a change to h2c, which we take no part in, whether `Connection` names it or not.
+    HeaderName::from_static("http2-settings"),
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
     PROXY_AUTHENTICATE,
@@ -110,6 +111,7 @@ mod tests {
         check(&[("keep-alive", "timeout=5"), ("proxy-connection", "close")], &[]);
         check(&[("proxy-authorization", "Basic eA=="), ("proxy-authenticate", "Basic")], &[]);
         check(&[("transfer-encoding", "chunked"), ("upgrade", "websocket"), ("trailer", "x")], &[]);
+        check(&[("http2-settings", "AAMAAABkAAQAAP__")], &[]);
         check(&[("te", "trailers")], &[("te", "trailers")]);
         check(&[("te", "gzip, trailers;q=1")], &[]);
         check(&[("te", "gzip, Trailers"), ("connection", "te")], &[("te", "trailers")]);
@@ -128,7 +130,7 @@ mod tests {
 
     #[test]
     fn an_upgrade_is_asked_for_twice_or_not_at_all() {
-        let asked = |lines: &[(&str, &str)]| upgrade(&headers(lines)).is_some();
+        let asked = |lines: &[(&str, &str)]| asks_for_upgrade(&headers(lines));
         assert!(asked(&[("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")]));
         assert!(!asked(&[("upgrade", "websocket")]));
         assert!(!asked(&[("connection", "upgrade")]));

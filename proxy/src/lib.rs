@@ -38,6 +38,7 @@ mod life;
 mod listen;
 mod mesh;
 mod message;
+mod method;
 mod outbound;
 mod plane;
 mod pool;

@@ -1,6 +1,6 @@
 //! What both sides of the proxy read out of a request, and how they write it again.
 
-use http::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderValue};
+use http::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderValue, UPGRADE};
 use http::request::Parts;
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderName, Method, StatusCode, Uri, Version};
@@ -34,23 +34,41 @@ pub(crate) fn authority(head: &Parts) -> Result<Option<&str>, BadRequest> {
     }
 }
 
-/// Takes the change of protocol out of a request that asks for one (`Upgrade`, or extended CONNECT): the token.
+/// Takes the change to WebSocket out of a request that asks for it (`Upgrade`, or extended CONNECT): whether it does.
 /// What is left is the `GET` that it began as.
 ///
-/// A request with another method or a body keeps both and loses only the wish, as RFC 9110 §7.8 allows: what is decided
-/// must be what is sent.
-pub(crate) fn take_upgrade(head: &mut Parts, body: &Body) -> Option<HeaderValue> {
+/// No other protocol is changed to. What follows a change is not looked at, so one that carries requests (`h2c`, alone or
+/// in a list) would take them past the decisions.
+///
+/// A request with another wish, another method or a body keeps the latter two and loses the wish, as RFC 9110 §7.8
+/// allows: what is decided must be what is sent.
+///
+/// # Errors
+/// When an extended CONNECT names another protocol: nothing would be left of it without.
+pub(crate) fn take_upgrade(head: &mut Parts, body: &Body) -> Result<bool, BadRequest> {
     if let Some(protocol) = head.extensions.remove::<::h2::ext::Protocol>() {
+        if !is_websocket(protocol.as_str().as_bytes()) {
+            return Err(BadRequest::Protocol(protocol.as_str().to_owned()));
+        }
         head.method = Method::GET;
-        return HeaderValue::from_str(protocol.as_str()).ok();
+        return Ok(true);
     }
-    // HTTP/1.1 alone; h2c is not a change that we take part in: prior knowledge does the same.
-    if head.version != Version::HTTP_11 || head.method != Method::GET || !body.is_end_stream() {
-        return None;
-    }
-    let token = hop::upgrade(&head.headers)?;
-    (!token.as_bytes().eq_ignore_ascii_case(b"h2c")).then_some(token)
+    let may_change = head.version == Version::HTTP_11 && head.method == Method::GET && body.is_end_stream();
+    Ok(may_change && hop::asks_for_upgrade(&head.headers) && names_websocket(&head.headers))
 }
+
+/// Whether `Upgrade` names WebSocket, and nothing besides.
+pub(crate) fn names_websocket(headers: &HeaderMap) -> bool {
+    let mut wishes = headers.get_all(UPGRADE).iter();
+    wishes.next().is_some_and(|wish| is_websocket(wish.as_bytes())) && wishes.next().is_none()
+}
+
+fn is_websocket(token: &[u8]) -> bool {
+    token.eq_ignore_ascii_case(WEBSOCKET.as_bytes())
+}
+
+/// The one protocol that a request may change to.
+pub(crate) const WEBSOCKET: &str = "websocket";
 
 /// Whether this is a plain `CONNECT`: a tunnel, not a change of protocol.
 pub(crate) fn is_tunnel(head: &Parts) -> bool {
@@ -84,7 +102,7 @@ pub(crate) fn clean_response(headers: &mut HeaderMap, ours: &[HeaderName]) {
     }
 }
 
-/// Why a request is answered with 400.
+/// Why a request is answered with 400, or with 501 where a protocol is not ours.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BadRequest {
     #[error("there is more than one Host")]
@@ -109,11 +127,25 @@ pub(crate) enum BadRequest {
     TunnelsOnly,
     #[error("the protocol changes, and the port speaks HTTP/2")]
     UpgradeOverH2,
+    #[error("a change to the protocol {0:?} is not served; to websocket alone")]
+    Protocol(String),
+    #[error("the method {0:?} is a known one but for its case")]
+    MethodCase(String),
+}
+
+impl BadRequest {
+    pub(crate) fn status(&self) -> StatusCode {
+        match self {
+            // RFC 9220 §3 asks for it.
+            Self::Protocol(_) => StatusCode::NOT_IMPLEMENTED,
+            _ => StatusCode::BAD_REQUEST,
+        }
+    }
 }
 
 impl From<BadRequest> for Reply {
     fn from(why: BadRequest) -> Self {
-        Self::text(StatusCode::BAD_REQUEST, why.to_string())
+        Self::text(why.status(), why.to_string())
     }
 }
 
@@ -122,6 +154,41 @@ mod tests {
     use http::Request;
 
     use super::*;
+
+    #[test]
+    fn the_protocol_changes_to_websocket_or_not_at_all() {
+        let http1 = |wishes: &[&str]| {
+            let mut request =
+                Request::builder().version(Version::HTTP_11).header("connection", "upgrade, http2-settings");
+            for wish in wishes {
+                request = request.header(UPGRADE, *wish);
+            }
+            let (mut head, ()) = request.body(()).unwrap().into_parts();
+            take_upgrade(&mut head, &Body::empty()).unwrap()
+        };
+        let extended = |protocol: &str| {
+            let (mut head, ()) = Request::connect("a:1").version(Version::HTTP_2).body(()).unwrap().into_parts();
+            head.extensions.insert(::h2::ext::Protocol::from(protocol));
+            match take_upgrade(&mut head, &Body::empty()) {
+                Ok(upgrade) => {
+                    assert_eq!(head.method, Method::GET);
+                    upgrade
+                }
+                Err(refused) => {
+                    assert_eq!(refused.status(), StatusCode::NOT_IMPLEMENTED);
+                    false
+                }
+            }
+        };
+        for websocket in ["websocket", "WebSocket"] {
+            assert!(http1(&[websocket]) && extended(websocket), "{websocket}");
+        }
+        for other in ["h2c", "H2C", "h2c, websocket", "websocket, h2c", "websocket,", "websocket/13", "TLS/1.2", ""] {
+            assert!(!http1(&[other]) && !extended(other), "{other}");
+        }
+        assert!(!http1(&["websocket", "h2c"]) && !http1(&["h2c", "websocket"]) && !http1(&["websocket", "websocket"]));
+        assert!(!http1(&[]));
+    }
 
     #[test]
     fn one_authority_decides_and_routes() {

@@ -112,6 +112,7 @@ impl Plane {
 
     /// Lets go of what nobody uses any more.
     pub(crate) fn prune(&self) {
+        self.decisions.tell_unexplained((self.clock)());
         self.apps.prune(Instant::now());
         self.apps_h2.prune(None);
         self.mesh.prune();

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode};
 
 use crate::body::Body;
@@ -42,22 +42,27 @@ impl Reply {
     pub(crate) fn text(status: StatusCode, line: impl Into<String>) -> Self {
         let mut line = line.into();
         line.push('\n');
-        let mut response = Response::new(Body::from(line));
-        *response.status_mut() = status;
-        response.headers_mut().insert(CONTENT_TYPE, TEXT);
-        Self::new(response)
+        Self::new(whole(status, line.into()))
     }
 
     /// The response to a request that policy denies. The log has the rest, under the same id.
     pub(crate) fn denied(id: &str) -> Self {
-        let mut response = Response::new(Body::from(Bytes::from_static(b"RBAC: access denied")));
-        *response.status_mut() = StatusCode::FORBIDDEN;
-        response.headers_mut().insert(CONTENT_TYPE, TEXT);
+        let mut response = whole(StatusCode::FORBIDDEN, Bytes::from_static(b"RBAC: access denied"));
         if let Ok(id) = HeaderValue::from_str(id) {
             response.headers_mut().insert(DECISION, id);
         }
         Self::new(response)
     }
+}
+
+/// Says how long it is, for whom it reaches by another protocol further on.
+fn whole(status: StatusCode, text: Bytes) -> Response<Body> {
+    let length = HeaderValue::from(text.len());
+    let mut response = Response::new(Body::from(text));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, TEXT);
+    response.headers_mut().insert(CONTENT_LENGTH, length);
+    response
 }
 
 /// Carries the decision's id; only our proxies set it.

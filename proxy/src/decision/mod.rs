@@ -1,11 +1,16 @@
 //! Decisions: made by policy, told to the caller by id, and to people in full.
 
+mod bucket;
 mod ids;
 mod log;
 
+use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
-use alcazar_policy::{Headers, LogContext, Protocol, Request};
+use alcazar_policy::{
+    Decision, DecisionRecord, DestinationRecord, Headers, LogContext, Protocol, ProtocolRecord, Reason, ReasonRecord,
+    Request, RequestRecord, Schema, SourceRecord, Verdict,
+};
 use http::{HeaderMap, HeaderName};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -14,12 +19,15 @@ pub(crate) use ids::Ids;
 pub(crate) use log::DecisionLog;
 pub use log::OpenLogError;
 
+use bucket::Bucket;
+
 use crate::mesh::Snapshot;
 
 /// Decides for one worker.
 pub(crate) struct Decisions {
     ids: Ids,
     log: Option<DecisionLog>,
+    explained: Mutex<Bucket>,
 }
 
 /// A request that policy denies; the id under which the log has the reason.
@@ -30,7 +38,7 @@ pub(crate) struct Denied {
 
 impl Decisions {
     pub(crate) fn new(ids: Ids, log: Option<DecisionLog>) -> Self {
-        Self { ids, log }
+        Self { ids, log, explained: Mutex::new(Bucket::new()) }
     }
 
     /// Decides, and writes down what was decided.
@@ -50,6 +58,14 @@ impl Decisions {
             namespace: workload.namespace(),
             service_account: workload.service_account(),
         };
+        if let Decision::Deny(denial) = &decision
+            && !self.may_explain(now)
+        {
+            if let Some(log) = &self.log {
+                log.write(unexplained(request, denial.reason(), context));
+            }
+            return Err(Denied { id });
+        }
         // Finding the nearest miss looks at every role: once for both logs.
         let record = snapshot.policy.record(request, &decision, context);
         if !allowed {
@@ -61,9 +77,69 @@ impl Decisions {
         if allowed { Ok(()) } else { Err(Denied { id }) }
     }
 
+    /// Whether another denial is explained now; tells how many were not.
+    fn may_explain(&self, now: SystemTime) -> bool {
+        let mut explained = self.explained.lock().unwrap_or_else(PoisonError::into_inner);
+        let may = explained.take(now);
+        tell_unexplained(explained.tell(now));
+        may
+    }
+
+    /// Tells how many denials were not explained, once their flood is over.
+    pub(crate) fn tell_unexplained(&self, now: SystemTime) {
+        tell_unexplained(self.explained.lock().unwrap_or_else(PoisonError::into_inner).tell(now));
+    }
+
     /// Denies what cannot be decided at all.
     pub(crate) fn deny(&self) -> Denied {
         Denied { id: self.ids.next() }
+    }
+}
+
+fn tell_unexplained(denied: Option<u64>) {
+    if let Some(denied) = denied {
+        tracing::warn!(target: "alcazar::decision", denied, "requests were denied; too many to explain each");
+    }
+}
+
+/// The record of a denial for which nobody looked for the reason.
+fn unexplained(request: &Request<'_>, reason: Reason, context: LogContext<'_>) -> DecisionRecord {
+    let (protocol, http) = match request.protocol {
+        Protocol::Http(http) => (ProtocolRecord::Http, Some(http)),
+        Protocol::Tcp => (ProtocolRecord::Tcp, None),
+    };
+    DecisionRecord {
+        schema: Schema::V1,
+        time: context.time.to_owned(),
+        id: context.id.to_owned(),
+        source: SourceRecord {
+            spiffe_id: request.source.map(ToString::to_string),
+            ip: request.source_ip.to_canonical(),
+        },
+        destination: DestinationRecord {
+            workload: context.workload.to_owned(),
+            namespace: context.namespace.to_owned(),
+            service_account: context.service_account.to_owned(),
+            ip: request.destination.ip().to_canonical(),
+            port: request.destination.port(),
+        },
+        request: RequestRecord {
+            protocol,
+            host: http.and_then(|http| http.host).map(ToString::to_string),
+            path: http.map(|http| http.path.to_string()),
+            method: http.map(|http| http.method.to_owned()),
+            headers: std::collections::BTreeMap::new(),
+            sni: request.sni.map(str::to_owned),
+        },
+        verdict: Verdict::Deny,
+        reason: match reason {
+            Reason::NoRole => ReasonRecord::NoRole,
+            Reason::NoMatch => ReasonRecord::NoMatch,
+        },
+        explanation: "denied; the explanation is left out, because there are too many denials".to_owned(),
+        grant: None,
+        nearest_miss: None,
+        shadow: None,
     }
 }
 

@@ -74,6 +74,7 @@ where
 /// Serves one stream.
 async fn stream<S: Service>(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, service: Arc<S>) {
     let (head, receive) = request.into_parts();
+    let is_head = head.method == Method::HEAD;
     // The bytes of a CONNECT are the tunnel's.
     let (body, tunnelled) = match head.method == Method::CONNECT {
         true => (Body::empty(), Some(receive)),
@@ -85,7 +86,8 @@ async fn stream<S: Service>(request: Request<RecvStream>, mut respond: SendRespo
         _ = poll_fn(|cx| respond.poll_reset(cx)) => return,
     };
     let (head, body) = reply.response.into_parts();
-    let ended = reply.tunnel.is_none() && body.is_end_stream();
+    // What we answer ourselves has a body whatever was asked; to HEAD it is not sent.
+    let ended = reply.tunnel.is_none() && (is_head || body.is_end_stream());
     let send = match respond.send_response(Response::from_parts(head, ()), ended) {
         Ok(send) => send,
         Err(error) => {

@@ -79,8 +79,9 @@ impl Head {
         if !is_token(method) || method == super::STAND_IN_METHOD.as_bytes() {
             return Err(RefusedHead::Method);
         }
-        // Bytes beyond ASCII are left to the normalisation of paths, which encodes them.
-        if target.is_empty() || target.iter().any(|b| *b <= b' ' || *b == 0x7f) {
+        // Bytes beyond ASCII are left to the normalisation of paths, which encodes them. A fragment stays at home; some
+        // servers cut it off, others take it for the path.
+        if target.is_empty() || target.iter().any(|b| *b <= b' ' || matches!(b, 0x7f | b'#')) {
             return Err(RefusedHead::Target);
         }
         self.connect = method == b"CONNECT";

@@ -247,6 +247,7 @@ mod tests {
             ("GET  / HTTP/1.1\r\nHost: a\r\n\r\n", RequestLine),
             ("GET / HTTP/1.1 \r\nHost: a\r\n\r\n", RequestLine),
             ("GET /a b HTTP/1.1\r\nHost: a\r\n\r\n", RequestLine),
+            ("GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n", Target),
             ("GET\t/ HTTP/1.1\r\nHost: a\r\n\r\n", RequestLine),
             (" GET / HTTP/1.1\r\nHost: a\r\n\r\n", RequestLine),
             ("GET / HTTP/1.1\nHost: a\n\n", LineEnd),

@@ -11,6 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
+use super::slots::{Slot, Slots};
 use super::{Inbound, Peer};
 use crate::h2;
 use crate::life::Life;
@@ -24,17 +25,25 @@ pub(crate) async fn accept(listener: TcpListener, plane: Arc<Plane>) {
     let acceptor =
         Acceptor::new(plane.credentials.clone(), Clients::Required, &[ALPN_ALCAZAR, ALPN_HBONE], plane.clock.clone())
             .with_deadline(HANDSHAKE_DEADLINE);
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+    let mut handshakes = Slots::new(HANDSHAKES);
+    let open = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
-        let Ok(turn) = handshakes.clone().acquire_owned().await else { return };
+        let Ok(connection) = open.clone().acquire_owned().await else { return };
         let Some((stream, address)) = next_connection(&listener, &plane.shutdown).await else { return };
+        let taken = tokio::select! {
+            slot = handshakes.take() => slot,
+            () = plane.shutdown.cancelled() => return,
+        };
+        let Some(slot) = taken else { return };
         let (plane_here, acceptor) = (plane.clone(), acceptor.clone());
         plane.serving.spawn(async move {
-            let handshake = handshake(stream, address, &acceptor, &plane_here).await;
-            drop(turn);
-            if let Some((accepted, life)) = handshake {
-                serve(accepted, life, address, plane_here).await;
+            let handshake = handshake(stream, address, &acceptor, &plane_here, slot);
+            match tokio::time::timeout(HANDSHAKE_DEADLINE, handshake).await {
+                Ok(Some((accepted, life))) => serve(accepted, life, address, plane_here).await,
+                Ok(None) => {}
+                Err(_) => refused(address, "the handshake was not complete in time"),
             }
+            drop(connection);
         });
     }
 }
@@ -47,9 +56,17 @@ async fn handshake(
     address: SocketAddr,
     acceptor: &Acceptor,
     plane: &Plane,
+    mut slot: Slot,
 ) -> Option<(Handshaken, Life)> {
-    let first = tokio::time::timeout(HANDSHAKE_DEADLINE, first_byte(&stream));
-    match first.await {
+    let first = tokio::select! {
+        first = tokio::time::timeout(FIRST_BYTE_DEADLINE, first_byte(&stream)) => first,
+        () = slot.wanted() => {
+            refused(address, "nothing came, and others wait");
+            return None;
+        }
+    };
+    slot.spoke();
+    match first {
         Ok(Ok(Some(TLS_HANDSHAKE))) => {}
         Ok(Ok(Some(first))) => {
             refused(address, "what came is not TLS: plaintext is not served here");
@@ -143,7 +160,12 @@ connection: close\r\n\r\nthis port speaks mutual TLS; plaintext requests are ref
 /// The type of the TLS record that a handshake begins with.
 const TLS_HANDSHAKE: u8 = 22;
 const HANDSHAKES: usize = 1024;
+/// Open ones of a worker; the rest waits in the system's queue.
+const CONNECTIONS: usize = 16 * 1024;
+/// For all that comes before a peer is proved.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
+/// Clients speak first in TLS: one that has connected has something to say.
+const FIRST_BYTE_DEADLINE: Duration = Duration::from_secs(3);
 const COURTESY: Duration = Duration::from_secs(1);
 
 #[cfg(test)]

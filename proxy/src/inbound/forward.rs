@@ -27,7 +27,7 @@ impl Inbound {
         let mut snapshots = self.plane.snapshots.clone();
         let snapshot = snapshots.borrow_and_update().clone();
         let client_speaks = head.version;
-        let upgrade = message::take_upgrade(&mut head, &body);
+        let upgrade = message::take_upgrade(&mut head, &body)?;
         let target = self.target(&snapshot, &head)?;
         let path = message::path_and_query(&head.uri);
         let path = NormalizedPath::parse(path.as_str(), EncodedSlash::default()).map_err(BadRequest::from)?;
@@ -45,13 +45,13 @@ impl Inbound {
         let h2 = target.port.h2 || message::is_grpc(&head.headers);
         let forwarded =
             PathAndQuery::try_from(path.forward().as_ref()).map_err(|error| BadRequest::Target(error.into()))?;
-        if let Some(token) = upgrade {
+        if upgrade {
             if h2 {
                 return Err(BadRequest::UpgradeOverH2.into());
             }
             let asked = self.asked(&target, &head, &path);
             head.uri = Uri::from(forwarded);
-            return Ok(self.upgrade(&snapshot, head, token, asked, snapshots, client_speaks).await);
+            return Ok(self.upgrade(&snapshot, head, asked, snapshots, client_speaks).await);
         }
         let address = snapshot.workload.socket(target.number);
         let response = if h2 {
@@ -66,6 +66,7 @@ impl Inbound {
             self.plane.ask(address, Request::from_parts(head, body)).await
         };
         Ok(match response {
+            Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => self.unasked(&snapshot, address),
             Ok(mut response) => {
                 message::clean_response(response.headers_mut(), &OURS);
                 Reply::new(response)
@@ -130,7 +131,6 @@ impl Inbound {
         &self,
         snapshot: &Snapshot,
         mut head: Parts,
-        token: HeaderValue,
         asked: Asked,
         snapshots: tokio::sync::watch::Receiver<std::sync::Arc<Snapshot>>,
         client_speaks: Version,
@@ -141,24 +141,36 @@ impl Inbound {
         // There is no body; a length would have the application wait for one, or take the tunnel for it.
         head.headers.remove(CONTENT_LENGTH);
         head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        head.headers.insert(UPGRADE, token);
+        head.headers.insert(UPGRADE, HeaderValue::from_static(message::WEBSOCKET));
         let mut response = match self.plane.ask(address, Request::from_parts(head, Body::empty())).await {
             Ok(response) => response,
             Err(error) => return self.no_response(snapshot, address, error),
         };
-        let changed = response.headers().get(UPGRADE).cloned();
+        let changed = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        if changed && !message::names_websocket(response.headers()) {
+            return self.unasked(snapshot, address);
+        }
         message::clean_response(response.headers_mut(), &OURS);
-        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        if !changed {
             return Reply::new(response);
         }
         let app = hyper::upgrade::on(&mut response);
-        let response = switching(response, changed, client_speaks);
+        let response = switching(response, client_speaks);
         let plane = self.plane.clone();
         Reply::tunnel(response, move |io| async move {
             if let Some(app) = upgraded(app).await {
                 relay_while_allowed(io, app, asked, snapshots, plane).await;
             }
         })
+    }
+
+    /// The application changed to a protocol that nobody asked it for.
+    fn unasked(&self, snapshot: &Snapshot, address: std::net::SocketAddr) -> Reply {
+        let workload = &snapshot.workload;
+        let (namespace, name) = (workload.namespace(), workload.name());
+        let why = "the application changed to a protocol that it was not asked for";
+        tracing::warn!(%address, "{why}");
+        Reply::text(StatusCode::BAD_GATEWAY, format!("inbound proxy of {namespace}/{name}: {why}"))
     }
 
     fn no_response(&self, snapshot: &Snapshot, address: std::net::SocketAddr, error: AskError) -> Reply {
@@ -180,19 +192,13 @@ struct Target {
 }
 
 /// The response by which each protocol says that the bytes are now something else.
-pub(crate) fn switching(
-    mut response: Response<Body>,
-    to: Option<HeaderValue>,
-    client_speaks: Version,
-) -> Response<Body> {
+pub(crate) fn switching(mut response: Response<Body>, client_speaks: Version) -> Response<Body> {
     if client_speaks == Version::HTTP_2 {
         *response.status_mut() = StatusCode::OK;
     } else {
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        if let Some(to) = to {
-            response.headers_mut().insert(UPGRADE, to);
-        }
+        response.headers_mut().insert(UPGRADE, HeaderValue::from_static(message::WEBSOCKET));
     }
     *response.body_mut() = Body::empty();
     response

@@ -51,7 +51,9 @@ impl Asked {
             |protocol| plane.decisions.decide(snapshot, &request(&self.peer, destination, protocol), (plane.clock)());
         let Some(http) = &self.http else { return decide(Protocol::Tcp) };
         // It was normal when it was decided first; what is not any more is denied.
-        let Ok(path) = NormalizedPath::parse(&http.path, Default::default()) else { return Err(plane.decisions.deny()) };
+        let Ok(path) = NormalizedPath::parse(&http.path, Default::default()) else {
+            return Err(plane.decisions.deny());
+        };
         let host = http.host.as_deref().and_then(|host| Host::normalize(host).ok());
         let headers = HeaderView(&http.headers);
         decide(Protocol::Http(Http { host: host.as_ref(), path: &path, method: &http.method, headers: &headers }))

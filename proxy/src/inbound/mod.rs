@@ -4,6 +4,7 @@ mod accept;
 mod connect;
 mod forward;
 mod guard;
+mod slots;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use crate::body::Body;
 use crate::decision::Denied;
 use crate::mesh::Misdirected;
 use crate::message::{BadRequest, is_tunnel};
+use crate::method;
 use crate::plane::Plane;
 use crate::reply::{Reply, Service};
 
@@ -52,6 +54,9 @@ pub(crate) struct Inbound {
 impl Service for Inbound {
     async fn call(&self, request: Request<Body>) -> Reply {
         let (head, body) = request.into_parts();
+        if let Err(why) = method::check(&head.method) {
+            return self.refuse(why.into());
+        }
         let answered = match (is_tunnel(&head), self.port) {
             (true, Some(_)) => Err(BadRequest::NestedTunnel.into()),
             (true, None) => self.connect(&head).await,
@@ -92,7 +97,7 @@ enum Refused {
 impl Refused {
     fn status(&self) -> StatusCode {
         match self {
-            Self::Bad(_) => StatusCode::BAD_REQUEST,
+            Self::Bad(why) => why.status(),
             Self::Misdirected(_) | Self::NotHttp(_) => StatusCode::MISDIRECTED_REQUEST,
             Self::Denied(_) => StatusCode::FORBIDDEN,
         }

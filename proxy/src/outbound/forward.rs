@@ -1,7 +1,7 @@
 //! Requests of the application: resolved to a service, sent to one of its endpoints.
 
 use alcazar_service::process::chain;
-use http::header::{CONTENT_LENGTH, HOST, HeaderValue};
+use http::header::{CONTENT_LENGTH, HOST};
 use http::request::Parts;
 use http::{Method, Request, StatusCode, Version};
 
@@ -15,6 +15,7 @@ use crate::hop;
 use crate::inbound::switching;
 use crate::mesh::{Protocol, Route, Unknown};
 use crate::message::{self, BadRequest};
+use crate::method;
 use crate::relay::relay;
 use crate::reply::Reply;
 
@@ -22,7 +23,11 @@ impl Outbound {
     /// Forwards a request into the mesh.
     pub(super) async fn forward(&self, mut head: Parts, body: Body) -> Reply {
         let client_speaks = head.version;
-        let upgrade = message::take_upgrade(&mut head, &body);
+        let checked = method::check(&head.method).and_then(|()| message::take_upgrade(&mut head, &body));
+        let upgrade = match checked {
+            Ok(upgrade) => upgrade,
+            Err(why) => return why.into(),
+        };
         let (written, route) = match self.route(&head) {
             Ok(found) => found,
             Err(Unrouted::Bad(why)) => return why.into(),
@@ -42,8 +47,8 @@ impl Outbound {
         head.headers.remove(HOST);
         head.version = Version::HTTP_2;
 
-        if let Some(token) = upgrade {
-            return self.upgrade(head, token, &route, &written, client_speaks).await;
+        if upgrade {
+            return self.upgrade(head, &route, &written, client_speaks).await;
         }
         match endpoints::ask(&self.plane, &port.endpoints, Request::from_parts(head, body)).await {
             Ok(mut response) => {
@@ -72,18 +77,10 @@ impl Outbound {
     }
 
     /// A change of protocol travels as extended CONNECT (RFC 8441).
-    async fn upgrade(
-        &self,
-        mut head: Parts,
-        token: HeaderValue,
-        route: &Route,
-        written: &str,
-        client_speaks: Version,
-    ) -> Reply {
-        let Ok(text) = token.to_str() else { return BadRequest::Host.into() };
+    async fn upgrade(&self, mut head: Parts, route: &Route, written: &str, client_speaks: Version) -> Reply {
         head.method = Method::CONNECT;
         head.headers.remove(CONTENT_LENGTH);
-        head.extensions.insert(::h2::ext::Protocol::from(text));
+        head.extensions.insert(::h2::ext::Protocol::from_static(message::WEBSOCKET));
         let endpoints = route.port().map(|port| port.endpoints.as_slice()).unwrap_or_default();
         let chosen = match endpoints::connect(&self.plane, endpoints).await {
             Ok(chosen) => chosen,
@@ -99,7 +96,7 @@ impl Outbound {
             return Reply::new(response);
         }
         let (mut far, in_flight) = (H2Stream::new(receive, send), chosen.in_flight);
-        let mut response = switching(response.map(|()| Body::empty()), Some(token), client_speaks);
+        let mut response = switching(response.map(|()| Body::empty()), client_speaks);
         *response.version_mut() = client_speaks;
         Reply::tunnel(response, move |mut io| async move {
             if let Err(error) = relay(&mut io, &mut far).await {

@@ -124,3 +124,15 @@ async fn a_server_that_is_somebody_else_gets_nothing() {
     assert_eq!(app.count(), 0);
     mesh.stop().await;
 }
+
+#[tokio::test]
+async fn who_connects_and_says_nothing_does_not_stay() {
+    let app = App::start(&[]).await;
+    let mesh = Mesh::start(&Wanted::new(app.address));
+    let begun = tokio::time::Instant::now();
+    let mut silent = TcpStream::connect(mesh.reviews.addresses.inbound).await.unwrap();
+    let read = tokio::time::timeout(SOON, silent.read(&mut [0; 8])).await.unwrap();
+    assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
+    assert!(begun.elapsed() < std::time::Duration::from_secs(8), "{:?}", begun.elapsed());
+    mesh.stop().await;
+}

@@ -218,3 +218,79 @@ async fn responses_without_a_body_and_expectations_pass() {
     assert!(answer.starts_with("HTTP/1.1 201 "), "{answer}");
     mesh.stop().await;
 }
+
+#[tokio::test]
+async fn a_known_method_in_another_case_is_refused_before_it_is_decided() {
+    let app = App::start(&[]).await;
+    let mesh = Mesh::start(&Wanted::new(app.address));
+    let connected = client::mesh(mesh.reviews.addresses.inbound, mesh.ca.credentials(FRONTEND), &[b"alcazar/h2"]).await;
+    let sender = client::h2(connected.stream).await;
+    for (method, status) in [("DELETE", 200), ("delete", 400), ("Delete", 400), ("connect", 400), ("purge", 200)] {
+        let request = Request::builder().method(method).uri("http://reviews.shop/").body(()).unwrap();
+        let (direct, why) = client::h2_get(&sender, request).await;
+        assert_eq!(direct, status, "{method}: {why}");
+        let request =
+            format!("{method} http://reviews.shop/ HTTP/1.1\r\nHost: reviews.shop\r\nConnection: close\r\n\r\n");
+        let answer = client::raw(mesh.outbound(), request.as_bytes()).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{method}: {answer}");
+    }
+    assert_eq!(app.count(), 4);
+    drop(sender);
+    mesh.stop().await;
+}
+
+#[tokio::test]
+async fn our_own_answers_say_how_long_they_are() {
+    let app = App::start(&[]).await;
+    let mesh = Mesh::start(&Wanted { policy: policy::allow(FRONTEND, "/open"), ..Wanted::new(app.address) });
+    for (request, status) in [
+        ("GET http://reviews.shop/closed", "403"),
+        // The same answer without its body.
+        ("HEAD http://reviews.shop/closed", "403"),
+        ("GET http://reviews.shop/a%2fb", "400"),
+        ("GET http://nowhere.shop/", "502"),
+    ] {
+        let is_head = request.starts_with("HEAD");
+        let request = format!("{request} HTTP/1.1\r\nHost: reviews.shop\r\nConnection: close\r\n\r\n");
+        let answer = client::raw(mesh.outbound(), request.as_bytes()).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let length = if is_head { 19 } else { body.len() };
+        assert!(head.contains(&format!("content-length: {length}")), "{answer}");
+        assert!(!head.contains("transfer-encoding") && is_head == body.is_empty(), "{answer}");
+    }
+    mesh.stop().await;
+}
+
+#[tokio::test]
+async fn a_flood_of_denials_is_denied_in_full_and_explained_in_part() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = directory.path().join("decisions.jsonl");
+    let app = App::start(&[]).await;
+    let wanted = Wanted {
+        policy: policy::allow(FRONTEND, "/open"),
+        decision_log: Some(log.clone()),
+        ..Wanted::new(app.address)
+    };
+    let mesh = Mesh::start(&wanted);
+    // Many at a time, so that they are more than are explained however slow the machine is.
+    let connected = client::mesh(mesh.reviews.addresses.inbound, mesh.ca.credentials(FRONTEND), &[b"alcazar/h2"]).await;
+    let sender = client::h2(connected.stream).await;
+    let closed = || Request::get("http://reviews.shop/closed").body(()).unwrap();
+    for _ in 0..30 {
+        let flood = futures::future::join_all((0..50).map(|_| client::h2_get(&sender, closed()))).await;
+        assert!(flood.iter().all(|(status, _)| *status == 403));
+    }
+    drop(sender);
+    mesh.stop().await;
+    let text = std::fs::read_to_string(log).unwrap();
+    let records: Vec<alcazar_policy::DecisionRecord> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(records.len(), 1500);
+    let (explained, left_out): (Vec<_>, Vec<_>) = records.iter().partition(|record| record.nearest_miss.is_some());
+    assert!(explained.len() >= 200 && !left_out.is_empty(), "{}", explained.len());
+    for record in left_out {
+        assert!(record.explanation.contains("too many denials"), "{record:?}");
+        assert_eq!((record.request.path.as_deref(), app.count()), (Some("/closed"), 0));
+    }
+}

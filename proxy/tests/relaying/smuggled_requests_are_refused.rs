@@ -74,6 +74,7 @@ const SMUGGLED: &[(&str, &str)] = &[
     ("user information", "GET {url} HTTP/1.1\r\nHost: me@reviews.shop\r\n\r\n{hidden}"),
     ("a Host that is a path", "GET {url} HTTP/1.1\r\nHost: reviews.shop/x\r\n\r\n{hidden}"),
     ("two spaces", "GET  {url} HTTP/1.1\r\nHost: reviews.shop\r\n\r\n{hidden}"),
+    ("a fragment", "GET {url}#y HTTP/1.1\r\nHost: reviews.shop\r\n\r\n{hidden}"),
     ("our own stand-in", "ALCAZAR-REFUSED {url} HTTP/1.1\r\nHost: reviews.shop\r\n\r\n{hidden}"),
 ];
 
@@ -102,7 +103,7 @@ async fn inbound_does_the_same_within_a_tunnel() {
     let app = App::start(&[]).await;
     let mesh = Mesh::start(&Wanted::new(app.address));
     for (what, template) in SMUGGLED {
-        let mut tunnel = tunnel(&mesh, &app).await;
+        let mut tunnel = tunnel(&mesh, app.address).await;
         let answer = raw_over(&mut tunnel, request(template, "/x").as_bytes()).await;
         assert!(answer.starts_with("HTTP/1.1 400 "), "{what}: {answer}");
         assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{what}: {answer}");
@@ -112,10 +113,13 @@ async fn inbound_does_the_same_within_a_tunnel() {
 }
 
 /// An HBONE tunnel to the application's HTTP port.
-async fn tunnel(mesh: &Mesh, app: &App) -> impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin {
+pub(crate) async fn tunnel(
+    mesh: &Mesh,
+    app: std::net::SocketAddr,
+) -> impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin {
     let connected = client::mesh(mesh.reviews.addresses.inbound, mesh.ca.credentials(FRONTEND), &[b"h2"]).await;
     let mut sender = client::h2(connected.stream).await.ready().await.unwrap();
-    let request = http::Request::connect(app.address.to_string()).body(()).unwrap();
+    let request = http::Request::connect(app.to_string()).body(()).unwrap();
     let (response, send) = sender.send_request(request, false).unwrap();
     let (head, receive) = response.await.unwrap().into_parts();
     assert_eq!(head.status, 200);
