@@ -107,10 +107,10 @@ fn measure(running: &[Running], proxy: SocketAddr, url: &str) -> anyhow::Result<
 fn our_mesh(origin: SocketAddr) -> String {
     format!(
         "policies: policies.yaml\nworkloads:\n\
-         - {{name: client, namespace: bench, serviceAccount: client, address: 127.0.0.1, ports: []}}\n\
-         - name: server\n  namespace: bench\n  serviceAccount: server\n  address: {}\n  \
+         - {{name: client, namespace: bench, serviceAccount: client, address: 127.0.0.1}}\n\
+         - name: server\n  namespace: bench\n  serviceAccount: server\n  labels: {{app: server}}\n  address: {}\n  \
          ports: [{{name: http, number: {}, protocol: HTTP}}]\n\
-         services:\n- name: server\n  namespace: bench\n  selector: {{}}\n  \
+         services:\n- name: server\n  namespace: bench\n  selector: {{app: server}}\n  \
          ports: [{{name: http, port: 80, targetPort: {}, protocol: HTTP}}]\n",
         origin.ip(),
         origin.port(),
