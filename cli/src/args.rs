@@ -8,7 +8,7 @@ use alcazar_identity::TrustDomain;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::app;
+use crate::{app, ca};
 
 /// An identity for every workload, mutual TLS between them, and RBAC that explains itself.
 #[derive(Debug, Parser)]
@@ -27,6 +27,9 @@ pub(crate) enum Command {
     /// Ask what a policy says
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Ask a certificate authority, or tell it something
+    #[command(subcommand)]
+    Ca(ca::Command),
     /// Print the version
     Version,
     /// Print a completion script for a shell

@@ -3,6 +3,7 @@
 //! ```text
 //!   alcazar up ─────▶ CA, node agent, control plane, proxies, commands: one process, one data directory
 //!   alcazar status ─▶ asks the running `up` over a Unix socket in its data directory
+//!   alcazar ca ... ─▶ asks a running CA over its administration socket
 //!   alcazar policy explain ─▶ the decision engine of the proxies, asked directly
 //! ```
 //!
@@ -10,7 +11,9 @@
 
 mod app;
 mod args;
+mod ca;
 mod explain;
+mod operator;
 mod span;
 mod status;
 mod supervised;
@@ -29,6 +32,7 @@ fn main() -> ExitCode {
         Command::Up(args) => up::run(args),
         Command::Status(args) => status::run(&args),
         Command::Policy(PolicyCommand::Explain(args)) => explain::run(&args),
+        Command::Ca(command) => ca::run(&command),
         Command::Version => say(&format!("alcazar {}\n", env!("CARGO_PKG_VERSION"))),
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -22,6 +22,8 @@ type Imports = BTreeMap<String, Vec<String>>;
 const SHARED: &[&str] = &[
     "alcazar-api",
     "alcazar-identity",
+    "alcazar-jwt",
+    "alcazar-ledger",
     "alcazar-mtls",
     "alcazar-policy",
     "alcazar-service",
@@ -38,13 +40,13 @@ fn allowed(crate_name: &str) -> Option<&'static [&'static str]> {
         "alcazar-mtls" => Some(&["alcazar-identity"]),
         "alcazar-api" => Some(&["alcazar-identity", "alcazar-policy"]),
         "alcazar-service" => Some(&["alcazar-yaml"]),
-        // identity, yaml, store, xtask, and every crate that is not drawn yet.
+        // identity, jwt, ledger, yaml, store, xtask, and every crate that is not drawn yet.
         _ => Some(&[]),
     }
 }
 
 /// Crates that decide and parse: no runtime, no TLS, no wire format, no cluster.
-const PURE: &[&str] = &["alcazar-identity", "alcazar-policy", "alcazar-yaml"];
+const PURE: &[&str] = &["alcazar-identity", "alcazar-jwt", "alcazar-policy", "alcazar-yaml"];
 const IMPURE: &[&str] = &["tokio", "rustls", "prost", "tonic", "kube", "hyper", "sled"];
 
 /// Crates from outside that have one home.
@@ -52,7 +54,10 @@ const HOMES: &[(&str, &str)] = &[
     ("rustls", "alcazar-mtls"),
     ("tokio-rustls", "alcazar-mtls"),
     ("rustls-webpki", "alcazar-mtls"),
+    ("cryptoki", "alcazar-ca"),
     ("envoy-types", "alcazar-api"),
+    ("pkcs8", "alcazar-ca"),
+    ("prometheus-client", "alcazar-service"),
     ("sled", "alcazar-store"),
     ("serde-saphyr", "alcazar-yaml"),
 ];

@@ -1,0 +1,70 @@
+//! The operator's way to a CA: its administration socket.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use alcazar_service::process::chain;
+use clap::Args;
+use tonic::{Status, transport::Channel};
+
+use crate::args::DataDirArg;
+use crate::up::Paths;
+
+/// Which CA a command speaks to.
+#[derive(Debug, Args)]
+pub(crate) struct CaArg {
+    /// The CA's administration socket; without it, that of the mesh in --data-dir
+    #[arg(long = "ca", value_name = "SOCKET")]
+    socket: Option<PathBuf>,
+    #[command(flatten)]
+    data: DataDirArg,
+}
+
+impl CaArg {
+    /// A channel to the CA's administration services.
+    pub(crate) async fn connect(&self) -> Result<Channel, OperatorError> {
+        let mesh = || Paths::of(&self.data.path).ca().join(alcazar_ca::ADMIN_SOCKET);
+        let socket = self.socket.clone().unwrap_or_else(mesh);
+        let endpoint = Channel::from_shared(format!("unix:{}", socket.display()));
+        let endpoint = endpoint.map_err(|source| OperatorError::Path { socket: socket.clone(), source })?;
+        endpoint.connect().await.map_err(|source| OperatorError::Unreachable { socket, source })
+    }
+}
+
+/// Why an operator's command failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OperatorError {
+    /// The path cannot stand in an address.
+    #[error("{} cannot be the path of a socket", socket.display())]
+    Path { socket: PathBuf, source: http::uri::InvalidUri },
+    /// Nobody answers.
+    #[error(
+        "no CA answers on {}; start it (`alcazar up`, or `alcazar-ca --config ca.yaml`), or name its socket with --ca (admin.sock in its dataDir)",
+        socket.display()
+    )]
+    Unreachable { socket: PathBuf, source: tonic::transport::Error },
+    /// The CA said no. It tells an operator the whole reason.
+    #[error("{}", .0.message())]
+    Refused(#[from] Status),
+    /// What the CA sent is not what it should be.
+    #[error("the CA's answer cannot be read: {0}")]
+    Answer(String),
+}
+
+/// Runs a command that speaks to a CA; a failure is printed with its causes.
+pub(crate) fn run<F: Future<Output = Result<ExitCode, OperatorError>>>(command: F) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("alcazar: cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("alcazar: {}", chain(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
