@@ -9,7 +9,7 @@ use std::{
 
 use alcazar_identity::{Credentials, SpiffeId, TrustBundles, TrustDomain};
 use alcazar_service::{clock::Clock, files::private_directory};
-use alcazar_store::{Expected, SledStore, StoreError};
+use alcazar_store::{Expected, SledStore, Store, StoreError};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::{sync::watch, task};
@@ -35,7 +35,7 @@ pub(crate) struct Inner {
     pub(crate) profile: Profile,
     pub(crate) dns_names: Vec<crate::issue::DnsName>,
     pub(crate) clock: Clock,
-    pub(crate) store: Arc<SledStore>,
+    pub(crate) store: Arc<dyn Store>,
     pub(crate) records: Records,
     pub(crate) files: HierarchyFiles,
     pub(crate) hierarchy: watch::Sender<Arc<Hierarchy>>,
@@ -68,7 +68,7 @@ impl Ca {
             private_directory(&data_dir).map_err(failed)?;
             Ok::<_, OpenError>(SledStore::open(data_dir.join("store"))?)
         });
-        let store = Arc::new(opened.await.map_err(|_panic| OpenError::Interrupted)??);
+        let store: Arc<dyn Store> = Arc::new(opened.await.map_err(|_panic| OpenError::Interrupted)??);
         let records = Records::new(store.clone());
         let hierarchy = open_hierarchy(&records, &files, clock()).await?;
         let now = clock();

@@ -15,6 +15,7 @@ use crate::{
     authority::is_cluster_name,
     duration,
     issue::{DnsName, ParseDnsNameError, Profile, ProfileError},
+    kubernetes::KubernetesConfig,
     records::{ParseRegistrationError, Registration, text},
 };
 
@@ -49,6 +50,9 @@ pub struct Config {
     /// Where `/healthz` and `/readyz` are served. Default: nowhere.
     #[serde(default)]
     pub admin: Option<SocketAddr>,
+    /// The Kubernetes cluster, for what asks its API. Default: as the CA's own pod reaches it, once something asks.
+    #[serde(default)]
+    pub kubernetes: KubernetesConfig,
 }
 
 /// The lives of certificates.
@@ -93,6 +97,7 @@ impl Config {
             keep_records: default_keep_records(),
             registrations: Vec::new(),
             admin: None,
+            kubernetes: KubernetesConfig::default(),
         }
     }
 

@@ -53,6 +53,10 @@ pub trait Store: Send + Sync + 'static {
     /// the watcher falls too far behind, the watch ends with [`WatchError::Lagged`](crate::WatchError::Lagged): list again.
     fn watch<'a>(&'a self, prefix: &'a Prefix, after: Revision) -> Answer<'a, Result<Watch, StoreError>>;
 
+    /// Lets go of what the store holds of this machine: files, connections, watches. When this returns, another process may
+    /// open it; what is asked later gets [`StoreError::Closed`].
+    fn close(&self) -> Answer<'_, ()>;
+
     /// Takes the lease `name` for `holder` until `now + ttl`, if it is free, expired, or this holder's already.
     fn acquire_lease<'a>(
         &'a self,

@@ -104,6 +104,10 @@ impl Store for SledStore {
     fn watch<'a>(&'a self, prefix: &'a Prefix, after: Revision) -> Answer<'a, Result<Watch, StoreError>> {
         Box::pin(self.ask(move |reply| Command::Watch { prefix: prefix.clone(), after, reply }))
     }
+
+    fn close(&self) -> Answer<'_, ()> {
+        Box::pin(Self::close(self))
+    }
 }
 
 impl Drop for SledStore {
