@@ -8,7 +8,7 @@ use std::{
 };
 
 use alcazar_identity::{Credentials, SpiffeId, TrustBundles, TrustDomain};
-use alcazar_service::{clock::Clock, files::private_directory};
+use alcazar_service::{Metrics, clock::Clock, files::private_directory};
 use alcazar_store::{Expected, SledStore, Store, StoreError};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -19,6 +19,7 @@ use crate::{
     config::{Config, ConfigError},
     hierarchy::{Hierarchy, HierarchyError, HierarchyFiles},
     issue::{IssueError, Profile},
+    metrics::CaMetrics,
     records::{IssuedRecord, RecordError, Records, Registration, RegistrationId, TokenRecord, family, text},
     run::ADMIN_SOCKET,
     serial::NoRandomness,
@@ -35,6 +36,7 @@ pub(crate) struct Inner {
     pub(crate) profile: Profile,
     pub(crate) dns_names: Vec<crate::issue::DnsName>,
     pub(crate) clock: Clock,
+    pub(crate) metrics: CaMetrics,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) records: Records,
     pub(crate) files: HierarchyFiles,
@@ -57,6 +59,14 @@ impl Ca {
     /// # Errors
     /// When another process has it open, or what is on the disk is not what was left there. The error says what to do.
     pub async fn open(config: Config, clock: Clock) -> Result<Self, OpenError> {
+        Self::open_with(config, clock, Metrics::new()).await
+    }
+
+    /// The same, counting on these metrics, which may be served already while it opens.
+    ///
+    /// # Errors
+    /// As [`Ca::open`].
+    pub async fn open_with(config: Config, clock: Clock, metrics: Metrics) -> Result<Self, OpenError> {
         let checked = config.checked()?;
         let data_dir = config.data_dir.clone();
         let files = HierarchyFiles::new(&data_dir, &config.trust_domain, &config.cluster);
@@ -79,6 +89,7 @@ impl Ca {
             profile: checked.profile,
             dns_names: checked.dns_names,
             clock,
+            metrics: CaMetrics::new(metrics),
             store,
             records,
             files,
@@ -87,6 +98,7 @@ impl Ca {
             config,
         };
         let ca = Self(Arc::new(inner));
+        ca.measure_at_scrapes();
         ca.reconcile(checked.registrations).await?;
         Ok(ca)
     }
@@ -99,6 +111,11 @@ impl Ca {
     /// How it was set up.
     pub fn config(&self) -> &Config {
         &self.0.config
+    }
+
+    /// What it counts, to be served at `/metrics`.
+    pub fn metrics(&self) -> Metrics {
+        self.0.metrics.registry.clone()
     }
 
     /// The identity that its serving certificate has.

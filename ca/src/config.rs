@@ -47,7 +47,7 @@ pub struct Config {
     /// Workloads, beside those that are put in by administration. One that leaves this list is removed.
     #[serde(default)]
     pub registrations: Vec<ConfiguredRegistration>,
-    /// Where `/healthz` and `/readyz` are served. Default: nowhere.
+    /// Where `/healthz`, `/readyz` and `/metrics` are served. Default: nowhere.
     #[serde(default)]
     pub admin: Option<SocketAddr>,
     /// The Kubernetes cluster, for what asks its API. Default: as the CA's own pod reaches it, once something asks.

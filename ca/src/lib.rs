@@ -30,6 +30,7 @@ mod grpc;
 mod hierarchy;
 mod issue;
 mod kubernetes;
+mod metrics;
 pub mod records;
 mod refusal;
 mod requests;

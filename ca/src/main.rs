@@ -10,7 +10,7 @@ use std::{
 use alcazar_api::ca::v1::{CreateJoinTokenRequest, administration_client::AdministrationClient};
 use alcazar_ca::{Ca, Config, duration};
 use alcazar_identity::rfc3339;
-use alcazar_service::{Readiness, Shutdown, admin, clock, config, process, process::Failure, telemetry};
+use alcazar_service::{Admin, Metrics, Readiness, Shutdown, clock, config, process, process::Failure, telemetry};
 use clap::{Args, Parser, Subcommand};
 use tokio::net::TcpListener;
 
@@ -76,16 +76,18 @@ fn main() -> ExitCode {
 async fn serve(config: Config, shutdown: Shutdown, readiness: Readiness) -> Result<(), Failure> {
     let listener = bind(config.listen, "nodes").await?;
     let opening = readiness.register("store");
+    let metrics = Metrics::new();
     if let Some(address) = config.admin {
         let listener = bind(address, "health checks").await?;
-        let (readiness, end) = (readiness.clone(), shutdown.clone());
+        let admin = Admin::new(readiness.clone()).with_metrics(metrics.clone());
+        let end = shutdown.clone();
         shutdown.spawn("health checks", async move {
-            if let Err(error) = admin::serve(listener, readiness, end).await {
+            if let Err(error) = admin.serve(listener, end).await {
                 tracing::error!(%error, "health checks ended");
             }
         });
     }
-    let ca = Ca::open(config, clock::system()).await?;
+    let ca = Ca::open_with(config, clock::system(), metrics).await?;
     // Polled in this order: running has registered its own part before opening is over.
     let (outcome, ()) = tokio::join!(ca.run(listener, shutdown, readiness), async { opening.ready() });
     Ok(outcome?)

@@ -5,12 +5,28 @@ use thiserror::Error;
 use tonic::{Code, Status};
 
 use crate::{
+    ca::Ca,
     csr::CsrError,
     issue::IssueError,
     records::{LineageRefusal, ParseRegistrationError, RecordError, TokenRefusal},
     serial::NoRandomness,
     token::ParseJoinTokenError,
 };
+
+impl Ca {
+    /// A request came to nothing: counted, the whole reason logged, the terse status for the wire.
+    pub(crate) fn refuse(&self, error: &RequestError, caller: &str, request: &'static str) -> Status {
+        let metrics = &self.0.metrics;
+        match error {
+            RequestError::Csr(_) => metrics.bad_requests.inc(),
+            RequestError::Issue(IssueError::Sign(_)) => metrics.sign_errors.inc(),
+            _ => {}
+        }
+        let status = error.log(caller, request);
+        metrics.refused(status.code());
+        status
+    }
+}
 
 /// Why a request came to nothing.
 #[derive(Debug, Error)]

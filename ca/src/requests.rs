@@ -193,6 +193,7 @@ impl Ca {
     /// On record first, then in the log; the reply comes after.
     async fn record(&self, issued: &Issued, caller: &str) -> Result<(), RequestError> {
         self.0.records.record(issued, caller).await?;
+        self.0.metrics.issued.inc();
         let not_after = alcazar_identity::rfc3339(issued.validity.not_after());
         tracing::info!(target: "alcazar::issued", spiffe_id = %issued.id, serial = %issued.serial, not_after, caller, clamped = issued.clamped, "issued a certificate");
         if issued.clamped {

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status};
 
-use super::{caller, peer, registrations, svid};
+use super::{caller, measured, peer, registrations, svid};
 use crate::{ca::Ca, csr::Csr, refusal::RequestError};
 
 pub(crate) struct AuthorityService {
@@ -43,13 +43,14 @@ impl AuthorityService {
         let issue = async |item: &v1::IssueWorkload| {
             // To check a request and to sign costs the processor: others have their turn in between.
             tokio::task::yield_now().await;
-            let outcome = match self.ca.issue_registered(&node, &item.registration_id, &item.csr).await {
-                Ok(reply) => Outcome::Svid(svid(&reply)),
-                Err(error) => {
-                    let status = error.log(&caller, "IssueWorkloads");
-                    Outcome::Refusal(v1::Refusal { code: status.code().into(), message: status.message().into() })
-                }
-            };
+            let outcome =
+                match measured(&self.ca, self.ca.issue_registered(&node, &item.registration_id, &item.csr)).await {
+                    Ok(reply) => Outcome::Svid(svid(&reply)),
+                    Err(error) => {
+                        let status = self.ca.refuse(&error, &caller, "IssueWorkloads");
+                        Outcome::Refusal(v1::Refusal { code: status.code().into(), message: status.message().into() })
+                    }
+                };
             v1::IssueWorkloadResult { registration_id: item.registration_id.clone(), outcome: Some(outcome) }
         };
         let results = some_at_a_time(items.iter().map(issue)).await;
@@ -61,8 +62,8 @@ impl AuthorityService {
 impl CertificateAuthority for AuthorityService {
     async fn attest_node(&self, request: Request<v1::AttestNodeRequest>) -> Result<Response<v1::IssuedSvid>, Status> {
         let message = request.get_ref();
-        let outcome = self.ca.attest(&message.join_token, &message.csr).await;
-        let reply = outcome.map_err(|error| error.log(&caller(&request), "AttestNode"))?;
+        let outcome = measured(&self.ca, self.ca.attest(&message.join_token, &message.csr)).await;
+        let reply = outcome.map_err(|error| self.ca.refuse(&error, &caller(&request), "AttestNode"))?;
         Ok(Response::new(svid(&reply)))
     }
 
@@ -72,7 +73,9 @@ impl CertificateAuthority for AuthorityService {
             let csr = Csr::from_der(&request.get_ref().csr)?;
             self.ca.renew(node, &csr, self.ca.0.profile.default_ttl()).await
         };
-        let reply = outcome.await.map_err(|error| error.log(&caller(&request), "RenewNode"))?;
+        let reply = measured(&self.ca, outcome)
+            .await
+            .map_err(|error| self.ca.refuse(&error, &caller(&request), "RenewNode"))?;
         Ok(Response::new(svid(&reply)))
     }
 
@@ -83,7 +86,7 @@ impl CertificateAuthority for AuthorityService {
         request: Request<v1::WatchRegistrationsRequest>,
     ) -> Result<Response<Self::WatchRegistrationsStream>, Status> {
         let node = self.ca.node(peer(&request).as_ref()).await;
-        let node = node.map_err(|error| error.log(&caller(&request), "WatchRegistrations"))?;
+        let node = node.map_err(|error| self.ca.refuse(&error, &caller(&request), "WatchRegistrations"))?;
         let (sender, receiver) = mpsc::channel(1);
         let (ca, shutdown) = (self.ca.clone(), self.shutdown.clone());
         self.shutdown.spawn("registrations of a node", async move {
@@ -101,7 +104,7 @@ impl CertificateAuthority for AuthorityService {
         request: Request<v1::IssueWorkloadsRequest>,
     ) -> Result<Response<v1::IssueWorkloadsResponse>, Status> {
         let outcome = self.issue_all(&request).await;
-        outcome.map(Response::new).map_err(|error| error.log(&caller(&request), "IssueWorkloads"))
+        outcome.map(Response::new).map_err(|error| self.ca.refuse(&error, &caller(&request), "IssueWorkloads"))
     }
 
     type WatchTrustBundlesStream = Messages<v1::TrustBundles>;
@@ -111,7 +114,7 @@ impl CertificateAuthority for AuthorityService {
         request: Request<v1::WatchTrustBundlesRequest>,
     ) -> Result<Response<Self::WatchTrustBundlesStream>, Status> {
         let node = self.ca.node(peer(&request).as_ref()).await;
-        node.map_err(|error| error.log(&caller(&request), "WatchTrustBundles"))?;
+        node.map_err(|error| self.ca.refuse(&error, &caller(&request), "WatchTrustBundles"))?;
         let (sender, receiver) = mpsc::channel(1);
         let shutdown = self.shutdown.clone();
         let mut hierarchy = self.ca.0.hierarchy.subscribe();

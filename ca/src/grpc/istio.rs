@@ -10,7 +10,7 @@ use alcazar_identity::SpiffeId;
 use prost_types::value::Kind;
 use tonic::{Request, Response, Status};
 
-use super::{caller, peer};
+use super::{caller, measured, peer};
 use crate::{ca::Ca, csr::Csr, hierarchy::pem, refusal::RequestError};
 
 pub(crate) struct IstioService {
@@ -50,8 +50,8 @@ impl IstioCertificateService for IstioService {
         &self,
         request: Request<IstioCertificateRequest>,
     ) -> Result<Response<IstioCertificateResponse>, Status> {
-        let outcome = self.create(&request).await;
-        outcome.map(Response::new).map_err(|error| error.log(&caller(&request), "CreateCertificate"))
+        let outcome = measured(&self.ca, self.create(&request)).await;
+        outcome.map(Response::new).map_err(|error| self.ca.refuse(&error, &caller(&request), "CreateCertificate"))
     }
 }
 

@@ -5,7 +5,7 @@ mod authority;
 mod istio;
 mod registrations;
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use alcazar_api::ca::v1;
 use alcazar_mtls::{PeerIdentity, grpc::PeerInfo};
@@ -13,6 +13,7 @@ use tonic::Request;
 
 pub(crate) use self::{administration::AdministrationService, authority::AuthorityService, istio::IstioService};
 use crate::{
+    ca::Ca,
     records::{ParseRegistrationError, Registration, seconds},
     requests::Reply,
 };
@@ -20,6 +21,17 @@ use crate::{
 /// Who calls, as TLS has it.
 fn peer<T>(request: &Request<T>) -> Option<PeerIdentity> {
     request.extensions().get::<PeerInfo>().and_then(|info| info.peer.clone())
+}
+
+/// Measures a certificate's way from the request to the reply.
+async fn measured<T, E>(ca: &Ca, issuance: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+    let (metrics, started) = (&ca.0.metrics, Instant::now());
+    metrics.asked.inc();
+    let outcome = issuance.await;
+    if outcome.is_ok() {
+        metrics.issuance.observe(started.elapsed());
+    }
+    outcome
 }
 
 /// Who calls, for the log.

@@ -1,10 +1,10 @@
-//! The shell of a process: shutdown, readiness, telemetry, configuration, files and the clock.
+//! The shell of a process: shutdown, readiness, metrics, telemetry, configuration, files and the clock.
 //!
 //! ```text
 //!   main.rs ─▶ process::run─┬─ telemetry::init
 //!                         ├─ config::load        (file, line, caret, suggestion)
 //!                         ├─ Shutdown::on_signals ─▶ component.run(shutdown, readiness)
-//!                         └─ admin::serve         (/healthz, /readyz)
+//!                         └─ Admin::serve         (/healthz, /readyz, /metrics, pages of the component's own)
 //! ```
 //!
 //! Invariants:
@@ -17,10 +17,13 @@ pub mod clock;
 pub mod config;
 pub mod environment;
 pub mod files;
+pub mod metrics;
 pub mod process;
 mod readiness;
 mod shutdown;
 pub mod telemetry;
 
-pub use readiness::{Readiness, ReadyGuard};
+pub use admin::Admin;
+pub use metrics::Metrics;
+pub use readiness::{Health, Part, Readiness, ReadyGuard};
 pub use shutdown::{Shutdown, Unfinished};

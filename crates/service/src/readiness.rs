@@ -1,39 +1,76 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
-/// Which parts of a process are not ready yet.
+/// How the parts of a process are.
 ///
-/// A part registers before it starts and holds the guard until it can do its work.
+/// A part that only has to start holds a [`ReadyGuard`] until it can do its work. One that can fall ill later holds a
+/// [`Part`], and says how it is.
 #[derive(Clone)]
 pub struct Readiness {
-    /// How many guards of each name are held.
-    pending: Arc<watch::Sender<BTreeMap<String, usize>>>,
+    parts: Arc<watch::Sender<Parts>>,
+}
+
+#[derive(Default)]
+struct Parts {
+    known: BTreeMap<u64, (String, Health)>,
+    next: u64,
+}
+
+/// How a part is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// It does its work.
+    Ready,
+    /// It does its work, but somebody should look.
+    Degraded(String),
+    /// It does not do its work.
+    NotReady(String),
 }
 
 impl Readiness {
     /// Nothing registered: ready.
     pub fn new() -> Self {
-        Self { pending: Arc::new(watch::Sender::new(BTreeMap::new())) }
+        Self { parts: Arc::new(watch::Sender::new(Parts::default())) }
     }
 
     /// Names a part that is not ready until the guard is dropped.
     pub fn register(&self, part: impl Into<String>) -> ReadyGuard {
-        let part = part.into();
-        self.pending.send_modify(|pending| *pending.entry(part.clone()).or_default() += 1);
-        ReadyGuard { part, readiness: self.clone() }
+        let part = self.part(part);
+        part.set(Health::NotReady("it has not started yet".into()));
+        ReadyGuard { _part: part }
+    }
+
+    /// Names a part that says how it is, from now until it is dropped; ready at first.
+    pub fn part(&self, name: impl Into<String>) -> Part {
+        let mut id = 0;
+        self.parts.send_modify(|parts| {
+            id = parts.next;
+            parts.next += 1;
+            parts.known.insert(id, (name.into(), Health::Ready));
+        });
+        Part { id, readiness: self.clone() }
     }
 
     /// The parts that are not ready, by name.
     pub fn pending(&self) -> Vec<String> {
-        self.pending.borrow().keys().cloned().collect()
+        let names: BTreeSet<String> = self.parts.borrow().not_ready().cloned().collect();
+        names.into_iter().collect()
     }
 
-    /// Waits until no part is pending.
+    /// How each part is, by name.
+    pub fn parts(&self) -> Vec<(String, Health)> {
+        let mut parts: Vec<_> = self.parts.borrow().known.values().cloned().collect();
+        // Stable: of one name, the earlier comes first.
+        parts.sort_by(|(one, _), (other, _)| one.cmp(other));
+        parts
+    }
+
+    /// Waits until every part is ready.
     pub async fn wait(&self) {
         // The sender lives as long as `self`, so this cannot fail; if it could, waiting would be over too.
-        drop(self.pending.subscribe().wait_for(BTreeMap::is_empty).await);
+        drop(self.parts.subscribe().wait_for(|parts| parts.not_ready().next().is_none()).await);
     }
 }
 
@@ -43,10 +80,15 @@ impl Default for Readiness {
     }
 }
 
+impl Parts {
+    fn not_ready(&self) -> impl Iterator<Item = &String> {
+        self.known.values().filter(|(_, health)| matches!(health, Health::NotReady(_))).map(|(name, _)| name)
+    }
+}
+
 /// Held by a part that is not ready; dropping it marks the part ready.
 pub struct ReadyGuard {
-    part: String,
-    readiness: Readiness,
+    _part: Part,
 }
 
 impl ReadyGuard {
@@ -54,16 +96,43 @@ impl ReadyGuard {
     pub fn ready(self) {}
 }
 
-impl Drop for ReadyGuard {
-    fn drop(&mut self) {
-        self.readiness.pending.send_modify(|pending| {
-            if let Some(held) = pending.get_mut(&self.part) {
-                *held -= 1;
-                if *held == 0 {
-                    pending.remove(&self.part);
-                }
+/// Held by a part that says how it is; dropping it ends the part, and nobody waits for it any more.
+pub struct Part {
+    id: u64,
+    readiness: Readiness,
+}
+
+impl Part {
+    /// How it is now. Telling the same again wakes nobody.
+    pub fn set(&self, health: Health) {
+        self.readiness.parts.send_if_modified(|parts| match parts.known.get_mut(&self.id) {
+            Some((_, known)) if *known != health => {
+                *known = health;
+                true
             }
+            _ => false,
         });
+    }
+
+    /// It does its work.
+    pub fn ready(&self) {
+        self.set(Health::Ready);
+    }
+
+    /// It does its work, but somebody should look.
+    pub fn degraded(&self, reason: impl Into<String>) {
+        self.set(Health::Degraded(reason.into()));
+    }
+
+    /// It does not do its work.
+    pub fn not_ready(&self, reason: impl Into<String>) {
+        self.set(Health::NotReady(reason.into()));
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.readiness.parts.send_modify(|parts| drop(parts.known.remove(&self.id)));
     }
 }
 
@@ -81,5 +150,23 @@ mod tests {
         let waiting = readiness.clone();
         let ((), ()) = tokio::join!(waiting.wait(), async { c.ready() });
         assert!(readiness.pending().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_part_can_fall_ill_and_recover() {
+        let readiness = Readiness::new();
+        let signer = readiness.part("signer");
+        let known = |health| assert_eq!(readiness.parts(), [("signer".to_owned(), health)]);
+        known(Health::Ready);
+        signer.degraded("slow");
+        known(Health::Degraded("slow".into()));
+        assert!(readiness.pending().is_empty());
+        signer.not_ready("the token is gone");
+        assert_eq!(readiness.pending(), ["signer"]);
+        signer.ready();
+        assert!(readiness.pending().is_empty());
+        signer.not_ready("the token is gone");
+        drop(signer);
+        assert!(readiness.parts().is_empty());
     }
 }
