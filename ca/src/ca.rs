@@ -19,6 +19,7 @@ use crate::{
     config::{Config, ConfigError},
     hierarchy::{Hierarchy, HierarchyError, HierarchyFiles},
     issue::{IssueError, Profile},
+    keys::KeyStore,
     metrics::CaMetrics,
     records::{IssuedRecord, RecordError, Records, Registration, RegistrationId, TokenRecord, family, text},
     run::ADMIN_SOCKET,
@@ -39,6 +40,8 @@ pub(crate) struct Inner {
     pub(crate) metrics: CaMetrics,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) records: Records,
+    /// Every key of the CA. Its calls block.
+    pub(crate) keys: Arc<dyn KeyStore>,
     pub(crate) files: HierarchyFiles,
     pub(crate) hierarchy: watch::Sender<Arc<Hierarchy>>,
     pub(crate) serving: watch::Sender<Arc<Credentials>>,
@@ -69,6 +72,7 @@ impl Ca {
     pub async fn open_with(config: Config, clock: Clock, metrics: Metrics) -> Result<Self, OpenError> {
         let checked = config.checked()?;
         let data_dir = config.data_dir.clone();
+        let keys: Arc<dyn KeyStore> = Arc::new(config.keys.files(&data_dir.join("hierarchy")));
         let files = HierarchyFiles::new(&data_dir, &config.trust_domain, &config.cluster);
         let opened = task::spawn_blocking(move || {
             let failed = |source| OpenError::DataDir { path: data_dir.clone(), source };
@@ -92,6 +96,7 @@ impl Ca {
             metrics: CaMetrics::new(metrics),
             store,
             records,
+            keys,
             files,
             hierarchy: watch::Sender::new(Arc::new(hierarchy)),
             serving: watch::Sender::new(Arc::new(serving.credentials)),
@@ -116,6 +121,11 @@ impl Ca {
     /// What it counts, to be served at `/metrics`.
     pub fn metrics(&self) -> Metrics {
         self.0.metrics.registry.clone()
+    }
+
+    /// Where its keys are. Its calls block.
+    pub fn keys(&self) -> &Arc<dyn KeyStore> {
+        &self.0.keys
     }
 
     /// The identity that its serving certificate has.

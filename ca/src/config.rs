@@ -15,6 +15,7 @@ use crate::{
     authority::is_cluster_name,
     duration,
     issue::{DnsName, ParseDnsNameError, Profile, ProfileError},
+    keys::KeysConfig,
     kubernetes::KubernetesConfig,
     records::{ParseRegistrationError, Registration, text},
 };
@@ -40,6 +41,9 @@ pub struct Config {
     /// The lives of certificates.
     #[serde(default)]
     pub certificates: Certificates,
+    /// How the CA's keys are kept. Default: in files, not encrypted.
+    #[serde(default)]
+    pub keys: KeysConfig,
     /// How long a certificate stays on record after it was issued. Default: 7 days, and never less than the longest life;
     /// at most 3650 days.
     #[serde(default = "default_keep_records", deserialize_with = "duration::deserialize")]
@@ -94,6 +98,7 @@ impl Config {
             listen: default_listen(),
             dns_names: Vec::new(),
             certificates: Certificates::default(),
+            keys: KeysConfig::default(),
             keep_records: default_keep_records(),
             registrations: Vec::new(),
             admin: None,

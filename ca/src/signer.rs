@@ -5,7 +5,7 @@ use std::{error::Error, fmt, sync::Arc};
 use rcgen::{KeyPair, PublicKeyData, SignatureAlgorithm, SigningKey};
 use thiserror::Error;
 
-/// Signs with a CA key that nobody else sees. A file today; a PKCS#11 token or a remote service can implement it.
+/// Signs with a CA key that nobody else sees: one read from a file, or one that a PKCS#11 token keeps.
 pub trait Signer: Send + Sync {
     /// The algorithm of its signatures.
     fn algorithm(&self) -> &'static SignatureAlgorithm;
@@ -18,6 +18,11 @@ pub trait Signer: Send + Sync {
     /// # Errors
     /// When the holder of the key cannot or will not.
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignError>;
+
+    /// Whether signing waits for something outside of this process: then it belongs on a thread that may block.
+    fn is_remote(&self) -> bool {
+        false
+    }
 }
 
 /// Why a signature was not made.

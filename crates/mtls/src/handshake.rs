@@ -86,11 +86,6 @@ impl Failure {
         if let Some(refused) = verdict.refused() {
             return Self::Peer(refused);
         }
-        Self::of_transport(error)
-    }
-
-    /// Where no verifier of ours has anything to say.
-    pub(crate) fn of_transport(error: io::Error) -> Self {
         match error.get_ref().and_then(|source| source.downcast_ref()) {
             Some(Error::NoCertificatesPresented) => Self::Peer(VerifyPeerError::NoCertificate),
             Some(tls) => Self::Tls(Error::clone(tls)),
@@ -105,10 +100,10 @@ pub(crate) fn is_not_tls(error: &Error) -> bool {
 }
 
 /// The caller's clock, as rustls asks for it.
-pub(crate) struct Time(Clock);
+struct Time(Clock);
 
 impl Time {
-    pub(crate) fn of(clock: &Clock) -> Arc<dyn TimeProvider> {
+    fn of(clock: &Clock) -> Arc<dyn TimeProvider> {
         Arc::new(Self(Arc::clone(clock)))
     }
 }
