@@ -86,6 +86,11 @@ impl Failure {
         if let Some(refused) = verdict.refused() {
             return Self::Peer(refused);
         }
+        Self::of_transport(error)
+    }
+
+    /// Where no verifier of ours has anything to say.
+    pub(crate) fn of_transport(error: io::Error) -> Self {
         match error.get_ref().and_then(|source| source.downcast_ref()) {
             Some(Error::NoCertificatesPresented) => Self::Peer(VerifyPeerError::NoCertificate),
             Some(tls) => Self::Tls(Error::clone(tls)),
@@ -100,10 +105,10 @@ pub(crate) fn is_not_tls(error: &Error) -> bool {
 }
 
 /// The caller's clock, as rustls asks for it.
-struct Time(Clock);
+pub(crate) struct Time(Clock);
 
 impl Time {
-    fn of(clock: &Clock) -> Arc<dyn TimeProvider> {
+    pub(crate) fn of(clock: &Clock) -> Arc<dyn TimeProvider> {
         Arc::new(Self(Arc::clone(clock)))
     }
 }

@@ -8,14 +8,15 @@
 //! ```
 //!
 //! [`grpc`] puts tonic on top: a channel that reconnects with the credentials of the moment, and a stream
-//! of accepted connections whose handlers know their peer.
+//! of accepted connections whose handlers know their peer. [`web`] is HTTPS: documents that are fetched from
+//! others, and the few that we publish.
 //!
 //! Invariants:
 //! - [`verify_peer`] is the one judge of peers; both sides of every connection stand on it, and only it
 //!   makes a [`PeerIdentity`].
 //! - A handshake sees one consistent [`Credentials`](alcazar_identity::Credentials): the certificate that
 //!   is shown and the roots that are believed come from the same snapshot.
-//! - TLS 1.3 alone; no resumption, no tickets, no early data: each connection is a full handshake, so no
+//! - TLS 1.3 alone between identities ([`web`] PKI takes 1.2 as well); no resumption, no tickets, no early data: each connection is a full handshake, so no
 //!   session skips the verifier.
 //! - Nothing here reads a clock of its own: the caller passes a [`Clock`].
 //! - No other crate of the workspace names rustls: the provider is chosen in one module.
@@ -32,6 +33,7 @@ mod refusal;
 mod stream;
 mod verifier;
 mod verify;
+pub mod web;
 
 use std::sync::Arc;
 use std::time::SystemTime;

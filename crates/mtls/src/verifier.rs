@@ -132,6 +132,8 @@ pub(crate) struct VerifyServer {
 pub(crate) enum Trust {
     /// From our own bundles.
     Credentials(Arc<Credentials>),
+    /// From these bundles, by a client that has no credentials or shows none.
+    Bundles(Arc<TrustBundles>),
     /// From the server's own chain: the certificate with this fingerprint, for this trust domain alone.
     Pin(TrustDomain, Fingerprint),
 }
@@ -149,6 +151,7 @@ impl VerifyServer {
         let now = (self.clock)();
         let peer = match &self.trust {
             Trust::Credentials(credentials) => verify_chain(leaf, issuers, credentials.bundles(), Side::Server, now),
+            Trust::Bundles(bundles) => verify_chain(leaf, issuers, bundles, Side::Server, now),
             Trust::Pin(trust_domain, pin) => {
                 let bundles = pinned(leaf, issuers, trust_domain, *pin)?;
                 verify_chain(leaf, issuers, &bundles, Side::Server, now)
