@@ -3,7 +3,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use alcazar_identity::{BundleError, ParseSvidError, SpiffeId, SvidKey, TrustBundle, TrustBundles, X509Svid};
+use alcazar_identity::{
+    BundleError, JwtAuthority, JwtAuthorityError, ParseSvidError, SpiffeId, SvidKey, TrustBundle, TrustBundles,
+    X509Svid,
+};
 use alcazar_service::files::write_atomic;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -151,6 +154,9 @@ pub enum SavedError {
     /// Bundles that are none.
     #[error("the trust bundles in the saved node identity are damaged")]
     Bundle(#[from] BundleError),
+    /// A JWT authority that is none.
+    #[error("the trust bundles in the saved node identity are damaged")]
+    JwtAuthority(#[from] JwtAuthorityError),
     /// A trust domain that is none.
     #[error("the trust bundles in the saved node identity are damaged")]
     TrustDomain(#[from] alcazar_identity::ParseTrustDomainError),
@@ -193,15 +199,50 @@ struct BundleFile {
     trust_domain: String,
     sequence: u64,
     roots: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    jwt_authorities: Vec<JwtAuthorityFile>,
+    /// Seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    refresh_hint: Option<u64>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct JwtAuthorityFile {
+    key_id: String,
+    /// Base64 of DER.
+    public_key: String,
+}
+
+impl BundleFile {
+    fn of(bundle: &TrustBundle) -> Self {
+        let authority = |authority: &JwtAuthority| JwtAuthorityFile {
+            key_id: authority.key_id().to_owned(),
+            public_key: STANDARD.encode(authority.public_key()),
+        };
+        Self {
+            trust_domain: bundle.trust_domain().to_string(),
+            sequence: bundle.sequence(),
+            roots: bundle.to_pem(),
+            jwt_authorities: bundle.jwt_authorities().map(authority).collect(),
+            refresh_hint: bundle.refresh_hint().map(|hint| hint.as_secs()),
+        }
+    }
+
+    fn read(self) -> Result<TrustBundle, SavedError> {
+        let authority = |file: JwtAuthorityFile| {
+            let key = STANDARD.decode(file.public_key).map_err(|_| SavedError::Key)?;
+            Ok::<_, SavedError>(JwtAuthority::new(file.key_id, key)?)
+        };
+        let authorities = self.jwt_authorities.into_iter().map(authority).collect::<Result<Vec<_>, _>>()?;
+        let bundle = TrustBundle::from_pem(self.trust_domain.parse()?, self.sequence, self.roots.as_bytes())?;
+        let bundle = bundle.with_jwt_authorities(authorities)?;
+        Ok(bundle.with_refresh_hint(self.refresh_hint.map(Duration::from_secs)))
+    }
 }
 
 impl CurrentFile {
     fn of(issued: &Issued) -> Self {
-        let bundle = |bundle: &TrustBundle| BundleFile {
-            trust_domain: bundle.trust_domain().to_string(),
-            sequence: bundle.sequence(),
-            roots: bundle.to_pem(),
-        };
         let life = issued.life();
         Self {
             issued: milliseconds(life.issued()),
@@ -209,18 +250,14 @@ impl CurrentFile {
             received: milliseconds(life.received()),
             chain: issued.svid().chain_pem(),
             key: Secret::of(issued.svid().key()),
-            bundles: issued.bundles().iter().map(bundle).collect(),
+            bundles: issued.bundles().iter().map(BundleFile::of).collect(),
         }
     }
 
     fn read(self) -> Result<Issued, SavedError> {
         let key = SvidKey::from_pkcs8(self.key.0.as_slice()).map_err(|_| SavedError::Key)?;
         let svid = X509Svid::from_pem(self.chain.as_bytes(), key.to_pem().as_bytes())?;
-        let mut bundles = TrustBundles::default();
-        for bundle in self.bundles {
-            let roots = bundle.roots.as_bytes();
-            bundles.insert(TrustBundle::from_pem(bundle.trust_domain.parse()?, bundle.sequence, roots)?);
-        }
+        let bundles = self.bundles.into_iter().map(BundleFile::read).collect::<Result<TrustBundles, _>>()?;
         let [issued, expires, received] = [self.issued, self.expires, self.received].map(time);
         let life = match (issued, expires, received) {
             (Some(issued), Some(expires), Some(received)) => Life::new(issued, expires, received),
@@ -278,6 +315,7 @@ const LIMIT: usize = 64 * 1024;
 mod tests {
     use alcazar_identity::Fingerprint;
     use proptest::prelude::*;
+    use rcgen::PublicKeyData;
 
     use super::*;
     use crate::issued::Trust;
@@ -307,6 +345,11 @@ mod tests {
         assert_eq!(before.svid().chain(), after.svid().chain());
         assert_eq!((before.bundles(), before.life()), (after.bundles(), after.life()));
         assert_eq!(before.svid().key().secret_pkcs8_der(), after.svid().key().secret_pkcs8_der());
+        let full = before.bundles().get(node().trust_domain()).unwrap().clone();
+        let authority =
+            JwtAuthority::new("one", rcgen::KeyPair::generate().unwrap().subject_public_key_info()).unwrap();
+        let full = full.with_jwt_authorities([authority]).unwrap().with_refresh_hint(Some(Duration::from_secs(60)));
+        assert_eq!(BundleFile::of(&full).read().unwrap(), full);
         assert!(SavedNode::decode(&SavedNode::default().encode().unwrap()).unwrap().current.is_none());
     }
 

@@ -6,20 +6,24 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
 use crate::pem::{certificates_from_pem, certificates_to_pem};
-use crate::{Fingerprint, TrustDomain};
+use crate::{Fingerprint, JwtAuthority, TrustDomain};
 
-/// The roots of one trust domain: a *set*, because more than one is the normal case during a rotation.
+/// What one trust domain is known by: its roots, and the keys that sign its JWT-SVIDs. Both are *sets*, because more
+/// than one is the normal case during a rotation.
 ///
-/// Never empty; each root is a CA certificate. The order of the roots is that of their bytes and means
-/// nothing. `sequence` grows by one with each change, so that of two bundles the newer is known.
+/// There always is a root; each is a CA certificate. No two JWT authorities have one key id. The order is that of the
+/// bytes and means nothing. `sequence` grows by one with each change, so that of two bundles the newer is known.
 ///
-/// **Source**: SPIFFE Trust Domain and Bundle §3, §4.1.1.
+/// **Source**: SPIFFE Trust Domain and Bundle §3, §4.1, §4.2.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TrustBundle {
     trust_domain: TrustDomain,
     sequence: u64,
     /// Sorted by their bytes, none twice.
     roots: Vec<CertificateDer<'static>>,
+    /// Sorted by their key ids, none twice.
+    jwt_authorities: Vec<JwtAuthority>,
+    refresh_hint: Option<Duration>,
 }
 
 impl TrustBundle {
@@ -39,7 +43,7 @@ impl TrustBundle {
             return Err(BundleError::Empty(trust_domain));
         }
         roots.iter().try_for_each(check_root)?;
-        Ok(Self { trust_domain, sequence, roots })
+        Ok(Self { trust_domain, sequence, roots, jwt_authorities: Vec::new(), refresh_hint: None })
     }
 
     /// A bundle of the certificates in a PEM text.
@@ -49,6 +53,40 @@ impl TrustBundle {
     pub fn from_pem(trust_domain: TrustDomain, sequence: u64, pem: &[u8]) -> Result<Self, BundleError> {
         let roots = certificates_from_pem(pem).map_err(BundleError::Pem)?;
         Self::new(trust_domain, sequence, roots)
+    }
+
+    /// The same with these keys for JWT-SVIDs instead of its own.
+    ///
+    /// # Errors
+    /// When two different keys bear one name: a token would be good or not by chance.
+    pub fn with_jwt_authorities(
+        self,
+        authorities: impl IntoIterator<Item = JwtAuthority>,
+    ) -> Result<Self, BundleError> {
+        let mut jwt_authorities: Vec<_> = authorities.into_iter().collect();
+        jwt_authorities.sort();
+        jwt_authorities.dedup();
+        let twice = jwt_authorities.windows(2).find_map(|pair| match pair {
+            [one, other] if one.key_id() == other.key_id() => Some(one.key_id().to_owned()),
+            _ => None,
+        });
+        match twice {
+            Some(key_id) => Err(BundleError::KeyIdTwice { trust_domain: self.trust_domain, key_id }),
+            None => Ok(Self { jwt_authorities, ..self }),
+        }
+    }
+
+    /// The same with this refresh hint, in whole seconds.
+    #[must_use]
+    pub fn with_refresh_hint(self, hint: Option<Duration>) -> Self {
+        let refresh_hint = hint.map(|hint| Duration::from_secs(hint.as_secs()));
+        Self { refresh_hint, ..self }
+    }
+
+    /// The same, as another version.
+    #[must_use]
+    pub fn with_sequence(self, sequence: u64) -> Self {
+        Self { sequence, ..self }
     }
 
     /// Whose roots these are.
@@ -64,6 +102,21 @@ impl TrustBundle {
     /// The roots, at least one.
     pub fn roots(&self) -> impl ExactSizeIterator<Item = &CertificateDer<'static>> {
         self.roots.iter()
+    }
+
+    /// The keys that sign JWT-SVIDs; none where the trust domain issues none.
+    pub fn jwt_authorities(&self) -> impl ExactSizeIterator<Item = &JwtAuthority> {
+        self.jwt_authorities.iter()
+    }
+
+    /// The key of this name.
+    pub fn jwt_authority(&self, key_id: &str) -> Option<&JwtAuthority> {
+        self.jwt_authorities.iter().find(|authority| authority.key_id() == key_id)
+    }
+
+    /// How often who keeps a copy should look for a newer version.
+    pub fn refresh_hint(&self) -> Option<Duration> {
+        self.refresh_hint
     }
 
     /// The roots as PEM.
@@ -100,6 +153,11 @@ impl TrustBundles {
         }
     }
 
+    /// Forgets a trust domain; whether it was believed.
+    pub fn remove(&mut self, trust_domain: &TrustDomain) -> bool {
+        self.0.remove(trust_domain).is_some()
+    }
+
     /// The bundles, by the name of their trust domain.
     pub fn iter(&self) -> impl Iterator<Item = &TrustBundle> {
         self.0.values()
@@ -134,6 +192,14 @@ pub enum BundleError {
     /// One of the roots is not an X.509 certificate.
     #[error("the root with the SHA-256 fingerprint {0} is not an X.509 certificate")]
     NotACertificate(Fingerprint),
+    /// Two JWT authorities of one name.
+    #[error("the trust bundle of {trust_domain} has two JWT authorities with the key id {key_id:?}")]
+    KeyIdTwice {
+        /// Whose bundle it is.
+        trust_domain: TrustDomain,
+        /// The name.
+        key_id: String,
+    },
     /// One of the roots is not a CA.
     #[error("the root with the SHA-256 fingerprint {0} is not a CA certificate")]
     NotACa(Fingerprint),
@@ -157,7 +223,7 @@ fn not_after(der: &CertificateDer<'static>) -> Option<SystemTime> {
 
 #[cfg(test)]
 mod tests {
-    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, PublicKeyData};
 
     use super::*;
 
@@ -185,6 +251,26 @@ mod tests {
         assert_eq!(TrustBundle::new(td.clone(), 1, [leaf.clone()]), Err(BundleError::NotACa(Fingerprint::of(&leaf))));
         let junk = CertificateDer::from(vec![1, 2, 3]);
         assert!(matches!(TrustBundle::new(td, 1, [junk]), Err(BundleError::NotACertificate(_))));
+    }
+
+    #[test]
+    fn a_jwt_authority_has_a_name_of_its_own() {
+        let key = || rcgen::KeyPair::generate().unwrap().subject_public_key_info();
+        let authority = |name: &str| JwtAuthority::new(name, key()).unwrap();
+        let td: TrustDomain = "td".parse().unwrap();
+        let bundle = TrustBundle::new(td, 1, [root()]).unwrap();
+        let (one, two) = (authority("b"), authority("a"));
+        let both = [one.clone(), two.clone(), one.clone()];
+        let bundle = bundle.with_jwt_authorities(both).unwrap().with_refresh_hint(Some(Duration::from_millis(5300)));
+        assert_eq!(bundle.jwt_authorities().collect::<Vec<_>>(), [&two, &one]);
+        assert_eq!((bundle.jwt_authority("b"), bundle.jwt_authority("c")), (Some(&one), None));
+        assert_eq!(bundle.refresh_hint(), Some(Duration::from_secs(5)));
+        let refused = bundle.with_jwt_authorities([one, authority("b")]).unwrap_err();
+        assert!(refused.to_string().contains("two JWT authorities with the key id \"b\""), "{refused}");
+        for name in ["", "a\nb", &"x".repeat(257)] {
+            assert!(JwtAuthority::new(name, key()).is_err(), "{name:?}");
+        }
+        assert!(JwtAuthority::new("a", [key(), vec![0]].concat()).is_err());
     }
 
     #[test]

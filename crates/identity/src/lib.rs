@@ -3,7 +3,7 @@
 //! ```text
 //!   "spiffe://td/ns/shop/sa/reviews" ──parse──▶ SpiffeId ─┐
 //!   leaf DER, chain, key             ──parse──▶ X509Svid ─┼─▶ Credentials ─▶ every TLS endpoint
-//!   root DER, root DER, …            ──parse──▶ TrustBundle(s) ┘
+//!   roots, JWT keys                  ──parse──▶ TrustBundle(s) ┘
 //! ```
 //!
 //! Invariants:
@@ -15,6 +15,7 @@
 mod bundle;
 mod credentials;
 mod fingerprint;
+mod jwt_authority;
 mod key;
 mod leaf;
 mod pem;
@@ -26,6 +27,7 @@ mod validity;
 pub use bundle::{BundleError, TrustBundle, TrustBundles};
 pub use credentials::Credentials;
 pub use fingerprint::{Fingerprint, ParseFingerprintError};
+pub use jwt_authority::{JwtAuthority, JwtAuthorityError};
 pub use key::{KeyError, SvidKey};
 pub use leaf::{ParseSvidError, SvidLeaf};
 pub use spiffe_id::{ParseSpiffeIdError, SpiffeId, SpiffeIdKind};
