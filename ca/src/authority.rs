@@ -15,7 +15,7 @@ use thiserror::Error;
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
 use crate::{
-    issue::{BACKDATE, whole_seconds},
+    issue::{BACKDATE, der::Template, whole_seconds},
     serial::Serial,
     signer::{Signer, SigningHandle},
 };
@@ -24,6 +24,8 @@ use crate::{
 pub struct Authority {
     info: AuthorityInfo,
     issuer: Issuer<'static, SigningHandle>,
+    /// What all of its leaves have in common.
+    leaf: Template,
 }
 
 /// What anybody may know of an authority.
@@ -51,7 +53,8 @@ impl Authority {
         }
         let issuer =
             Issuer::from_ca_cert_der(&info.certificate, handle).map_err(|_reason| AuthorityError::Malformed)?;
-        Ok(Self { info, issuer })
+        let leaf = Template::new(&parsed, issuer.key().algorithm()).ok_or(AuthorityError::Algorithm)?;
+        Ok(Self { info, issuer, leaf })
     }
 
     /// A new root of the trust domain, good for ten years from `now`, that may have intermediates and those no more.
@@ -101,6 +104,16 @@ impl Authority {
         &self.info
     }
 
+    /// What all of its leaves have in common.
+    pub(crate) fn leaf(&self) -> &Template {
+        &self.leaf
+    }
+
+    pub(crate) fn signer(&self) -> &Arc<dyn Signer> {
+        &self.issuer.key().0
+    }
+
+    #[cfg(test)]
     pub(crate) fn issuer(&self) -> &Issuer<'static, SigningHandle> {
         &self.issuer
     }
@@ -160,6 +173,9 @@ pub enum AuthorityError {
     /// A certificate, but not of a CA.
     #[error("it is not the certificate of a certificate authority (CA:TRUE and keyCertSign)")]
     NotAnAuthority,
+    /// Its key signs by an algorithm that leaves cannot be signed by here.
+    #[error("its key signs by an algorithm that is not supported: use P-256, P-384, Ed25519, or RSA with SHA-2")]
+    Algorithm,
     /// The key belongs to another certificate.
     #[error("the private key does not belong to it")]
     OtherKey,

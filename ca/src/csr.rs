@@ -1,25 +1,25 @@
 //! A certificate signing request: parsed, its signature checked, and reduced to its public key.
 
+mod der;
+mod key;
+
 use std::fmt;
 
 use ring::digest;
 use rustls_pki_types::{CertificateSigningRequestDer, pem::PemObject};
 use thiserror::Error;
-use x509_parser::{
-    certification_request::X509CertificationRequest,
-    extensions::ParsedExtension,
-    oid_registry::{
-        OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384, OID_PKCS1_RSAENCRYPTION, OID_SIG_ED25519,
-    },
-    prelude::FromDer,
-    public_key::PublicKey,
-    x509::SubjectPublicKeyInfo,
+
+pub use self::key::KeyKind;
+use self::{
+    der::{BIT_STRING, BOOLEAN, CONTEXT_0, INTEGER, OBJECT_IDENTIFIER, OCTET_STRING, Reader, SEQUENCE, SET},
+    key::Key,
 };
 
 /// A request whose sender has proved that it holds the private key. Nothing of it is kept but the public key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Csr {
-    key: rcgen::SubjectPublicKeyInfo,
+    spki: Box<[u8]>,
+    kind: KeyKind,
     hash: KeyHash,
 }
 
@@ -32,19 +32,33 @@ impl Csr {
         if der.len() > MAX_DER {
             return Err(CsrError::TooLong(der.len()));
         }
-        let (rest, request) = X509CertificationRequest::from_der(der).map_err(|_reason| CsrError::Malformed)?;
-        if !rest.is_empty() {
-            return Err(CsrError::TrailingBytes(rest.len()));
+        let mut outside = Reader::new(der);
+        let mut request = outside.enter(SEQUENCE)?;
+        if !outside.is_empty() {
+            return Err(CsrError::TrailingBytes(outside.rest().len()));
         }
-        let info = &request.certification_request_info;
+        let signed = request.expect(SEQUENCE)?;
+        let algorithm = request.expect(SEQUENCE)?;
+        let signature = request.expect(BIT_STRING)?.bits()?;
+        request.end()?;
+
+        let mut info = Reader::new(signed.content);
+        if info.expect(INTEGER)?.content != VERSION {
+            return Err(CsrError::Malformed);
+        }
+        // The subject: whoever it names, the answer names the caller.
+        info.expect(SEQUENCE)?;
+        let spki = info.expect(SEQUENCE)?;
+        // RFC 2986 wants the attributes there, if empty; old clients leave them out.
+        let attributes = info.optional(CONTEXT_0)?;
+        info.end()?;
         // Before the signature: a weak key's signature proves nothing.
-        check_key(&info.subject_pki)?;
-        request.verify_signature().map_err(|_reason| CsrError::Signature)?;
-        refuse_authority(&request)?;
-        Ok(Self {
-            key: rcgen::SubjectPublicKeyInfo::from_der(info.subject_pki.raw).map_err(|_reason| CsrError::Malformed)?,
-            hash: KeyHash::of(info.subject_pki.raw),
-        })
+        let key = Key::read(spki.content)?;
+        key.verify(algorithm.content, signed.whole, signature)?;
+        if let Some(attributes) = attributes {
+            refuse_authority(attributes.content)?;
+        }
+        Ok(Self { hash: KeyHash::of(spki.whole), kind: key.kind, spki: spki.whole.into() })
     }
 
     /// Reads a request in PEM, as Istio's agents send it.
@@ -59,9 +73,14 @@ impl Csr {
         Self::from_der(&der)
     }
 
-    /// The key to be certified.
-    pub(crate) fn key(&self) -> &rcgen::SubjectPublicKeyInfo {
-        &self.key
+    /// The key to be certified: a SubjectPublicKeyInfo in DER.
+    pub(crate) fn spki(&self) -> &[u8] {
+        &self.spki
+    }
+
+    /// The kind of the key.
+    pub fn kind(&self) -> KeyKind {
+        self.kind
     }
 
     /// The digest by which the key is recognised.
@@ -80,6 +99,10 @@ impl KeyHash {
         let mut hash = [0; 32];
         hash.copy_from_slice(digest::digest(&digest::SHA256, spki).as_ref());
         Self(hash)
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
     }
 
     pub(crate) fn from_digest(digest: [u8; 32]) -> Self {
@@ -117,6 +140,9 @@ pub enum CsrError {
     /// The sender does not hold the key, or the bytes were altered.
     #[error("the certificate request's signature is wrong")]
     Signature,
+    /// Signed by an algorithm that is not accepted for its key: SHA-1, or one of another kind of key.
+    #[error("the certificate request is signed by the algorithm {0}, which proves nothing for its key here")]
+    SignatureKind(String),
     /// A kind of key that is not certified here.
     #[error("the key is of the kind {0}; P-256, P-384, Ed25519 and RSA are certified here")]
     KeyKind(String),
@@ -131,31 +157,40 @@ pub enum CsrError {
 /// An honest request is below 2 KB; one with a large RSA key and many names below 10.
 const MAX_DER: usize = 16 * 1024;
 const MAX_PEM: usize = 2 * MAX_DER;
-const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=4096;
-
-fn check_key(key: &SubjectPublicKeyInfo<'_>) -> Result<(), CsrError> {
-    let kind = &key.algorithm.algorithm;
-    let curve = || key.algorithm.parameters.as_ref().and_then(|parameters| parameters.as_oid().ok());
-    if *kind == OID_SIG_ED25519
-        || (*kind == OID_KEY_TYPE_EC_PUBLIC_KEY && curve().is_some_and(|c| c == OID_EC_P256 || c == OID_NIST_EC_P384))
-    {
-        return Ok(());
-    }
-    if *kind == OID_PKCS1_RSAENCRYPTION {
-        let Ok(PublicKey::RSA(rsa)) = key.parsed() else { return Err(CsrError::Malformed) };
-        let bits = rsa.key_size();
-        return if RSA_BITS.contains(&bits) { Ok(()) } else { Err(CsrError::RsaSize(bits)) };
-    }
-    Err(CsrError::KeyKind(curve().map_or_else(|| kind.to_id_string(), |curve| curve.to_id_string())))
-}
+const VERSION: &[u8] = &[0];
 
 /// What a request asks for is ignored, but one that asks for this is not from an honest client.
-fn refuse_authority(request: &X509CertificationRequest<'_>) -> Result<(), CsrError> {
-    for extension in request.requested_extensions().into_iter().flatten() {
-        let asks = match extension {
-            ParsedExtension::BasicConstraints(constraints) => constraints.ca,
-            ParsedExtension::KeyUsage(usage) => usage.key_cert_sign() || usage.crl_sign(),
-            ParsedExtension::ParseError { .. } => return Err(CsrError::Malformed),
+fn refuse_authority(attributes: &[u8]) -> Result<(), CsrError> {
+    let mut attributes = Reader::new(attributes);
+    while !attributes.is_empty() {
+        let mut attribute = attributes.enter(SEQUENCE)?;
+        let kind = attribute.expect(OBJECT_IDENTIFIER)?.content;
+        let mut values = attribute.enter(SET)?;
+        attribute.end()?;
+        while kind == EXTENSION_REQUEST && !values.is_empty() {
+            refuse_authority_in_extensions(values.enter(SEQUENCE)?)?;
+        }
+    }
+    Ok(())
+}
+
+fn refuse_authority_in_extensions(mut extensions: Reader<'_>) -> Result<(), CsrError> {
+    while !extensions.is_empty() {
+        let mut extension = extensions.enter(SEQUENCE)?;
+        let kind = extension.expect(OBJECT_IDENTIFIER)?.content;
+        extension.optional(BOOLEAN)?;
+        let mut value = Reader::new(extension.expect(OCTET_STRING)?.content);
+        extension.end()?;
+        let asks = match kind {
+            BASIC_CONSTRAINTS => {
+                let mut constraints = value.enter(SEQUENCE)?;
+                constraints.optional(BOOLEAN)?.is_some_and(|ca| ca.content != [0])
+            }
+            KEY_USAGE => {
+                // The first byte counts the bits that are not used; keyCertSign and cRLSign are in the second.
+                let bits = value.expect(BIT_STRING)?.content;
+                bits.get(1).is_some_and(|bits| bits & CERT_OR_CRL_SIGN != 0)
+            }
             _ => false,
         };
         if asks {
@@ -164,3 +199,10 @@ fn refuse_authority(request: &X509CertificationRequest<'_>) -> Result<(), CsrErr
     }
     Ok(())
 }
+
+/// 1.2.840.113549.1.9.14
+const EXTENSION_REQUEST: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 13, 1, 9, 14];
+const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 19];
+const KEY_USAGE: &[u8] = &[0x55, 0x1d, 15];
+/// Bits 5 and 6 of RFC 5280 §4.2.1.3.
+const CERT_OR_CRL_SIGN: u8 = 0b0000_0110;

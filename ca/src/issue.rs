@@ -1,5 +1,7 @@
 //! Issuance, as a function of its arguments.
 
+pub(crate) mod der;
+
 use std::{
     fmt,
     str::FromStr,
@@ -7,13 +9,13 @@ use std::{
 };
 
 use alcazar_identity::{CertificateDer, Fingerprint, SpiffeId, Validity};
-use rcgen::{CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, SanType};
 use thiserror::Error;
 
 use crate::{
     authority::Authority,
     csr::{Csr, KeyHash},
     serial::Serial,
+    signer::SignError,
 };
 
 /// How leaves are made.
@@ -129,19 +131,12 @@ pub fn issue(
     let not_before = issued_at - BACKDATE;
     let validity = Validity::new(not_before, not_after).ok_or(IssueError::IssuerNotGood { validity: bounds, now })?;
 
-    let mut params = CertificateParams::default();
-    params.serial_number = Some(rcgen::SerialNumber::from_slice(&serial.to_bytes()));
-    params.not_before = not_before.into();
-    params.not_after = not_after.into();
-    params.distinguished_name = DistinguishedName::new();
-    params.subject_alt_names = names(subject)?;
-    params.is_ca = IsCa::ExplicitNoCa;
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-    params.use_authority_key_identifier_extension = true;
-    let certificate = params.signed_by(csr.key(), issuer.issuer()).map_err(IssueError::Sign)?;
+    let leaf = issuer.leaf();
+    let to_be_signed = leaf.to_be_signed(csr, subject, serial, (not_before, not_after));
+    let signature = issuer.signer().sign(&to_be_signed).map_err(IssueError::Sign)?;
+    let certificate = leaf.certificate(&to_be_signed, &signature);
     Ok(Issued {
-        certificate: certificate.der().clone(),
+        certificate,
         serial,
         id: subject.id.clone(),
         validity,
@@ -173,7 +168,7 @@ pub enum IssueError {
     },
     /// The signer did not sign.
     #[error("the certificate could not be signed")]
-    Sign(#[source] rcgen::Error),
+    Sign(#[source] SignError),
 }
 
 /// A DNS name for a certificate: letters, digits and hyphens in labels, a leading `*.` allowed.
@@ -219,15 +214,6 @@ pub(crate) const BACKDATE: Duration = Duration::from_secs(120);
 
 const SHORTEST: Duration = Duration::from_secs(10);
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
-
-fn names(subject: Subject<'_>) -> Result<Vec<SanType>, IssueError> {
-    let uri = subject.id.as_str().try_into().map_err(IssueError::Sign)?;
-    let mut names = vec![SanType::URI(uri)];
-    for name in subject.dns {
-        names.push(SanType::DnsName(name.as_str().try_into().map_err(IssueError::Sign)?));
-    }
-    Ok(names)
-}
 
 /// X.509 knows no fractions of seconds.
 pub(crate) fn whole_seconds(at: SystemTime) -> SystemTime {

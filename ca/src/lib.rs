@@ -44,7 +44,7 @@ mod token;
 pub use authority::{Authority, AuthorityError, AuthorityInfo};
 pub use ca::{AdminError, Ca, Fingerprints, OpenError};
 pub use config::{Certificates, Config, ConfigError, ConfiguredRegistration};
-pub use csr::{Csr, CsrError, KeyHash};
+pub use csr::{Csr, CsrError, KeyHash, KeyKind};
 pub use hierarchy::HierarchyError;
 pub use issue::{DnsName, IssueError, Issued, ParseDnsNameError, Profile, ProfileError, Subject, issue};
 pub use keys::{FileKeys, KeyAlgorithm, KeyError, KeyLabel, KeyPemError, KeyStore, KeysConfig, ParseKeyLabelError};
