@@ -36,7 +36,7 @@ impl Template {
         let id = own_id.unwrap_or_else(|| key_id(&crate::csr::KeyHash::of(issuer.public_key().raw)).to_vec());
         let mut authority_key = Vec::with_capacity(48);
         extension(&mut authority_key, AUTHORITY_KEY_IDENTIFIER, false, |out| {
-            sequence(out, |out| tlv(out, CONTEXT | 0, |out| out.extend_from_slice(&id)));
+            sequence(out, |out| tlv(out, CONTEXT, |out| out.extend_from_slice(&id)));
         });
         Some(Self { algorithm, issuer: issuer.subject().as_raw().to_vec(), authority_key })
     }
