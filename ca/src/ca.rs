@@ -10,7 +10,6 @@ use std::{
 use alcazar_identity::{Credentials, SpiffeId, TrustBundles, TrustDomain};
 use alcazar_service::{Metrics, clock::Clock, files::private_directory};
 use alcazar_store::{Expected, SledStore, Store, StoreError};
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::{sync::watch, task};
 
@@ -21,7 +20,7 @@ use crate::{
     issue::{IssueError, Profile},
     keys::KeyStore,
     metrics::CaMetrics,
-    records::{IssuedRecord, RecordError, Records, Registration, RegistrationId, TokenRecord, family, text},
+    records::{IssuedRecord, RecordError, Records, Registration, RegistrationId, TokenRecord, family},
     run::ADMIN_SOCKET,
     serial::NoRandomness,
     serving::ServingError,
@@ -44,6 +43,8 @@ pub(crate) struct Inner {
     pub(crate) keys: Arc<dyn KeyStore>,
     pub(crate) files: HierarchyFiles,
     pub(crate) hierarchy: watch::Sender<Arc<Hierarchy>>,
+    /// Held by whoever changes the hierarchy.
+    pub(crate) hierarchy_turn: tokio::sync::Mutex<()>,
     pub(crate) serving: watch::Sender<Arc<Credentials>>,
 }
 
@@ -73,7 +74,7 @@ impl Ca {
         let checked = config.checked()?;
         let data_dir = config.data_dir.clone();
         let keys: Arc<dyn KeyStore> = Arc::new(config.keys.files(&data_dir.join("hierarchy")));
-        let files = HierarchyFiles::new(&data_dir, &config.trust_domain, &config.cluster);
+        let files = HierarchyFiles::new(&data_dir, keys.clone(), &config.trust_domain, &config.cluster);
         let opened = task::spawn_blocking(move || {
             let failed = |source| OpenError::DataDir { path: data_dir.clone(), source };
             if is_foreign(&data_dir).map_err(failed)? {
@@ -84,7 +85,7 @@ impl Ca {
         });
         let store: Arc<dyn Store> = Arc::new(opened.await.map_err(|_panic| OpenError::Interrupted)??);
         let records = Records::new(store.clone());
-        let hierarchy = open_hierarchy(&records, &files, clock()).await?;
+        let hierarchy = crate::hierarchy::open(&records, &files, &config.trust_domain, clock()).await?;
         let now = clock();
         let serving =
             crate::serving::issue(&hierarchy, &config.trust_domain, &checked.dns_names, &checked.profile, now)?;
@@ -99,6 +100,7 @@ impl Ca {
             keys,
             files,
             hierarchy: watch::Sender::new(Arc::new(hierarchy)),
+            hierarchy_turn: tokio::sync::Mutex::default(),
             serving: watch::Sender::new(Arc::new(serving.credentials)),
             config,
         };
@@ -261,13 +263,6 @@ impl Ca {
     }
 }
 
-/// The root that the store remembers.
-#[derive(Serialize, Deserialize)]
-struct RootRecord {
-    #[serde(with = "text")]
-    fingerprint: alcazar_identity::Fingerprint,
-}
-
 /// Whether a folder is in use for something else. A CA that was killed in its first start has left a store at most.
 fn is_foreign(data_dir: &Path) -> io::Result<bool> {
     let entries = match fs::read_dir(data_dir) {
@@ -286,18 +281,6 @@ fn is_foreign(data_dir: &Path) -> io::Result<bool> {
         }
     }
     Ok(stranger)
-}
-
-async fn open_hierarchy(records: &Records, files: &HierarchyFiles, now: SystemTime) -> Result<Hierarchy, OpenError> {
-    let known = records.get::<RootRecord>(family::HIERARCHY, "root").await?.map(|stored| stored.record.fingerprint);
-    let files = files.clone();
-    let opened = task::spawn_blocking(move || files.open(known, now));
-    let hierarchy = opened.await.map_err(|_panic| OpenError::Interrupted)??;
-    if known.is_none() {
-        let record = RootRecord { fingerprint: hierarchy.root().fingerprint };
-        records.put(family::HIERARCHY, "root", Expected::Absent, &record).await?;
-    }
-    Ok(hierarchy)
 }
 
 /// Why a CA did not open.

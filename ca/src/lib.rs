@@ -45,7 +45,7 @@ pub use authority::{Authority, AuthorityError, AuthorityInfo};
 pub use ca::{AdminError, Ca, Fingerprints, OpenError};
 pub use config::{Certificates, Config, ConfigError, ConfiguredRegistration};
 pub use csr::{Csr, CsrError, KeyHash, KeyKind};
-pub use hierarchy::HierarchyError;
+pub use hierarchy::{Authorities, HierarchyError};
 pub use issue::{DnsName, IssueError, Issued, ParseDnsNameError, Profile, ProfileError, Subject, issue};
 pub use keys::{FileKeys, KeyAlgorithm, KeyError, KeyLabel, KeyPemError, KeyStore, KeysConfig, ParseKeyLabelError};
 pub use kubernetes::{KubernetesConfig, KubernetesError, client as kubernetes_client};

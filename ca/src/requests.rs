@@ -53,7 +53,7 @@ impl Ca {
         if !self.0.config.has_node(&record.node) {
             return Err(RequestError::OtherCluster(record.node));
         }
-        if token.pin() != hierarchy.root().fingerprint {
+        if !hierarchy.trusts(token.pin()) {
             return Err(RequestError::TokenPin);
         }
         let csr = Csr::from_der(csr)?;

@@ -86,28 +86,10 @@ impl Ca {
                 () = shutdown.cancelled() => return,
                 () = tokio::time::sleep(UPKEEP) => {}
             }
-            self.renew_intermediate().await;
+            self.look_after_hierarchy().await;
             if let Err(error) = self.forget_old_records().await {
                 tracing::error!(reason = %process::chain(&error), "old records were not removed");
             }
-        }
-    }
-
-    async fn renew_intermediate(&self) {
-        let (files, present, now) = (self.0.files.clone(), self.hierarchy(), (self.0.clock)());
-        let opened = tokio::task::spawn_blocking(move || files.open(Some(present.root().fingerprint), now)).await;
-        match opened {
-            Ok(Ok(hierarchy)) => {
-                let fresh = hierarchy.intermediate().info() != self.hierarchy().intermediate().info();
-                if fresh {
-                    self.0.hierarchy.send_replace(Arc::new(hierarchy));
-                }
-            }
-            // The one in memory goes on as long as it is good.
-            Ok(Err(error)) => {
-                tracing::error!(reason = %process::chain(&error), "the CA's certificates on the disk cannot be used; the ones in memory go on")
-            }
-            Err(error) => tracing::error!(%error, "looking at the CA's certificates was interrupted"),
         }
     }
 

@@ -65,7 +65,8 @@ impl Ca {
                 // The clock may be set, and the machine may sleep: look at it again now and then.
                 () = tokio::time::sleep(wait.min(LOOK)) => {}
             }
-            if (self.0.clock)() < due {
+            let (hierarchy, serving) = (self.hierarchy(), self.0.serving.borrow().clone());
+            if (self.0.clock)() < due && serving.bundles() == hierarchy.bundles() {
                 continue;
             }
             if let Err(error) = self.renew_serving().await {
@@ -78,7 +79,7 @@ impl Ca {
         }
     }
 
-    async fn renew_serving(&self) -> Result<(), ServingError> {
+    pub(crate) async fn renew_serving(&self) -> Result<(), ServingError> {
         let serving =
             issue(&self.hierarchy(), self.trust_domain(), &self.0.dns_names, &self.0.profile, (self.0.clock)())?;
         self.0.records.record(&serving.issued, "ca").await?;

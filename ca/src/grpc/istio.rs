@@ -39,7 +39,10 @@ impl IstioService {
             None => self.ca.renew(node, &csr, ttl).await?,
         };
         let mut cert_chain: Vec<_> = reply.chain.iter().map(pem).collect();
-        cert_chain.push(pem(&reply.hierarchy.root().certificate));
+        // That of the chain comes last, where clients look for one root alone.
+        let root = reply.hierarchy.root();
+        let others = reply.hierarchy.roots().iter().filter(|other| *other != root);
+        cert_chain.extend(others.chain([root]).map(|root| pem(&root.certificate)));
         Ok(IstioCertificateResponse { cert_chain })
     }
 }

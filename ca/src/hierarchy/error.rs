@@ -3,7 +3,12 @@ use std::{io, path::PathBuf};
 use alcazar_identity::Fingerprint;
 use thiserror::Error;
 
-use crate::{authority::AuthorityError, serial::NoRandomness};
+use crate::{
+    authority::AuthorityError,
+    keys::{KeyError, ParseKeyLabelError},
+    records::RecordError,
+    serial::NoRandomness,
+};
 
 /// Why there is no hierarchy to issue from. Each says what to do about it.
 #[derive(Debug, Error)]
@@ -58,25 +63,51 @@ pub enum HierarchyError {
         /// What does not fit.
         what: String,
     },
-    /// A key that cannot be read.
-    #[error("the private key in {} cannot be read; restore it from a backup", file.display())]
-    Key {
-        /// The file.
-        file: PathBuf,
-        /// What is wrong.
-        source: rcgen::Error,
-    },
-    /// A key that others can read.
+    /// An authority that is not here.
     #[error(
-        "the private key in {} is open to others (mode {mode:04o}); if nobody else has had it, run: chmod 600 {}",
-        file.display(), file.display()
+        "there is no certificate {fingerprint} in {}; restore the folder from its backup, or bring the certificate from where it is kept",
+        folder.display()
     )]
-    Exposed {
-        /// The file.
-        file: PathBuf,
-        /// Its permissions.
-        mode: u32,
+    Unknown {
+        /// The folder.
+        folder: PathBuf,
+        /// The certificate.
+        fingerprint: Fingerprint,
     },
+    /// An authority that something stands on.
+    #[error("{fingerprint} is in use: it is trusted, or what signs stands on it")]
+    InUse {
+        /// The certificate.
+        fingerprint: Fingerprint,
+    },
+    /// An intermediate of a root that nobody trusts.
+    #[error("the intermediate {intermediate} cannot sign: its root {root} is not trusted yet")]
+    NotTrusted {
+        /// The intermediate.
+        intermediate: Fingerprint,
+        /// Its root.
+        root: Fingerprint,
+    },
+    /// A key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// A label that is none.
+    #[error(transparent)]
+    Label(#[from] ParseKeyLabelError),
+    /// A root in the store that is none.
+    #[error("a root in the store (ca/trust/state) cannot be read; restore the store from its backup")]
+    Record(#[source] AuthorityError),
+    /// The store has lost the trust state since this CA opened.
+    #[error(
+        "the store does not know which roots are trusted (ca/trust/state is gone); restore the store from its backup"
+    )]
+    NoState,
+    /// The store did not answer.
+    #[error(transparent)]
+    Records(#[from] RecordError),
+    /// The process is ending.
+    #[error("it was interrupted")]
+    Interrupted,
     /// The disk refused.
     #[error("cannot {doing} {}", path.display())]
     Io {
@@ -90,13 +121,17 @@ pub enum HierarchyError {
     /// A certificate was not made.
     #[error("cannot make a certificate authority")]
     Make(#[source] AuthorityError),
-    /// A key was not made.
-    #[error("cannot make a key")]
-    Generate(#[source] rcgen::Error),
     /// The roots are not a bundle.
     #[error("the root cannot be a trust bundle")]
     Bundle(#[source] alcazar_identity::BundleError),
     /// No random bytes.
     #[error(transparent)]
     Randomness(#[from] NoRandomness),
+}
+
+impl HierarchyError {
+    /// Whether somebody else changed the trust state first.
+    pub(crate) fn is_conflict(&self) -> bool {
+        matches!(self, Self::Records(error) if error.is_conflict())
+    }
 }

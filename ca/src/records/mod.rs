@@ -3,7 +3,9 @@
 //! Each kind of record is plain data with a pure decision beside it; `Records` moves them in and out of the store.
 //!
 //! ```text
-//! ca/hierarchy/root             the fingerprint of the root: a lost root file is noticed
+//! ca/trust/state                the trusted roots and the sequence of the set: a lost root file is noticed
+//! ca/trust/active               the intermediate that signs
+//! ca/hierarchy/root             the fingerprint of the root, as earlier versions wrote it
 //! ca/tokens/<sha-256>           join tokens
 //! ca/nodes/<td>/node/<c>/<n>    the lineage of each node
 //! ca/registrations/<id>         which workloads a node may ask for
@@ -36,6 +38,7 @@ pub(crate) use self::{
 /// The families of keys.
 pub(crate) mod family {
     pub(crate) const HIERARCHY: &str = "ca/hierarchy";
+    pub(crate) const TRUST: &str = "ca/trust";
     pub(crate) const TOKENS: &str = "ca/tokens";
     pub(crate) const NODES: &str = "ca/nodes";
     pub(crate) const REGISTRATIONS: &str = "ca/registrations";

@@ -6,7 +6,7 @@ use rcgen::{CertificateParams, KeyPair};
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
 use super::*;
-use crate::{authority::AuthorityInfo, config::Config, csr::KeyHash, hierarchy::HierarchyFiles};
+use crate::{authority::AuthorityInfo, config::Config, csr::KeyHash};
 
 const NOON: u64 = 1_800_000_000;
 
@@ -64,11 +64,11 @@ async fn a_delayed_attestation_never_turns_a_lineage_back() {
 #[tokio::test]
 async fn leaf_and_chain_fit_while_the_intermediate_is_renewed() {
     let folder = tempfile::tempdir().unwrap();
-    open(Config::new(folder.path())).await.close().await;
     // Past half of the intermediate's life, where the old one and the new one are both good.
     let late = || noon() + Duration::from_secs(190 * 24 * 3600);
-    let files = HierarchyFiles::new(folder.path(), &"cluster.local".parse().unwrap(), "local");
-    let old = Arc::new(files.open(None, noon()).unwrap());
+    let ca = open(Config::new(folder.path())).await;
+    let old = ca.hierarchy();
+    ca.close().await;
     let ca = Ca::open(Config::new(folder.path()), Arc::new(late)).await.unwrap();
     let new = ca.hierarchy();
     assert_ne!(old.intermediate().info(), new.intermediate().info());

@@ -1,0 +1,256 @@
+//! What the CA does to its hierarchy: open it, renew it, and the steps of which a rotation is made.
+//!
+//! Each act has its turn; what it changes is in the store before anybody stands on it.
+
+use std::{collections::BTreeSet, sync::Arc, time::SystemTime};
+
+use alcazar_identity::{Fingerprint, TrustDomain};
+use alcazar_service::process;
+use alcazar_store::Expected;
+use serde::{Deserialize, Serialize};
+use tokio::task;
+
+use super::{
+    Authorities, Hierarchy, HierarchyError, HierarchyFiles, Signing, TrustState,
+    files::{Opened, Remembered},
+    trust::Active,
+};
+use crate::{
+    authority::AuthorityInfo,
+    ca::Ca,
+    records::{Records, Stored, family, text},
+};
+
+/// Opens the hierarchy, and remembers what was made.
+pub(crate) async fn open(
+    records: &Records,
+    files: &HierarchyFiles,
+    trust_domain: &TrustDomain,
+    now: SystemTime,
+) -> Result<Hierarchy, HierarchyError> {
+    let remembered = remembered(records).await?;
+    let (opener, known) = (files.clone(), remembered.clone());
+    let opened = blocking(move || opener.open(&known, now)).await?;
+    settle(records, files, &remembered, &opened).await?;
+    Hierarchy::new(&opened.trust, opened.signing, trust_domain)
+}
+
+impl Ca {
+    /// Makes a root that nobody trusts yet.
+    ///
+    /// # Errors
+    /// When the key store or the disk does not take it.
+    pub async fn make_root(&self) -> Result<AuthorityInfo, HierarchyError> {
+        let _turn = self.0.hierarchy_turn.lock().await;
+        let (files, now) = (self.0.files.clone(), (self.0.clock)());
+        blocking(move || files.make_root(now)).await
+    }
+
+    /// Makes an intermediate of this cluster under a root whose key is here. Nothing signs with it until it is activated.
+    ///
+    /// # Errors
+    /// When the root's key is not here, or the key store or the disk does not take it.
+    pub async fn make_intermediate(&self, root: Fingerprint) -> Result<AuthorityInfo, HierarchyError> {
+        let _turn = self.0.hierarchy_turn.lock().await;
+        let (files, now) = (self.0.files.clone(), (self.0.clock)());
+        blocking(move || files.make_intermediate(root, now)).await
+    }
+
+    /// Signs with this intermediate from now on. Its root must be trusted.
+    ///
+    /// # Errors
+    /// When it is not here or its root is not trusted.
+    pub async fn activate(&self, intermediate: Fingerprint) -> Result<(), HierarchyError> {
+        let _turn = self.0.hierarchy_turn.lock().await;
+        let files = self.0.files.clone();
+        let signing = blocking(move || files.load(intermediate)).await?;
+        let trust = self.trust_state().await?.record;
+        if !trust.trusts(signing.root.fingerprint) {
+            return Err(HierarchyError::NotTrusted { intermediate, root: signing.root.fingerprint });
+        }
+        remember_active(&self.0.records, intermediate).await?;
+        self.publish(&trust, signing).await
+    }
+
+    /// Trusts exactly these roots, which are trusted already or lie here; the sequence of the set. That of the signing
+    /// intermediate must be among them.
+    ///
+    /// # Errors
+    /// When that of the signing intermediate is left out, or one is neither trusted nor here.
+    pub async fn set_trusted_roots(&self, roots: &[Fingerprint]) -> Result<u64, HierarchyError> {
+        let _turn = self.0.hierarchy_turn.lock().await;
+        let active = self.hierarchy().root().fingerprint;
+        if !roots.contains(&active) {
+            return Err(HierarchyError::InUse { fingerprint: active });
+        }
+        loop {
+            let present = self.trust_state().await?;
+            let mut certificates = Vec::new();
+            for root in roots.iter().collect::<BTreeSet<_>>() {
+                let trusted = present.record.infos()?.into_iter().find(|info| info.fingerprint == *root);
+                let (files, root) = (self.0.files.clone(), *root);
+                certificates.push(match trusted {
+                    Some(info) => info.certificate,
+                    None => blocking(move || files.root_certificate(root)).await?,
+                });
+            }
+            let Some(next) = present.record.exactly(certificates) else { return Ok(present.record.sequence) };
+            match self.put_trust(&present, &next).await {
+                Err(error) if error.is_conflict() => {}
+                Err(error) => return Err(error),
+                Ok(()) => {
+                    self.publish(&next, self.hierarchy().signing().clone()).await?;
+                    return Ok(next.sequence);
+                }
+            }
+        }
+    }
+
+    /// Removes a root and its key from the disk. It must not be trusted any more.
+    ///
+    /// # Errors
+    /// When it is trusted, or the disk does not let go of it.
+    pub async fn forget_root(&self, root: Fingerprint) -> Result<(), HierarchyError> {
+        let _turn = self.0.hierarchy_turn.lock().await;
+        if self.trust_state().await?.record.trusts(root) {
+            return Err(HierarchyError::InUse { fingerprint: root });
+        }
+        let files = self.0.files.clone();
+        blocking(move || files.forget_root(root)).await
+    }
+
+    /// Removes an intermediate and its key from the disk. It must not be the one that signs.
+    ///
+    /// # Errors
+    /// When it signs, or the disk does not let go of it.
+    pub async fn forget_intermediate(&self, intermediate: Fingerprint) -> Result<(), HierarchyError> {
+        let _turn = self.0.hierarchy_turn.lock().await;
+        if self.hierarchy().intermediate().info().fingerprint == intermediate {
+            return Err(HierarchyError::InUse { fingerprint: intermediate });
+        }
+        let files = self.0.files.clone();
+        blocking(move || files.forget_intermediate(intermediate)).await
+    }
+
+    /// Every root and intermediate on the disk, trusted or not, signing or not.
+    ///
+    /// # Errors
+    /// When one of them cannot be read.
+    pub async fn authorities(&self) -> Result<Authorities, HierarchyError> {
+        let files = self.0.files.clone();
+        blocking(move || files.authorities()).await
+    }
+
+    /// Looks at the hierarchy again: renews the intermediate when it is due, takes over what another replica changed, and drops
+    /// roots whose time is over. Where the disk cannot be used, what is in memory goes on.
+    pub(crate) async fn look_after_hierarchy(&self) {
+        let _turn = self.0.hierarchy_turn.lock().await;
+        if let Err(error) = self.try_look_after_hierarchy().await {
+            tracing::error!(reason = %process::chain(&error), "the CA's certificates on the disk cannot be used; the ones in memory go on");
+        }
+    }
+
+    async fn try_look_after_hierarchy(&self) -> Result<(), HierarchyError> {
+        let now = (self.0.clock)();
+        let present = self.trust_state().await?;
+        if let Some(next) = present.record.without_retired(now)
+            && next.trusts(self.hierarchy().root().fingerprint)
+        {
+            self.put_trust(&present, &next).await?;
+            tracing::info!(target: "alcazar::rotation", sequence = next.sequence, "a root that nothing stands on any more is not trusted any more");
+        }
+        let remembered = remembered(&self.0.records).await?;
+        let (files, known) = (self.0.files.clone(), remembered.clone());
+        let opened = blocking(move || files.open(&known, now)).await?;
+        let held = self.hierarchy();
+        let same = held.intermediate().info() == opened.signing.authority.info();
+        settle(&self.0.records, &self.0.files, &remembered, &opened).await?;
+        if !same
+            || held.bundles().get(self.trust_domain()).map(|bundle| bundle.sequence()) != Some(opened.trust.sequence)
+        {
+            self.publish(&opened.trust, opened.signing).await?;
+        }
+        Ok(())
+    }
+
+    /// Everybody who issues, and everybody who watches, goes on with this.
+    pub(super) async fn publish(&self, trust: &TrustState, signing: Signing) -> Result<(), HierarchyError> {
+        let hierarchy = Hierarchy::new(trust, signing, self.trust_domain())?;
+        let (intermediate, root) = (hierarchy.intermediate().info().fingerprint, hierarchy.root().fingerprint);
+        tracing::info!(target: "alcazar::rotation", sequence = trust.sequence, roots = trust.roots.len(), %intermediate, %root, "the hierarchy changed");
+        self.0.hierarchy.send_replace(Arc::new(hierarchy));
+        // The one that the CA serves with is of the old moment; a failure is tried again by the task that rotates it.
+        if let Err(error) = self.renew_serving().await {
+            tracing::error!(reason = %process::chain(&error), "the CA's serving certificate was not renewed; the present one stays");
+        }
+        Ok(())
+    }
+
+    pub(super) async fn trust_state(&self) -> Result<Stored<TrustState>, HierarchyError> {
+        self.0.records.get(family::TRUST, STATE).await?.ok_or(HierarchyError::NoState)
+    }
+
+    pub(super) async fn put_trust(
+        &self,
+        present: &Stored<TrustState>,
+        next: &TrustState,
+    ) -> Result<(), HierarchyError> {
+        self.0.records.put(family::TRUST, STATE, Expected::At(present.revision), next).await?;
+        Ok(())
+    }
+}
+
+/// What the store remembers.
+pub(super) async fn remembered(records: &Records) -> Result<Remembered, HierarchyError> {
+    let trust = records.get::<TrustState>(family::TRUST, STATE).await?.map(|stored| stored.record);
+    let active = records.get::<Active>(family::TRUST, ACTIVE).await?.map(|stored| stored.record.intermediate);
+    let root = records.get::<RootRecord>(family::HIERARCHY, "root").await?.map(|stored| stored.record.fingerprint);
+    Ok(Remembered { trust, active, root })
+}
+
+/// Writes down what was found or made, and then forgets what nothing signs with any more.
+pub(super) async fn settle(
+    records: &Records,
+    files: &HierarchyFiles,
+    remembered: &Remembered,
+    opened: &Opened,
+) -> Result<(), HierarchyError> {
+    if remembered.trust.is_none() {
+        records.put(family::TRUST, STATE, Expected::Absent, &opened.trust).await?;
+    }
+    let active = opened.signing.authority.info().fingerprint;
+    if remembered.active != Some(active) {
+        remember_active(records, active).await?;
+    }
+    for stale in opened.stale.clone() {
+        let files = files.clone();
+        blocking(move || files.forget_intermediate(stale)).await?;
+        tracing::info!(target: "alcazar::rotation", fingerprint = %stale, "the intermediate before it is gone, with its key");
+    }
+    Ok(())
+}
+
+/// There is one writer: this replica.
+async fn remember_active(records: &Records, intermediate: Fingerprint) -> Result<(), HierarchyError> {
+    let stored = records.get::<Active>(family::TRUST, ACTIVE).await?;
+    let expected = stored.map_or(Expected::Absent, |stored| Expected::At(stored.revision));
+    records.put(family::TRUST, ACTIVE, expected, &Active { intermediate }).await?;
+    Ok(())
+}
+
+/// Keys and certificates are read and made where a thread may wait for a disk, a passphrase or a token.
+pub(super) async fn blocking<T: Send + 'static>(
+    act: impl FnOnce() -> Result<T, HierarchyError> + Send + 'static,
+) -> Result<T, HierarchyError> {
+    task::spawn_blocking(act).await.map_err(|_ending| HierarchyError::Interrupted)?
+}
+
+/// The root, as the first version of this program wrote it down.
+#[derive(Serialize, Deserialize)]
+struct RootRecord {
+    #[serde(with = "text")]
+    fingerprint: Fingerprint,
+}
+
+const STATE: &str = "state";
+const ACTIVE: &str = "active";

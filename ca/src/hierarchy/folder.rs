@@ -1,0 +1,188 @@
+//! The folder with the CA's certificates, and the notes by which a start that was cut short is told from damage.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use alcazar_identity::CertificateDer;
+use alcazar_service::files::{private_directory, write_atomic};
+use rustls_pki_types::pem::PemObject;
+
+use super::{HierarchyError, pem};
+use crate::{
+    authority::{AuthorityError, AuthorityInfo},
+    keys::KeyLabel,
+};
+
+/// The folder of one CA. Its calls block.
+#[derive(Clone, Debug)]
+pub(crate) struct Folder(PathBuf);
+
+/// An authority on the disk.
+#[derive(Clone, Debug)]
+pub(crate) struct Held {
+    /// Its key's label, which is its file's name too.
+    pub(crate) label: KeyLabel,
+    pub(crate) info: AuthorityInfo,
+    /// The certificates from itself up, the root excluded; of a root, itself.
+    pub(crate) chain: Vec<CertificateDer<'static>>,
+}
+
+/// What an authority is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sort {
+    Root,
+    Intermediate,
+}
+
+impl Sort {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Root => "root",
+            Self::Intermediate => "intermediate",
+        }
+    }
+
+    fn of(label: &KeyLabel) -> Option<Self> {
+        let label = label.as_str();
+        if label == "root" || label.starts_with("root-") {
+            return Some(Self::Root);
+        }
+        label.starts_with("intermediate-").then_some(Self::Intermediate)
+    }
+}
+
+impl Folder {
+    pub(crate) fn new(path: PathBuf) -> Self {
+        Self(path)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub(crate) fn exists(&self) -> Result<bool, HierarchyError> {
+        self.0.try_exists().map_err(|source| io_error("look at", &self.0, source))
+    }
+
+    pub(crate) fn make(&self) -> Result<(), HierarchyError> {
+        private_directory(&self.0).map_err(|source| io_error("create", &self.0, source))
+    }
+
+    /// Every authority of a sort; one that cannot be read is an error and never passed over.
+    pub(crate) fn held(&self, sort: Sort) -> Result<Vec<Held>, HierarchyError> {
+        let mut held = Vec::new();
+        for name in self.names()? {
+            let Some(label) = name.strip_suffix(CERTIFICATE).filter(|_| !name.ends_with(KEY)) else { continue };
+            let Ok(label) = label.parse::<KeyLabel>() else { continue };
+            if Sort::of(&label) == Some(sort) {
+                held.push(self.read(label)?);
+            }
+        }
+        held.sort_by(|a, b| a.label.cmp(&b.label));
+        Ok(held)
+    }
+
+    /// Whether any certificate or key of an authority lies here.
+    pub(crate) fn is_empty(&self) -> Result<bool, HierarchyError> {
+        let ours = |name: &String| name.starts_with("root") || name.starts_with("intermediate");
+        Ok(!self.names()?.iter().any(ours))
+    }
+
+    pub(crate) fn file(&self, label: &KeyLabel) -> PathBuf {
+        self.0.join(format!("{label}{CERTIFICATE}"))
+    }
+
+    fn read(&self, label: KeyLabel) -> Result<Held, HierarchyError> {
+        let path = self.file(&label);
+        let wrong = |source| HierarchyError::Wrong { file: path.clone(), source };
+        let text = fs::read(&path).map_err(|source| io_error("read", &path, source))?;
+        let chain = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>();
+        let chain = chain.map_err(|_reason| wrong(AuthorityError::Malformed))?;
+        let first = chain.first().ok_or_else(|| wrong(AuthorityError::Malformed))?;
+        let info = AuthorityInfo::parse(first.clone()).map_err(wrong)?;
+        Ok(Held { label, info, chain })
+    }
+
+    pub(crate) fn write(&self, label: &KeyLabel, chain: &[CertificateDer<'_>]) -> Result<(), HierarchyError> {
+        let text: String = chain.iter().map(pem).collect();
+        let path = self.file(label);
+        write_atomic(&path, text.as_bytes(), 0o644).map_err(|source| io_error("write", &path, source))
+    }
+
+    pub(crate) fn remove(&self, label: &KeyLabel) -> Result<(), HierarchyError> {
+        self.remove_file(&self.file(label))
+    }
+
+    /// Notes that something is being made, before any of it is there.
+    pub(crate) fn begin(&self, label: &KeyLabel) -> Result<(), HierarchyError> {
+        let path = self.note(label);
+        write_atomic(&path, b"", 0o600).map_err(|source| io_error("write", &path, source))
+    }
+
+    /// It is whole.
+    pub(crate) fn finish(&self, label: &KeyLabel) -> Result<(), HierarchyError> {
+        self.remove_file(&self.note(label))
+    }
+
+    /// What was begun and never finished.
+    pub(crate) fn unfinished(&self) -> Result<Vec<KeyLabel>, HierarchyError> {
+        let names = self.names()?;
+        Ok(names.iter().filter_map(|name| name.strip_prefix(MAKING)?.parse().ok()).collect())
+    }
+
+    /// Brings a folder of the first layout into today's, and removes what a write that was cut short left.
+    pub(crate) fn tidy(&self) -> Result<(), HierarchyError> {
+        for name in self.names()? {
+            if name.ends_with(".new") {
+                self.remove_file(&self.0.join(name))?;
+            }
+        }
+        let first = self.0.join("intermediate.pem");
+        let text = match fs::read(&first) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(source) => return Err(io_error("read", &first, source)),
+        };
+        let wrong = |source| HierarchyError::Wrong { file: first.clone(), source };
+        let certificate = CertificateDer::from_pem_slice(&text).map_err(|_reason| wrong(AuthorityError::Malformed))?;
+        let info = AuthorityInfo::parse(certificate).map_err(wrong)?;
+        // Its key bears the front of the certificate's fingerprint.
+        let id: String = info.fingerprint.to_string().chars().take(16).collect();
+        let named = self.0.join(format!("intermediate-{id}{CERTIFICATE}"));
+        fs::rename(&first, &named).map_err(|source| io_error("rename", &first, source))
+    }
+
+    fn note(&self, label: &KeyLabel) -> PathBuf {
+        self.0.join(format!("{MAKING}{label}"))
+    }
+
+    fn names(&self) -> Result<Vec<String>, HierarchyError> {
+        let failed = |source| io_error("list", &self.0, source);
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.0).map_err(failed)? {
+            names.extend(entry.map_err(failed)?.file_name().into_string());
+        }
+        Ok(names)
+    }
+
+    fn remove_file(&self, path: &Path) -> Result<(), HierarchyError> {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", path, error)),
+            Err(_) => Ok(()),
+            Ok(()) => {
+                let synced = fs::File::open(&self.0).and_then(|folder| folder.sync_all());
+                synced.map_err(|source| io_error("sync", &self.0, source))
+            }
+        }
+    }
+}
+
+const CERTIFICATE: &str = ".pem";
+const KEY: &str = "-key.pem";
+const MAKING: &str = "making-";
+
+pub(crate) fn io_error(doing: &'static str, path: &Path, source: io::Error) -> HierarchyError {
+    HierarchyError::Io { doing, path: path.into(), source }
+}

@@ -1,0 +1,159 @@
+//! Which roots are trusted: the trust state, and how it changes.
+//!
+//! It lives in the store, where every replica reads the same; files hold certificates and keys and decide nothing.
+
+use std::time::SystemTime;
+
+use alcazar_identity::{CertificateDer, Fingerprint};
+use serde::{Deserialize, Serialize};
+
+use super::HierarchyError;
+use crate::{
+    authority::AuthorityInfo,
+    records::{seconds, text},
+};
+
+/// The roots of the trust domain, and which version of the set this is. Record `ca/trust/state`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct TrustState {
+    pub(crate) sequence: u64,
+    pub(crate) roots: Vec<TrustedRoot>,
+}
+
+/// One of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct TrustedRoot {
+    #[serde(with = "base64_der")]
+    pub(crate) certificate: CertificateDer<'static>,
+    /// From when on nothing stands on it any more, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) retire_at: Option<Seconds>,
+}
+
+/// A moment, as whole seconds since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct Seconds(#[serde(with = "seconds")] pub(crate) SystemTime);
+
+/// The intermediate that this replica signs with. Record `ca/trust/active`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Active {
+    #[serde(with = "text")]
+    pub(crate) intermediate: Fingerprint,
+}
+
+impl TrustState {
+    /// The first state, or one that goes on at `sequence`.
+    pub(crate) fn new(sequence: u64, roots: impl IntoIterator<Item = CertificateDer<'static>>) -> Self {
+        let roots = roots.into_iter().map(|certificate| TrustedRoot { certificate, retire_at: None });
+        Self { sequence, roots: roots.collect() }
+    }
+
+    /// The roots, parsed.
+    pub(crate) fn infos(&self) -> Result<Vec<AuthorityInfo>, HierarchyError> {
+        let parsed = self.roots.iter().map(|root| AuthorityInfo::parse(root.certificate.clone()));
+        parsed.collect::<Result<_, _>>().map_err(HierarchyError::Record)
+    }
+
+    pub(crate) fn trusts(&self, root: Fingerprint) -> bool {
+        self.roots.iter().any(|trusted| Fingerprint::of(&trusted.certificate) == root)
+    }
+
+    /// The next state, in which exactly these are trusted; `None` where nothing changes.
+    pub(crate) fn exactly(&self, roots: impl IntoIterator<Item = CertificateDer<'static>>) -> Option<Self> {
+        let next = Self::new(self.sequence + 1, roots);
+        let same = next.roots.len() == self.roots.len() && next.roots.iter().all(|root| self.roots.contains(root));
+        (!same).then_some(next)
+    }
+
+    /// The next state, in which these are trusted, and the present others until `retire_at`: what was issued under them is in use
+    /// until then. `None` where nothing changes.
+    #[allow(dead_code, reason = "certificates that a person plugs in move the trust by it")]
+    pub(crate) fn moving_to(
+        &self,
+        roots: impl IntoIterator<Item = CertificateDer<'static>>,
+        retire_at: SystemTime,
+    ) -> Option<Self> {
+        let mut next = Self::new(self.sequence + 1, roots);
+        let staying: Vec<_> = self.roots.iter().filter(|old| !next.trusts(Fingerprint::of(&old.certificate))).collect();
+        for old in staying {
+            let retire_at = old.retire_at.or(Some(Seconds(crate::issue::whole_seconds(retire_at))));
+            next.roots.push(TrustedRoot { certificate: old.certificate.clone(), retire_at });
+        }
+        let same = next.roots.len() == self.roots.len() && next.roots.iter().all(|root| self.roots.contains(root));
+        (!same).then_some(next)
+    }
+
+    /// The next state, without the roots whose time is over; `None` where there are none of them.
+    pub(crate) fn without_retired(&self, now: SystemTime) -> Option<Self> {
+        let over = |root: &TrustedRoot| root.retire_at.is_some_and(|at| at.0 <= now);
+        if !self.roots.iter().any(over) {
+            return None;
+        }
+        let roots: Vec<_> = self.roots.iter().filter(|root| !over(root)).cloned().collect();
+        (!roots.is_empty()).then_some(Self { sequence: self.sequence + 1, roots })
+    }
+}
+
+mod base64_der {
+    use alcazar_identity::CertificateDer;
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(der: &CertificateDer<'_>, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&STANDARD.encode(der))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<CertificateDer<'static>, D::Error> {
+        let der = STANDARD.decode(String::deserialize(d)?).map_err(D::Error::custom)?;
+        Ok(der.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn der(name: u8) -> CertificateDer<'static> {
+        vec![name].into()
+    }
+
+    fn at(second: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(second)
+    }
+
+    fn names(state: &TrustState) -> Vec<(u8, Option<u64>)> {
+        let until = |root: &TrustedRoot| root.retire_at.map(|at| seconds::of(at.0));
+        state.roots.iter().map(|root| (root.certificate[0], until(root))).collect()
+    }
+
+    #[test]
+    fn each_change_raises_the_sequence_by_one_and_no_other_does() {
+        let one = TrustState::new(7, [der(1)]);
+        assert_eq!(one.exactly([der(1)]), None);
+        let both = one.exactly([der(2), der(1)]).unwrap();
+        assert_eq!((both.sequence, names(&both)), (8, vec![(2, None), (1, None)]));
+        assert_eq!(both.exactly([der(1), der(2)]), None, "the order means nothing");
+    }
+
+    #[test]
+    fn a_root_that_is_moved_away_from_stays_until_its_time_is_over() {
+        let one = TrustState::new(1, [der(1)]);
+        let moved = one.moving_to([der(2)], at(100)).unwrap();
+        assert_eq!((moved.sequence, names(&moved)), (2, vec![(2, None), (1, Some(100))]));
+        assert_eq!(moved.moving_to([der(2)], at(200)), None, "looking again does not prolong it");
+        assert_eq!(moved.without_retired(at(99)), None);
+        let alone = moved.without_retired(at(100)).unwrap();
+        assert_eq!((alone.sequence, names(&alone)), (3, vec![(2, None)]));
+        let back = moved.moving_to([der(1), der(2)], at(300)).unwrap();
+        assert_eq!((back.sequence, names(&back)), (3, vec![(1, None), (2, None)]));
+    }
+
+    #[test]
+    fn a_state_is_read_as_it_was_written() {
+        let state = TrustState::new(1, [der(1)]).moving_to([der(2)], at(100)).unwrap();
+        let text = serde_json::to_string(&state).unwrap();
+        assert_eq!(serde_json::from_str::<TrustState>(&text).unwrap(), state);
+    }
+}
