@@ -38,7 +38,7 @@ fn allowed(crate_name: &str) -> Option<&'static [&'static str]> {
         "alcazar-ca" | "alcazar-node-agent" | "alcazar-proxy" | "alcazar-control" => Some(SHARED),
         "alcazar-policy" => Some(&["alcazar-identity", "alcazar-yaml"]),
         "alcazar-mtls" => Some(&["alcazar-identity"]),
-        "alcazar-api" => Some(&["alcazar-identity", "alcazar-policy"]),
+        "alcazar-api" => Some(&["alcazar-identity", "alcazar-jwt", "alcazar-policy"]),
         "alcazar-service" => Some(&["alcazar-yaml"]),
         // identity, jwt, ledger, yaml, store, xtask, and every crate that is not drawn yet.
         _ => Some(&[]),

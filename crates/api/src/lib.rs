@@ -1,9 +1,11 @@
-//! Wire types: `alcazar.ca.v1`, `alcazar.mesh.v1`, Istio's CSR API, Envoy's SDS and ADS, and their conversions.
+//! Wire types: `alcazar.ca.v1`, `alcazar.mesh.v1`, Istio's CSR API, Envoy's SDS and ADS, SPIFFE's bundle documents and
+//! JWT-SVIDs, and their conversions.
 //!
 //! ```text
 //!   proto/*.proto ──build.rs──▶ ca::v1, mesh::v1, istio::v1::auth   (messages, clients, servers)
 //!   envoy-types   ──re-export─▶ envoy                               (SDS, ADS, Secret)
 //!   identity, policy  ◀──TryFrom──  messages  ◀──From──  identity, policy
+//!   bundle documents, JWT-SVIDs ◀──spiffe──▶ identity
 //!   agent's socket ──sds::connect──▶ watch of Arc<Credentials>
 //! ```
 //!
@@ -15,6 +17,7 @@ mod bundles;
 pub mod envoy;
 mod policy;
 pub mod sds;
+pub mod spiffe;
 
 /// `alcazar.ca`: what nodes ask of the certificate authority.
 pub mod ca {

@@ -62,6 +62,11 @@ impl<'a> Token<'a> {
     pub fn claimed_issuer(&self) -> Option<&str> {
         self.payload.get("iss").and_then(Value::as_str)
     }
+
+    /// Whom it claims to be about (`sub`), to choose the trust domain whose keys decide. Nothing is proved by it.
+    pub fn claimed_subject(&self) -> Option<&str> {
+        self.payload.get("sub").and_then(Value::as_str)
+    }
 }
 
 impl Header {
