@@ -9,11 +9,16 @@
 //! - Nothing is mocked: the binaries are those that `cargo build --workspace --bins` has made, the clients are other
 //!   people's.
 //! - Nothing waits for a time to pass: [`until`] looks for something that can be observed, with a deadline.
+//! - A real component that is missing fails a scenario in CI; elsewhere the scenario says what it needs and passes over.
 //! - What a scenario starts ends with it, also when it fails.
 
+mod authority;
 mod binaries;
 mod clients;
+mod components;
+mod etcd;
 mod grpc;
+mod kubernetes;
 mod load;
 mod mesh;
 mod origin;
@@ -22,7 +27,10 @@ mod wait;
 
 pub use binaries::binary;
 pub use clients::{Answer, Curl, curl, openssl_s_client};
+pub use components::{free_port, passed_over, tool};
+pub use etcd::Etcd;
 pub use grpc::{Greeter, greet_by_connect, greet_by_prior_knowledge};
+pub use kubernetes::Kubernetes;
 pub use load::Load;
 pub use mesh::{Mesh, Workload};
 pub use origin::{EchoServer, HttpOrigin};

@@ -84,6 +84,22 @@ impl Process {
         self.wait(DEADLINE)
     }
 
+    /// Stops it where it is (SIGSTOP): it keeps its connections and answers nothing.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn pause(&self) -> Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// Lets it go on (SIGCONT).
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn resume(&self) -> Result<()> {
+        self.signal(Signal::CONT)
+    }
+
     fn signal(&self, signal: Signal) -> Result<()> {
         let pid = i32::try_from(self.id()).ok().and_then(Pid::from_raw).context("no process")?;
         Ok(kill_process(pid, signal)?)
@@ -97,6 +113,7 @@ impl Drop for Process {
     fn drop(&mut self) {
         // It may have ended by itself; there is nobody to tell.
         if matches!(self.ended(), Ok(None)) && self.signal(Signal::TERM).is_ok() {
+            drop(self.resume());
             drop(self.wait(DROP));
         }
         drop(self.child.kill());

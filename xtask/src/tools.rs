@@ -2,6 +2,8 @@
 //!
 //! The cache is `$ALCAZAR_TOOLS`, or `~/.cache/alcazar/tools`; each component lies in a folder named by its version.
 
+mod kubernetes;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -15,9 +17,12 @@ const ENVOY: &str = "1.40.0";
 /// What tests and this command call, and the Debian package that each comes in.
 const PROGRAMS: &[(&[&str], &str)] = &[
     (&["curl", "--version"], "curl"),
+    (&["etcd", "--version"], "etcd-server"),
+    (&["etcdctl", "version"], "etcd-client"),
     (&["openssl", "version"], "openssl"),
     (&["python3", "--version"], "python3"),
     (&["python3", "-m", "pip", "--version"], "python3-pip"),
+    (&["softhsm2-util", "--version"], "softhsm2"),
 ];
 
 /// Brings what is missing and says where everything is.
@@ -29,6 +34,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     }
     let envoy = envoy()?;
     println!("envoy {ENVOY}: {}", envoy.display());
+    println!("kube-apiserver: {}", kubernetes::apiserver()?.display());
     Ok(())
 }
 

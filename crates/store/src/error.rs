@@ -1,10 +1,10 @@
 //! What can go wrong.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use thiserror::Error;
 
-use crate::{Damage, Key, Revision, store::MAX_VALUE};
+use crate::{Damage, Key, Revision, record::DecodeRecordError, store::MAX_VALUE};
 
 /// Why the store as a whole did not answer.
 #[derive(Clone, Debug, Error)]
@@ -34,10 +34,51 @@ pub enum StoreError {
         /// The failure.
         source: Arc<StoreError>,
     },
+    /// A server that keeps the store refused, or could not be reached. Whether a write that got this error was made is unknown.
+    #[error("cannot {doing} in the store at {server}")]
+    Remote {
+        /// What was being done, as a verb.
+        doing: &'static str,
+        /// Which server.
+        server: String,
+        /// What it said.
+        source: RemoteError,
+    },
+    /// A server that keeps the store did not answer in time. Whether a write that got this error was made is unknown.
+    #[error("the store at {server} did not answer within {after:?} when asked to {doing}")]
+    Silent {
+        /// What was being done, as a verb.
+        doing: &'static str,
+        /// Which server.
+        server: String,
+        /// How long was waited.
+        after: Duration,
+    },
+    /// A record that was altered where the server keeps it.
+    #[error(
+        "{place} holds a record that cannot be used; put back what was there, or remove it: what it remembered must then be made anew"
+    )]
+    Record {
+        /// Where it stands.
+        place: String,
+        /// What is wrong with it.
+        source: DecodeRecordError,
+    },
+    /// Something that no store wrote stands where the store is.
+    #[error(
+        "{place} stands where the store keeps its records, and is none; remove it, or give the store another place"
+    )]
+    Foreign {
+        /// Where it stands.
+        place: String,
+    },
     /// It was closed.
     #[error("the store is closed")]
     Closed,
 }
+
+/// What a server said, in the terms of its own client.
+pub type RemoteError = Arc<dyn std::error::Error + Send + Sync>;
 
 impl StoreError {
     pub(crate) fn io(doing: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {

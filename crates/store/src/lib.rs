@@ -25,6 +25,8 @@
 pub mod conformance;
 mod damage;
 mod error;
+#[cfg(feature = "etcd")]
+pub mod etcd;
 mod key;
 mod lease;
 pub mod record;
@@ -33,7 +35,9 @@ mod store;
 mod watch;
 
 pub use damage::Damage;
-pub use error::{StoreError, WriteError};
+pub use error::{RemoteError, StoreError, WriteError};
+#[cfg(feature = "etcd")]
+pub use etcd::EtcdStore;
 pub use key::{Key, ParseKeyError, Prefix};
 pub use lease::{Lease, LeaseError};
 pub use sled_store::SledStore;

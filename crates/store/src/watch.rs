@@ -111,6 +111,12 @@ impl Feed {
         self.sender.is_closed()
     }
 
+    /// Waits until nobody reads any more.
+    #[cfg(any(feature = "etcd", feature = "kubernetes"))]
+    pub(crate) async fn closed(&self) {
+        self.sender.closed().await;
+    }
+
     /// Says that events are missing from here on. Drop the feed then.
     pub fn lag(&self) {
         self.lagged.store(true, Ordering::Release);
