@@ -7,6 +7,7 @@
 //!   identity, policy  ◀──TryFrom──  messages  ◀──From──  identity, policy
 //!   bundle documents, JWT-SVIDs ◀──spiffe──▶ identity
 //!   agent's socket ──sds::connect──▶ watch of Arc<Credentials>
+//!   signed lists   ──revocations::Keeper──▶ Arc<Revocations>       (checked against the bundles, never an older one)
 //! ```
 //!
 //! Invariants:
@@ -16,6 +17,7 @@
 mod bundles;
 pub mod envoy;
 mod policy;
+pub mod revocations;
 pub mod sds;
 pub mod spiffe;
 

@@ -3,7 +3,8 @@
 //! ```text
 //!   "spiffe://td/ns/shop/sa/reviews" ──parse──▶ SpiffeId ─┐
 //!   leaf DER, chain, key             ──parse──▶ X509Svid ─┼─▶ Credentials ─▶ every TLS endpoint
-//!   roots, JWT keys                  ──parse──▶ TrustBundle(s) ┘
+//!   roots, JWT keys                  ──parse──▶ TrustBundle(s) ┤
+//!   signed statements                ──verify─▶ Revocations ───┘
 //! ```
 //!
 //! Invariants:
@@ -19,6 +20,7 @@ mod jwt_authority;
 mod key;
 mod leaf;
 mod pem;
+mod revocations;
 mod spiffe_id;
 mod svid;
 mod trust_domain;
@@ -30,6 +32,11 @@ pub use fingerprint::{Fingerprint, ParseFingerprintError};
 pub use jwt_authority::{JwtAuthority, JwtAuthorityError};
 pub use key::{KeyError, SvidKey};
 pub use leaf::{ParseSvidError, SvidLeaf};
+pub use revocations::{
+    ListIssuer, Merged, ParseListIssuerError, ParseRevocationReasonError, Proven, Revocation, RevocationList,
+    RevocationReason, Revocations, Revoked, RevokedBy, RevokedIdentity, RevokedSerial, Signatory, StatementError,
+    verify_statement,
+};
 pub use spiffe_id::{ParseSpiffeIdError, SpiffeId, SpiffeIdKind};
 pub use svid::X509Svid;
 pub use trust_domain::{ParseTrustDomainError, TrustDomain};

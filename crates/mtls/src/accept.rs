@@ -70,6 +70,10 @@ impl Acceptor {
         Self { deadline, ..self }
     }
 
+    pub(crate) fn credentials(&self) -> &LiveCredentials {
+        self.live.receiver()
+    }
+
     pub(crate) fn clock(&self) -> &Clock {
         &self.clock
     }

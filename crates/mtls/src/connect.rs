@@ -72,6 +72,14 @@ impl Connector {
         Self { deadline, ..self }
     }
 
+    /// Where credentials come from; `None` for one that is pinned.
+    pub(crate) fn credentials(&self) -> Option<&LiveCredentials> {
+        match &self.source {
+            Source::Credentials(live) => Some(live.receiver()),
+            Source::Pin(..) => None,
+        }
+    }
+
     pub(crate) fn clock(&self) -> &Clock {
         &self.clock
     }

@@ -14,6 +14,8 @@
 //! Invariants:
 //! - [`verify_peer`] is the one judge of peers; both sides of every connection stand on it, and only it
 //!   makes a [`PeerIdentity`].
+//! - What was taken back is not believed: a handshake holds its peer against the revocations of its credentials, and
+//!   [`until_revoked`] tells whoever keeps a connection open when that changes. gRPC connections end by it.
 //! - A handshake sees one consistent [`Credentials`](alcazar_identity::Credentials): the certificate that
 //!   is shown and the roots that are believed come from the same snapshot.
 //! - TLS 1.3 alone between identities ([`web`] PKI takes 1.2 as well); no resumption, no tickets, no early data: each connection is a full handshake, so no
@@ -30,6 +32,7 @@ mod live;
 mod peer;
 mod provider;
 mod refusal;
+mod revoked;
 mod stream;
 mod verifier;
 mod verify;
@@ -45,6 +48,7 @@ pub use live::{CredentialsError, LiveCredentials};
 pub use peer::PeerIdentity;
 pub use provider::install_default_provider;
 pub use refusal::Refusal;
+pub use revoked::until_revoked;
 pub use stream::TlsStream;
 pub use verify::{IssuerFault, Link, Presented, Roots, Side, TrustDomains, VerifyPeerError, verify_peer};
 

@@ -63,6 +63,10 @@ impl Live {
         Ok(prepared)
     }
 
+    pub(crate) fn receiver(&self) -> &LiveCredentials {
+        &self.credentials
+    }
+
     fn newest(&self) -> Arc<Credentials> {
         Arc::clone(&self.credentials.borrow())
     }

@@ -1,7 +1,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use alcazar_identity::{Fingerprint, SpiffeId, Validity};
+use alcazar_identity::{Fingerprint, Proven, Revocations, Revoked, SpiffeId, Validity};
 
 /// Who is at the other end: the result of a verification, and the only thing that authorisation sees of it.
 ///
@@ -37,7 +37,15 @@ impl PeerIdentity {
 
     /// The SHA-256 of the certificate whose key signed the leaf, on the path that was verified.
     pub fn issuer(&self) -> Fingerprint {
-        self.0.issuer
+        self.0.issuers.first().copied().unwrap_or(self.0.root)
+    }
+
+    /// Whether it is to be believed no more by these revocations, and why: what proved it holds, as long as nobody takes
+    /// it back.
+    pub fn revoked_by(&self, revocations: &Revocations) -> Option<Revoked> {
+        let Verified { id, serial, validity, root, issuers, .. } = &*self.0;
+        let issuers = if issuers.is_empty() { std::slice::from_ref(root) } else { issuers };
+        revocations.of(&Proven { id, serial, not_before: validity.not_before(), issuers })
     }
 
     /// The SHA-256 of the root that the verified path ends at.
@@ -65,6 +73,7 @@ pub(crate) struct Verified {
     pub(crate) serial: String,
     pub(crate) validity: Validity,
     pub(crate) fingerprint: Fingerprint,
-    pub(crate) issuer: Fingerprint,
+    /// Between the leaf and the root, the leaf's own issuer first.
+    pub(crate) issuers: Box<[Fingerprint]>,
     pub(crate) root: Fingerprint,
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
-use alcazar_identity::{CertificateDer, Credentials, Fingerprint, TrustBundle, TrustBundles, TrustDomain};
+use alcazar_identity::{CertificateDer, Credentials, Fingerprint, Revocations, TrustBundle, TrustBundles, TrustDomain};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::verify_tls13_signature;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
@@ -48,6 +48,7 @@ fn alert_for(refused: &VerifyPeerError) -> CertificateError {
         VerifyPeerError::Expired { .. } => CertificateError::Expired,
         VerifyPeerError::NotYetValid { .. } => CertificateError::NotValidYet,
         VerifyPeerError::WrongUsage { .. } => CertificateError::InvalidPurpose,
+        VerifyPeerError::Revoked { .. } => CertificateError::Revoked,
         VerifyPeerError::Unexpected { .. } => CertificateError::ApplicationVerificationFailure,
         VerifyPeerError::ForeignTrustDomain { .. }
         | VerifyPeerError::UnknownIssuer { .. }
@@ -93,7 +94,14 @@ impl ClientCertVerifier for VerifyClient {
         _: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         let now = (self.clock)();
-        let outcome = verify_chain(end_entity, intermediates, self.credentials.bundles(), Side::Client, now);
+        let outcome = verify_chain(
+            end_entity,
+            intermediates,
+            self.credentials.bundles(),
+            self.credentials.revocations(),
+            Side::Client,
+            now,
+        );
         self.verdict.settle(outcome).map(|()| ClientCertVerified::assertion())
     }
 
@@ -150,11 +158,13 @@ impl VerifyServer {
     ) -> Result<PeerIdentity, VerifyPeerError> {
         let now = (self.clock)();
         let peer = match &self.trust {
-            Trust::Credentials(credentials) => verify_chain(leaf, issuers, credentials.bundles(), Side::Server, now),
-            Trust::Bundles(bundles) => verify_chain(leaf, issuers, bundles, Side::Server, now),
+            Trust::Credentials(credentials) => {
+                verify_chain(leaf, issuers, credentials.bundles(), credentials.revocations(), Side::Server, now)
+            }
+            Trust::Bundles(bundles) => verify_chain(leaf, issuers, bundles, &Revocations::default(), Side::Server, now),
             Trust::Pin(trust_domain, pin) => {
                 let bundles = pinned(leaf, issuers, trust_domain, *pin)?;
-                verify_chain(leaf, issuers, &bundles, Side::Server, now)
+                verify_chain(leaf, issuers, &bundles, &Revocations::default(), Side::Server, now)
             }
         }?;
         match self.expected.allows(peer.id()) {

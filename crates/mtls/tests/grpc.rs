@@ -16,7 +16,9 @@ use std::net::SocketAddr;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use alcazar_identity::{Credentials, Fingerprint};
+use alcazar_identity::{
+    Credentials, Fingerprint, ListIssuer, Revocation, RevocationList, RevocationReason, Revocations, RevokedIdentity,
+};
 use alcazar_mtls::grpc::{self, PeerInfo};
 use alcazar_mtls::{Acceptor, Clients, Connector, Expected, Refusal, VerifyPeerError};
 use bytes::Buf;
@@ -186,6 +188,30 @@ async fn a_lost_connection_comes_back_with_the_credentials_of_the_moment() {
     let server = Server::start(mesh.acceptor(Clients::Required, grpc::ALPN), &address).await;
     assert_eq!(until(&channel, Result::is_ok).await.unwrap(), who(&second));
     server.stop().await;
+}
+
+#[tokio::test]
+async fn a_channel_leaves_a_server_that_is_revoked() {
+    let mesh = Mesh::new();
+    let server = Server::start(mesh.acceptor(Clients::Required, grpc::ALPN), "127.0.0.1:0").await;
+    let ours = mesh.credentials(RATINGS);
+    let (publish, live) = watch::channel(ours.clone());
+    let channel = grpc::channel(server.address, Connector::new(live, grpc::ALPN, clock()), Expected::Any);
+    assert_eq!(who_am_i(&channel).await.unwrap(), who(&ours));
+
+    let revocation = Revocation { reason: RevocationReason::KeyCompromise, since: now(), until: now() + HOUR };
+    let mut list = RevocationList::new(td(TD), ListIssuer::Cluster("east".into()), 1);
+    let identity = RevokedIdentity { before: now(), reinstated: false, revocation };
+    list.revoke_identity(REVIEWS.parse().unwrap(), identity);
+    let mut revocations = Revocations::default();
+    revocations.merge(std::sync::Arc::new(list));
+    publish.send(std::sync::Arc::new((*ours).clone().with_revocations(revocations.into()))).unwrap();
+    let refused = |answer: &Result<String, Status>| {
+        answer
+            .as_ref()
+            .is_err_and(|status| matches!(VerifyPeerError::find(status), Some(VerifyPeerError::Revoked { .. })))
+    };
+    until(&channel, refused).await.unwrap_err();
 }
 
 #[tokio::test]

@@ -62,7 +62,11 @@ async fn dial(
     let mut connected = connector.connect(tcp, expected).await.map_err(refused)?;
     let first = verdict(&mut connected.stream).await.map_err(refused)?;
     let end = Limit::for_peer(Some(&connected.peer), connector.clock()());
-    Ok(Bounded::new(connected.stream, end, connector.clock()).after(&first))
+    let bounded = Bounded::new(connected.stream, end, connector.clock()).after(&first);
+    Ok(match connector.credentials() {
+        Some(credentials) => bounded.until_revoked(connected.peer, credentials.clone()),
+        None => bounded,
+    })
 }
 
 /// Waits for the server's first bytes, which tell that it let us in.

@@ -84,7 +84,7 @@ async fn handshake(acceptor: Acceptor, tcp: TcpStream, from: SocketAddr) -> Opti
         return None;
     }
     match acceptor.accept(tcp).await {
-        Ok(accepted) => Some(MtlsStream::new(accepted, from, acceptor.clock())),
+        Ok(accepted) => Some(MtlsStream::new(accepted, from, &acceptor)),
         Err(error) => {
             let reason = Causes(&error).to_string();
             match error {

@@ -5,13 +5,14 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
 
-use alcazar_identity::rfc3339;
+use alcazar_identity::{Revoked, rfc3339};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 use tonic::transport::server::Connected;
 
-use crate::{Accepted, Clock, PeerIdentity, TlsStream};
+use crate::revoked::until_revoked;
+use crate::{Accepted, Acceptor, Clock, LiveCredentials, PeerIdentity, TlsStream};
 
 /// Who calls: in the extensions of each request that came in through [`incoming`](super::incoming()).
 #[derive(Debug, Clone)]
@@ -22,8 +23,8 @@ pub struct PeerInfo {
     pub peer: Option<PeerIdentity>,
 }
 
-/// A connection that was accepted and verified; it ends when the client's certificate does, and an anonymous
-/// one after a minute.
+/// A connection that was accepted and verified; it ends when the client's certificate does or is revoked, and an
+/// anonymous one after a minute.
 #[derive(Debug)]
 pub struct MtlsStream {
     io: Bounded<TlsStream<TcpStream>>,
@@ -31,10 +32,15 @@ pub struct MtlsStream {
 }
 
 impl MtlsStream {
-    pub(super) fn new(accepted: Accepted<TcpStream>, remote_addr: SocketAddr, clock: &Clock) -> Self {
-        let end = Limit::for_peer(accepted.peer.as_ref(), clock());
+    pub(super) fn new(accepted: Accepted<TcpStream>, remote_addr: SocketAddr, acceptor: &Acceptor) -> Self {
+        let end = Limit::for_peer(accepted.peer.as_ref(), acceptor.clock()());
         let info = PeerInfo { remote_addr, peer: accepted.peer };
-        Self { io: Bounded::new(accepted.stream, end, clock), info }
+        let io = Bounded::new(accepted.stream, end, acceptor.clock());
+        let io = match info.peer.clone() {
+            Some(peer) => io.until_revoked(peer, acceptor.credentials().clone()),
+            None => io,
+        };
+        Self { io, info }
     }
 
     /// Who is at the other end.
@@ -59,7 +65,10 @@ pub(super) struct Bounded<S> {
     /// What was read already, and comes first.
     first: Vec<u8>,
     end: End,
+    revoked: Option<UntilRevoked>,
 }
+
+type UntilRevoked = Pin<Box<dyn Future<Output = Revoked> + Send + Sync>>;
 
 /// When a connection ends, and why.
 #[derive(Debug, Clone, Copy)]
@@ -93,7 +102,12 @@ impl<S> Bounded<S> {
     pub(super) fn new(io: S, limit: Limit, clock: &Clock) -> Self {
         let first_look = next_look(limit.at, clock());
         let end = End { limit, clock: Clock::clone(clock), sleep: Box::pin(sleep(first_look)) };
-        Self { io, first: Vec::new(), end }
+        Self { io, first: Vec::new(), end, revoked: None }
+    }
+
+    /// The same, failing too once the peer is revoked.
+    pub(super) fn until_revoked(self, peer: PeerIdentity, credentials: LiveCredentials) -> Self {
+        Self { revoked: Some(Box::pin(until_revoked(peer, credentials))), ..self }
     }
 
     /// The same, with bytes that were read already.
@@ -128,6 +142,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for Bounded<S> {
             let Limit { at, why } = self.end.limit;
             let reason = format!("{why} at {}", rfc3339(at));
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, reason)));
+        }
+        if let Some(until) = &mut self.revoked
+            && let Poll::Ready(revoked) = until.as_mut().poll(cx)
+        {
+            self.revoked = Some(Box::pin(std::future::ready(revoked.clone())));
+            tracing::warn!(target: "alcazar::revoked", reason = %revoked, "a connection was cut");
+            let reason = format!("the peer is believed no more: {revoked}");
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, reason)));
         }
         if self.first.is_empty() {
             return Pin::new(&mut self.io).poll_read(cx, buf);

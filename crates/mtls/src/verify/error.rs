@@ -1,7 +1,9 @@
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use alcazar_identity::{CertificateDer, Fingerprint, ParseSvidError, SpiffeId, TrustBundle, Validity, rfc3339};
+use alcazar_identity::{
+    CertificateDer, Fingerprint, ParseSvidError, Revoked, SpiffeId, TrustBundle, Validity, rfc3339,
+};
 
 use super::parts::Prints;
 use super::{IssuerFault, Link, Presented, Roots, Side, TrustDomains};
@@ -116,6 +118,14 @@ pub enum VerifyPeerError {
         issuer: Box<Presented>,
         /// What is wrong with it.
         fault: IssuerFault,
+    },
+    /// It leads to a root, and was taken back: by its serial number, its identity or an intermediate.
+    #[error("{peer} is believed no more: {revoked}")]
+    Revoked {
+        /// Who was presented.
+        peer: Box<Presented>,
+        /// The rule, the reason, and since when.
+        revoked: Box<Revoked>,
     },
     /// Any other rule of X.509 paths: the source says which.
     #[error("{peer}: its chain breaks a rule of X.509")]

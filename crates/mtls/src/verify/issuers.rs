@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use alcazar_identity::{CertificateDer, SpiffeId, TrustDomain};
+use alcazar_identity::{CertificateDer, Fingerprint, Revocations, SpiffeId, TrustDomain};
 use webpki::VerifiedPath;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
@@ -32,6 +32,23 @@ pub(super) fn check(
     match key_cert_sign(&certificate) {
         None | Some(true) => Ok(()),
         Some(false) => Err(issuer_error(leaf, root, IssuerFault::NoKeyCertSign)),
+    }
+}
+
+/// Holds the intermediates of a path against the revocations: another path, through others, may still be good.
+pub(super) fn check_revoked(
+    leaf: &CertificateDer<'_>,
+    path: &VerifiedPath<'_>,
+    trust_domain: &TrustDomain,
+    revocations: &Revocations,
+) -> Result<(), VerifyPeerError> {
+    if revocations.is_empty() {
+        return Ok(());
+    }
+    let mut prints = path.intermediate_certificates().map(|issuer| Fingerprint::of(&issuer.der()));
+    match prints.find_map(|print| revocations.of_intermediate(trust_domain, print)) {
+        None => Ok(()),
+        Some(revoked) => Err(VerifyPeerError::Revoked { peer: Presented::boxed(leaf), revoked: Box::new(revoked) }),
     }
 }
 

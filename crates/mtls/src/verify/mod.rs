@@ -6,7 +6,7 @@ mod presented;
 
 use std::time::SystemTime;
 
-use alcazar_identity::{CertificateDer, Fingerprint, SvidLeaf, TrustBundles};
+use alcazar_identity::{CertificateDer, Fingerprint, Revocations, SvidLeaf, TrustBundles};
 
 use crate::peer::{PeerIdentity, Verified};
 
@@ -34,6 +34,9 @@ pub enum Side {
 /// 4. a path of signatures, dates, basic constraints and extended key usage leads to one of the roots (webpki);
 /// 5. each issuer on that path may sign certificates, and names no other trust domain; the root is good at `now`.
 ///
+/// Nothing is revoked here; handshakes, which know the [`Revocations`] of their credentials, hold the peer against them
+/// too ([`VerifyPeerError::Revoked`]), and so does [`PeerIdentity::revoked_by`] at any time after.
+///
 /// That the peer holds the key is TLS's to prove; who it may be is the caller's to decide.
 ///
 /// **Source**: X509-SVID §5; RFC 5280 §6.
@@ -47,7 +50,7 @@ pub fn verify_peer(
     now: SystemTime,
 ) -> Result<PeerIdentity, VerifyPeerError> {
     let (leaf, issuers) = chain.split_first().ok_or(VerifyPeerError::NoCertificate)?;
-    verify_chain(leaf, issuers, bundles, side, now)
+    verify_chain(leaf, issuers, bundles, &Revocations::default(), side, now)
 }
 
 /// [`verify_peer`] for a chain in two parts, as rustls hands it over.
@@ -55,6 +58,7 @@ pub(crate) fn verify_chain(
     leaf: &CertificateDer<'_>,
     issuers: &[CertificateDer<'_>],
     bundles: &TrustBundles,
+    revocations: &Revocations,
     side: Side,
     now: SystemTime,
 ) -> Result<PeerIdentity, VerifyPeerError> {
@@ -70,15 +74,19 @@ pub(crate) fn verify_chain(
         trusted: bundles.iter().map(|bundle| bundle.trust_domain().clone()).collect(),
     })?;
     error::check_dates(leaf, Link::Leaf, leaf, svid.validity(), now)?;
-    let (issuer, root) = path::find(leaf, &svid, issuers, bundle, side, now)?;
-    Ok(PeerIdentity::new(Verified {
+    let (issuers, root) = path::find(leaf, &svid, issuers, bundle, revocations, side, now)?;
+    let peer = PeerIdentity::new(Verified {
         id: svid.id().clone(),
         serial: svid.serial().to_owned(),
         validity: svid.validity(),
         fingerprint: Fingerprint::of(leaf),
-        issuer,
+        issuers,
         root,
-    }))
+    });
+    match peer.revoked_by(revocations) {
+        None => Ok(peer),
+        Some(revoked) => Err(VerifyPeerError::Revoked { peer: Presented::boxed(leaf), revoked: Box::new(revoked) }),
+    }
 }
 
 /// As many issuers as a path can have.

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::time::{Duration, SystemTime};
 
-use alcazar_identity::{CertificateDer, Fingerprint, ParseSvidError, SvidLeaf, TrustBundle};
+use alcazar_identity::{CertificateDer, Fingerprint, ParseSvidError, Revocations, SvidLeaf, TrustBundle};
 use rustls_pki_types::{TrustAnchor, UnixTime};
 use webpki::{EndEntityCert, Error, KeyUsage, VerifiedPath, anchor_from_trusted_cert};
 
@@ -11,15 +11,16 @@ use super::error::unknown_issuer;
 use super::{Link, Presented, Roots, Side, VerifyPeerError, error, issuers};
 use crate::provider;
 
-/// Finds a path that breaks no rule; returns the fingerprints of the leaf's issuer and of the root on it.
+/// Finds a path that breaks no rule; returns the fingerprints of the issuers on it, the leaf's own first, and of its root.
 pub(super) fn find(
     leaf: &CertificateDer<'_>,
     svid: &SvidLeaf,
     presented: &[CertificateDer<'_>],
     bundle: &TrustBundle,
+    revocations: &Revocations,
     side: Side,
     now: SystemTime,
-) -> Result<(Fingerprint, Fingerprint), VerifyPeerError> {
+) -> Result<(Box<[Fingerprint]>, Fingerprint), VerifyPeerError> {
     let broken = |source| VerifyPeerError::Path { peer: Presented::boxed(leaf), source };
     let end_entity = EndEntityCert::try_from(leaf).map_err(broken)?;
     // Two parsers read the leaf, one for its name and one for its path: what they read must be the same.
@@ -36,7 +37,8 @@ pub(super) fn find(
     let fault = RefCell::new(None);
     let obeys_rules = |path: &VerifiedPath<'_>| {
         let checked = match root_of(path, &roots, &anchors) {
-            Some(root) => issuers::check(leaf, path, root, bundle.trust_domain(), now),
+            Some(root) => issuers::check(leaf, path, root, bundle.trust_domain(), now)
+                .and_then(|()| issuers::check_revoked(leaf, path, bundle.trust_domain(), revocations)),
             None => return Err(Error::UnknownIssuer),
         };
         checked.map_err(|found| {
@@ -61,9 +63,9 @@ pub(super) fn find(
     match found {
         Ok(path) => {
             let root = root_of(&path, &roots, &anchors).map(|root| Fingerprint::of(root));
-            let issuer = path.intermediate_certificates().next().map(|issuer| Fingerprint::of(&issuer.der()));
+            let issuers = path.intermediate_certificates().map(|issuer| Fingerprint::of(&issuer.der())).collect();
             let root = root.ok_or_else(|| unknown_issuer(leaf, presented, bundle))?;
-            Ok((issuer.unwrap_or(root), root))
+            Ok((issuers, root))
         }
         // A path that got as far as our rules was good in every other way: its fault says most.
         Err(refused) => Err(fault.take().unwrap_or_else(|| explain(refused, leaf, presented, bundle, side, now))),
