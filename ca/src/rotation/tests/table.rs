@@ -1,0 +1,77 @@
+//! What each phase is, as a table that people read.
+
+use std::{collections::BTreeSet, time::SystemTime};
+
+use super::super::{Anchor, Kind, NotAborted, Phase, Rotation};
+
+fn at(kind: Kind, phase: Phase, back: bool) -> Rotation {
+    let begun = Rotation::new(kind, Anchor::new("A"), Some(Anchor::new("B")), 0, SystemTime::UNIX_EPOCH);
+    Rotation { phase, back, ..begun }
+}
+
+fn names(set: &BTreeSet<Anchor>) -> String {
+    set.iter().map(Anchor::as_str).collect()
+}
+
+#[test]
+fn each_phase_says_how_the_world_should_be() {
+    use Phase::{Distribute, Forget, Prepare, Reissue, Retire, Switch};
+    let table = [
+        // phase, then trusted, not trusted, signing: on the way there, and on the way back
+        (Prepare, "A", "B", "A", "A", "B", "A"),
+        (Distribute, "AB", "", "A", "AB", "", "B"),
+        (Switch, "AB", "", "B", "AB", "", "A"),
+        (Reissue, "AB", "", "B", "AB", "", "A"),
+        (Retire, "B", "A", "B", "A", "B", "A"),
+        (Forget, "B", "A", "B", "A", "B", "A"),
+    ];
+    for (phase, trusted, dropped, signing, trusted_back, dropped_back, signing_back) in table {
+        for (back, expected) in
+            [(false, (trusted, dropped, signing)), (true, (trusted_back, dropped_back, signing_back))]
+        {
+            let rotation = at(Kind::Root, phase, back);
+            let (trusted, dropped) = rotation.trusted();
+            let found = (names(&trusted), names(&dropped), rotation.signing().to_string());
+            assert_eq!((found.0.as_str(), found.1.as_str(), found.2.as_str()), expected, "{phase}, back: {back}");
+        }
+    }
+}
+
+#[test]
+fn the_way_back_begins_where_the_present_phase_allows() {
+    let after =
+        |phase| at(Kind::Root, phase, false).aborted(SystemTime::UNIX_EPOCH).map(|back| (back.phase, back.back));
+    assert_eq!(after(Phase::Prepare), Ok((Phase::Forget, true)));
+    assert_eq!(after(Phase::Distribute), Ok((Phase::Retire, true)));
+    assert_eq!(after(Phase::Switch), Ok((Phase::Switch, true)));
+    assert_eq!(after(Phase::Reissue), Ok((Phase::Switch, true)));
+    assert_eq!(after(Phase::Retire), Ok((Phase::Distribute, true)));
+    assert_eq!(after(Phase::Forget), Err(NotAborted::TooLate));
+    assert_eq!(after(Phase::Done), Err(NotAborted::TooLate));
+    let again = at(Kind::Root, Phase::Switch, true).aborted(SystemTime::UNIX_EPOCH);
+    assert_eq!(again, Err(NotAborted::Already));
+}
+
+#[test]
+fn every_phase_raises_the_step_and_forgets_what_was_forced() {
+    let mut rotation = at(Kind::Root, Phase::Prepare, false);
+    let mut phases = vec![rotation.phase];
+    while !rotation.is_over() {
+        rotation.forced.insert("somebody".into());
+        let next = rotation.entering(rotation.following(), SystemTime::UNIX_EPOCH);
+        assert_eq!((next.step, next.forced.len()), (rotation.step + 1, 0));
+        rotation = next;
+        phases.push(rotation.phase);
+    }
+    use Phase::{Distribute, Done, Forget, Prepare, Reissue, Retire, Switch};
+    assert_eq!(phases, [Prepare, Distribute, Switch, Reissue, Retire, Forget, Done]);
+}
+
+#[test]
+fn a_rotation_reads_back() {
+    let mut rotation = at(Kind::Jwt, Phase::Reissue, true);
+    rotation.waited = std::time::Duration::from_millis(1234);
+    rotation.forced.insert("node 1".into());
+    let text = serde_json::to_string(&rotation).unwrap();
+    assert_eq!(serde_json::from_str::<Rotation>(&text).unwrap(), rotation);
+}
