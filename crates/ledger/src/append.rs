@@ -1,0 +1,265 @@
+//! The thread that owns the files: takes all that wait, writes once, syncs once, acknowledges.
+
+use std::{
+    fs::File,
+    io,
+    os::unix::fs::FileExt,
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::sync::oneshot;
+
+use crate::{
+    error::AppendError,
+    facts::Facts,
+    format::{self, HEADER, Mark},
+    merkle::Hash,
+    open::{MarkFile, Opened, create_segment, seal},
+    segment::{entries_file, tree_file},
+    state::Shared,
+};
+
+/// Told of each step of each group of appends, on the thread that makes it: for metrics, and for tests that end a process
+/// at one. It must not block.
+pub type Observe = Arc<dyn Fn(Step) + Send + Sync>;
+
+/// A step of a group of appends, in the order in which they come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// So many entries are about to be written.
+    Taken {
+        /// How many.
+        entries: usize,
+    },
+    /// They are written, and not yet durable.
+    Written {
+        /// How much was written.
+        bytes: usize,
+    },
+    /// They are durable, and nobody knows it yet.
+    Synced {
+        /// How long the disk took for the sync.
+        took: Duration,
+    },
+    /// Who appended them knows.
+    Acknowledged,
+    /// A full segment was sealed.
+    Sealed,
+}
+
+/// What can be asked of the thread.
+pub(crate) enum Command {
+    Append(Pending),
+    /// Answered by the end of the channel.
+    Close(oneshot::Sender<()>),
+}
+
+/// An entry that waits.
+pub(crate) struct Pending {
+    pub(crate) entry: Vec<u8>,
+    pub(crate) leaf: Hash,
+    pub(crate) facts: Facts,
+    /// Who asked may have gone away meanwhile; then nobody needs the answer.
+    pub(crate) reply: oneshot::Sender<Result<u64, AppendError>>,
+}
+
+/// Most entries in one write, so that the first to wait is not kept for ever.
+const BATCH: usize = 4096;
+/// Most bytes of entries in one write.
+const BATCH_BYTES: usize = 4 << 20;
+/// How long nothing waits before the mark is synced.
+const IDLE: Duration = Duration::from_millis(100);
+
+pub(crate) struct Writer {
+    shared: Arc<Shared>,
+    file: Option<File>,
+    mark: MarkFile,
+    observe: Option<Observe>,
+    /// After a failed sync nobody knows what the disk has.
+    stopped: Option<Arc<io::Error>>,
+    buffer: Vec<u8>,
+    _lock: File,
+}
+
+impl Writer {
+    pub(crate) fn new(shared: Arc<Shared>, opened: (Option<File>, MarkFile, File), observe: Option<Observe>) -> Self {
+        let (file, mark, lock) = opened;
+        Self { shared, file, mark, observe, stopped: None, buffer: Vec::new(), _lock: lock }
+    }
+
+    /// Works until it is told to close or every handle is gone.
+    pub(crate) fn run(mut self, queue: &Receiver<Command>) {
+        let mut batch = Vec::new();
+        let closing = loop {
+            let first = match queue.recv_timeout(if self.mark.is_unsynced() { IDLE } else { Duration::MAX }) {
+                Ok(command) => command,
+                Err(RecvTimeoutError::Timeout) => {
+                    self.sync_mark();
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => break None,
+            };
+            let closing = gather(first, queue, &mut batch);
+            self.commit(&mut batch);
+            if closing.is_some() {
+                break closing;
+            }
+        };
+        if self.mark.is_unsynced() {
+            self.sync_mark();
+        }
+        // Down with the files first: who waits for the reply may open them again.
+        drop(self);
+        drop(closing);
+    }
+
+    /// Records them all, in as many writes as there are segments for them.
+    fn commit(&mut self, batch: &mut Vec<Pending>) {
+        while !batch.is_empty() {
+            if let Err(error) = self.make_room() {
+                refuse(batch, &error);
+                return;
+            }
+            let room = self.shared.read().room().min(batch.len());
+            self.observe(Step::Taken { entries: room });
+            let (part, rest) = batch.split_at(room);
+            match self.record(part) {
+                Ok(first) => {
+                    let numbered = batch.drain(..room).zip(first..);
+                    numbered.for_each(|(pending, index)| drop(pending.reply.send(Ok(index))));
+                    self.observe(Step::Acknowledged);
+                }
+                Err(error) => {
+                    tracing::error!(%error, entries = rest.len() + part.len(), "entries were not put on record");
+                    refuse(batch, &error);
+                    return;
+                }
+            }
+            if self.mark.is_overdue() {
+                self.sync_mark();
+            }
+        }
+        // Between groups rather than before the next.
+        if let Err(error) = self.make_room() {
+            tracing::warn!(%error, "the ledger's next segment was not begun; the next append tries again");
+        }
+    }
+
+    /// Makes entries durable together and publishes them; the number of the first.
+    fn record(&mut self, part: &[Pending]) -> Result<u64, AppendError> {
+        self.buffer.clear();
+        for pending in part {
+            format::frame(&mut self.buffer, &pending.entry, &pending.leaf);
+        }
+        let (path, at) = {
+            let state = self.shared.read();
+            (entries_file(&self.shared.dir, state.growing.first), state.growing.bytes)
+        };
+        let Some(file) = &self.file else { return Err(AppendError::Closed) };
+        if let Err(error) = file.write_all_at(&self.buffer, at) {
+            // Part of it may be there. What was never acknowledged must not stand before what will be.
+            let cut = file.set_len(at);
+            let refused = AppendError::refused("write", &path, error);
+            return Err(match cut {
+                Ok(()) if matches!(refused, AppendError::DiskFull { .. }) => refused,
+                Ok(()) => self.stop(io::Error::other(refused)),
+                Err(error) => self.stop(error),
+            });
+        }
+        self.observe(Step::Written { bytes: self.buffer.len() });
+        let before = Instant::now();
+        if let Err(error) = file.sync_data() {
+            // The kernel may have dropped what it could not write, and would say at the next sync that all is well.
+            return Err(self.stop(error));
+        }
+        self.observe(Step::Synced { took: before.elapsed() });
+        let (first, mark) = {
+            let mut state = self.shared.write();
+            let first = state.size();
+            part.iter().for_each(|pending| state.push(pending.leaf, pending.entry.len(), &pending.facts));
+            (first, Mark { log: state.log, head: state.publish() })
+        };
+        if let Err(error) = self.mark.write(&mark) {
+            // These are durable. But without a mark damage to later ones could look like a tail that nobody was told of.
+            tracing::error!(%error, "the ledger's mark of what is acknowledged cannot be written; no more is recorded");
+            let _stopped = self.stop(error);
+        }
+        Ok(first)
+    }
+
+    /// Sees to an open segment with room in it.
+    fn make_room(&mut self) -> Result<(), AppendError> {
+        if let Some(source) = &self.stopped {
+            return Err(AppendError::Stopped { source: source.clone() });
+        }
+        if self.shared.read().room() == 0 {
+            let state = self.shared.read();
+            let path = tree_file(&self.shared.dir, state.growing.first);
+            let header = seal(&self.shared.dir, &state).map_err(|error| AppendError::refused("write", &path, error))?;
+            drop(state);
+            self.shared.write().sealed(header);
+            self.file = None;
+            self.observe(Step::Sealed);
+        }
+        if self.file.is_none() {
+            let state = self.shared.read();
+            let path = entries_file(&self.shared.dir, state.growing.first);
+            let file = create_segment(&self.shared.dir, &state);
+            let file = file.map_err(|error| AppendError::refused("create", &path, error))?;
+            debug_assert_eq!(state.growing.bytes, HEADER as u64, "a segment begins empty");
+            drop(state);
+            self.file = Some(file);
+        }
+        Ok(())
+    }
+
+    fn sync_mark(&mut self) {
+        if let Err(error) = self.mark.sync() {
+            tracing::error!(%error, "the ledger's mark of what is acknowledged cannot be synced; no more is recorded");
+            let _stopped = self.stop(error);
+        }
+    }
+
+    fn stop(&mut self, error: io::Error) -> AppendError {
+        let source = self.stopped.get_or_insert_with(|| Arc::new(error)).clone();
+        AppendError::Stopped { source }
+    }
+
+    fn observe(&self, step: Step) {
+        if let Some(observe) = &self.observe {
+            observe(step);
+        }
+    }
+}
+
+impl Opened {
+    /// What the writer takes over.
+    pub(crate) fn files(self) -> (Option<File>, MarkFile, File) {
+        (self.file, self.mark, self.lock)
+    }
+}
+
+/// Takes all that wait, up to the bounds; who is to be told that the log is closed, where it is to be.
+fn gather(first: Command, queue: &Receiver<Command>, batch: &mut Vec<Pending>) -> Option<oneshot::Sender<()>> {
+    let mut next = Some(first);
+    let mut bytes = 0;
+    while let Some(command) = next {
+        match command {
+            Command::Close(reply) => return Some(reply),
+            Command::Append(pending) => {
+                bytes += pending.entry.len();
+                batch.push(pending);
+            }
+        }
+        next = if batch.len() < BATCH && bytes < BATCH_BYTES { queue.try_recv().ok() } else { None };
+    }
+    None
+}
+
+fn refuse(batch: &mut Vec<Pending>, error: &AppendError) {
+    batch.drain(..).for_each(|pending| drop(pending.reply.send(Err(error.clone()))));
+}
