@@ -14,6 +14,7 @@ use thiserror::Error;
 use tokio::{sync::watch, task};
 
 use crate::{
+    admission::Admission,
     authority::AuthorityInfo,
     config::{Config, ConfigError},
     hierarchy::{Hierarchy, HierarchyError, HierarchyFiles},
@@ -37,6 +38,7 @@ pub(crate) struct Inner {
     pub(crate) dns_names: Vec<crate::issue::DnsName>,
     pub(crate) clock: Clock,
     pub(crate) metrics: CaMetrics,
+    pub(crate) admission: Admission,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) records: Records,
     /// Every key of the CA. Its calls block.
@@ -94,6 +96,7 @@ impl Ca {
             profile: checked.profile,
             dns_names: checked.dns_names,
             clock,
+            admission: Admission::new(&config.limits, &metrics),
             metrics: CaMetrics::new(metrics),
             store,
             records,

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use crate::{
+    admission::Limits,
     authority::is_cluster_name,
     duration,
     issue::{DnsName, ParseDnsNameError, Profile, ProfileError},
@@ -54,6 +55,9 @@ pub struct Config {
     /// Where `/healthz`, `/readyz` and `/metrics` are served. Default: nowhere.
     #[serde(default)]
     pub admin: Option<SocketAddr>,
+    /// How much may be asked of it, and by whom.
+    #[serde(default)]
+    pub limits: Limits,
     /// The Kubernetes cluster, for what asks its API. Default: as the CA's own pod reaches it, once something asks.
     #[serde(default)]
     pub kubernetes: KubernetesConfig,
@@ -102,6 +106,7 @@ impl Config {
             keep_records: default_keep_records(),
             registrations: Vec::new(),
             admin: None,
+            limits: Limits::default(),
             kubernetes: KubernetesConfig::default(),
         }
     }
@@ -134,6 +139,7 @@ impl Config {
         if self.keep_records > KEEP_LONGEST {
             return Err(ConfigError::KeepRecords);
         }
+        self.limits.check()?;
         let mut ids = BTreeSet::new();
         let mut registrations = Vec::new();
         for configured in &self.registrations {
@@ -226,6 +232,9 @@ pub enum ConfigError {
     /// Records are kept for longer than anybody can mean.
     #[error("keepRecords: at most 3650d")]
     KeepRecords,
+    /// Limits that would stop everything.
+    #[error("limits: {0}")]
+    Limits(String),
     /// Two registrations of one name.
     #[error("registrations: {0} stands twice")]
     Twice(String),

@@ -21,6 +21,7 @@
 //! - The wire hears a terse code; the log has the whole reason (target `alcazar::refused`).
 //! - Decisions are functions of their arguments: no clock, no store, no randomness inside.
 
+mod admission;
 mod authority;
 mod ca;
 mod config;
@@ -43,6 +44,7 @@ mod serving;
 mod signer;
 mod token;
 
+pub use admission::{Limit, Limits};
 pub use authority::{Authority, AuthorityError, AuthorityInfo};
 pub use ca::{AdminError, Ca, Fingerprints, OpenError};
 pub use config::{Certificates, Config, ConfigError, ConfiguredRegistration};

@@ -1,10 +1,13 @@
 //! Why a request came to nothing: the whole reason for the log, a terse code for the wire.
 
+use std::time::Duration;
+
 use alcazar_identity::SpiffeId;
 use thiserror::Error;
 use tonic::{Code, Status};
 
 use crate::{
+    admission::{Overloaded, with_hint},
     ca::Ca,
     csr::CsrError,
     issue::IssueError,
@@ -55,6 +58,8 @@ pub(crate) enum RequestError {
     Csr(#[from] CsrError),
     #[error("nothing was issued")]
     Issue(#[from] IssueError),
+    #[error("the CA has too much to do")]
+    Overloaded(#[from] Overloaded),
     #[error("a field of the request makes no sense")]
     Field(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("a registration makes no sense")]
@@ -83,10 +88,19 @@ impl RequestError {
             Self::Csr(_) => (Code::InvalidArgument, "certificate request refused"),
             Self::Issue(IssueError::TtlTooLong { .. }) => (Code::InvalidArgument, "requested life is too long"),
             Self::Field(_) | Self::Registration(_) => (Code::InvalidArgument, "malformed request"),
+            Self::Overloaded(_) => (Code::ResourceExhausted, "try again later"),
             Self::TooMany { .. } => (Code::ResourceExhausted, "too many certificates in one request"),
             Self::Issue(_) | Self::Raced(_) | Self::Records(_) | Self::Randomness(_) => {
                 (Code::Unavailable, "try again later")
             }
+        }
+    }
+
+    /// When to try again, where that is known.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Overloaded(overloaded) => Some(overloaded.retry_after),
+            _ => None,
         }
     }
 
@@ -104,6 +118,9 @@ impl RequestError {
             tracing::warn!(target: "alcazar::refused", caller, request, reason, "refused a request for a certificate");
         }
         let (code, words) = self.terse();
-        Status::new(code, words)
+        match self {
+            Self::Overloaded(overloaded) => with_hint(code, words, overloaded.retry_after),
+            _ => Status::new(code, words),
+        }
     }
 }

@@ -37,7 +37,15 @@ pub(crate) struct Reply {
 pub(crate) struct Node {
     pub(crate) id: SpiffeId,
     serial: String,
+    not_after: SystemTime,
     lineage: Stored<Lineage>,
+}
+
+impl Node {
+    /// When the certificate ends by which it proved itself.
+    pub(crate) fn not_after(&self) -> SystemTime {
+        self.not_after
+    }
 }
 
 impl Ca {
@@ -98,10 +106,18 @@ impl Ca {
             return Err(RequestError::OtherCluster(id));
         }
         let refused = |source| RequestError::Lineage { node: id.clone(), source };
-        let lineage = self.0.records.get::<Lineage>(family::NODES, id.principal()).await?;
-        let lineage = lineage.ok_or_else(|| refused(crate::records::LineageRefusal::Unknown))?;
-        lineage.record.speaks(peer.serial()).map_err(refused)?;
-        Ok(Node { id: id.clone(), serial: peer.serial().into(), lineage })
+        let known = self.0.records.known_lineage(id.principal());
+        let lineage = match known.filter(|known| known.record.speaks(peer.serial()).is_ok()) {
+            Some(known) => known,
+            // Another replica may know better.
+            None => {
+                let lineage = self.0.records.lineage(id.principal()).await?;
+                let lineage = lineage.ok_or_else(|| refused(crate::records::LineageRefusal::Unknown))?;
+                lineage.record.speaks(peer.serial()).map_err(refused)?;
+                lineage
+            }
+        };
+        Ok(Node { id: id.clone(), serial: peer.serial().into(), not_after: peer.validity().not_after(), lineage })
     }
 
     /// A node's next certificate.
@@ -145,9 +161,8 @@ impl Ca {
         };
         // A text that cannot be a name is one that is not registered.
         let id: crate::records::RegistrationId = registration.parse().map_err(|_reason| denied())?;
-        let found = self.0.records.get::<Registration>(family::REGISTRATIONS, id.as_str()).await?;
-        let registration =
-            found.map(|stored| stored.record).filter(|found| *found.node() == node.id).ok_or_else(denied)?;
+        let found = self.0.records.registration(id.as_str()).await?;
+        let registration = found.filter(|found| *found.node() == node.id).ok_or_else(denied)?;
         let ttl = self.life(&registration);
         self.issue_workload(node, registration.spiffe_id(), &Csr::from_der(csr)?, ttl).await
     }
@@ -166,12 +181,8 @@ impl Ca {
         csr: &Csr,
         ttl: Duration,
     ) -> Result<Reply, RequestError> {
-        let (registrations, _) = self.0.records.list::<Registration>(family::REGISTRATIONS).await?;
-        let registered = registrations
-            .iter()
-            .map(|stored| &stored.record)
-            .filter(|registration| *registration.node() == node.id && registration.spiffe_id() == id);
-        let longest = registered.map(|registration| self.life(registration)).max();
+        let registered = self.0.records.registered(&node.id, id).await?;
+        let longest = registered.iter().map(|registration| self.life(registration)).max();
         let longest = longest
             .ok_or_else(|| RequestError::NotRegistered { node: node.id.clone(), what: format!("the identity {id}") })?;
         self.issue_workload(node, id, csr, ttl.min(longest)).await

@@ -49,6 +49,9 @@ impl Ca {
     async fn serve(&self, listener: TcpListener, shutdown: &Shutdown, ready: impl FnOnce()) -> Result<(), RunError> {
         let operator = self.bind_admin()?;
         shutdown.spawn("serving certificate of the CA", self.clone().rotate_serving(shutdown.clone()));
+        for family in [family::REGISTRATIONS, family::NODES] {
+            shutdown.spawn("changes of other replicas", self.clone().follow_changes(family, shutdown.clone()));
+        }
         shutdown.spawn("upkeep of the CA", self.clone().upkeep(shutdown.clone()));
         let acceptor =
             Acceptor::new(self.0.serving.subscribe(), Clients::Optional, grpc::ALPN, Arc::clone(&self.0.clock));
@@ -64,6 +67,23 @@ impl Ca {
         ready();
         tokio::try_join!(nodes, operator)?;
         Ok(())
+    }
+
+    /// Keeps what is in memory of the store's records as the store has it, whoever changes it.
+    async fn follow_changes(self, family: &'static str, shutdown: Shutdown) {
+        loop {
+            let outcome = tokio::select! {
+                () = shutdown.cancelled() => return,
+                outcome = self.0.records.follow_changes(family) => outcome,
+            };
+            if let Err(error) = outcome {
+                tracing::error!(reason = %process::chain(&error), family, "changes of other replicas cannot be followed; what is known serves on");
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(FOLLOW_AGAIN) => {}
+            }
+        }
     }
 
     /// The data folder is ours alone and nobody else's CA runs in it, so a socket that is there is left over.
@@ -136,6 +156,7 @@ pub enum RunError {
 /// The name of the operator's socket in the data folder.
 pub const ADMIN_SOCKET: &str = "admin.sock";
 
+const FOLLOW_AGAIN: Duration = Duration::from_secs(2);
 const UPKEEP: Duration = Duration::from_secs(600);
 /// Expired tokens are remembered for a while, so that the log can say what happened to one.
 const KEEP_TOKENS: Duration = Duration::from_secs(3600);

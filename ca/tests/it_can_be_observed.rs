@@ -11,8 +11,11 @@ mod support;
 
 use std::time::Duration;
 
+use alcazar_api::ca::v1::{self, issue_workload_result::Outcome};
+use alcazar_ca::{Config, Limit};
 use alcazar_service::metrics::Format;
-use support::{Hands, Served, csr, key, node};
+use support::{Hands, Served, csr, key, node, registration, web};
+use tonic::Code;
 
 /// The value of a sample.
 fn sample(text: &str, name: &str) -> Option<i64> {
@@ -49,5 +52,41 @@ async fn metrics_count_what_was_issued_and_refused() {
     let left = seconds(prints.intermediate.validity.not_after()) - seconds(served.hands.now());
     check("cert_expiry_seconds{resource_name=\"intermediate\"}", left);
     check("cert_expiry_seconds{resource_name=\"serving\"}", 3600 - 60);
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn who_asks_for_too_much_is_told_when_to_come_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = Config::new(folder.path().join("ca"));
+    config.limits.certificates = Limit { per_minute: 6, burst: 2 };
+    let served = Served::start_with(config, &Hands::new()).await;
+    let one = node("n1");
+    let svid = served.attested(&one).await;
+    served.ca.put_registration(registration("shop.web", &one, &web())).await.unwrap();
+    let item = || v1::IssueWorkload { registration_id: "shop.web".into(), csr: csr(&key()), present_not_after: 0 };
+    let request = v1::IssueWorkloadsRequest { items: vec![item(), item(), item()] };
+    let results = served.client(&svid).issue_workloads(request).await.unwrap().into_inner().results;
+    let refusals: Vec<_> = results
+        .into_iter()
+        .filter_map(|result| match result.outcome {
+            Some(Outcome::Refusal(refusal)) => Some(refusal),
+            _ => None,
+        })
+        .collect();
+    let [refusal] = &*refusals else { panic!("{refusals:?}") };
+    assert_eq!(refusal.code, i32::from(Code::ResourceExhausted));
+    assert!((1..=10_000).contains(&refusal.retry_after_ms), "{refusal:?}");
+
+    // One that comes alone finds the hint where clients of gRPC look.
+    let status = served.renew(&svid, &key()).await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    let wait: u64 = status.metadata().get("retry-after-ms").unwrap().to_str().unwrap().parse().unwrap();
+    assert!((1..=10_000).contains(&wait), "{wait}");
+    assert!(String::from_utf8_lossy(status.details()).contains("google.rpc.RetryInfo"));
+    // Another caller has its own share.
+    served.attested(&node("n2")).await;
+    let text = served.ca.metrics().encode(Format::Prometheus);
+    assert_eq!(sample(&text, "alcazar_ca_overload_refusals_total{reason=\"caller\"}"), Some(2), "{text}");
     served.stop().await;
 }

@@ -137,7 +137,11 @@ async fn only_nodes_ask() {
     served.ca.put_registration(support::registration(registration, &node("one"), &web)).await.unwrap();
     let workload_key = key();
     let request = v1::IssueWorkloadsRequest {
-        items: vec![v1::IssueWorkload { registration_id: registration.into(), csr: csr(&workload_key) }],
+        items: vec![v1::IssueWorkload {
+            registration_id: registration.into(),
+            csr: csr(&workload_key),
+            present_not_after: 0,
+        }],
     };
     let reply = served.client(&of).issue_workloads(request.clone()).await.unwrap().into_inner();
     let Some(v1::issue_workload_result::Outcome::Svid(issued)) = &reply.results[0].outcome else { panic!("{reply:?}") };

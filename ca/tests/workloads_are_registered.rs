@@ -29,7 +29,10 @@ async fn ids(stream: &mut Streaming<v1::Registrations>) -> Vec<String> {
 }
 
 async fn issue(served: &Served, of: &X509Svid, items: Vec<(&str, Vec<u8>)>) -> Vec<v1::IssueWorkloadResult> {
-    let items = items.into_iter().map(|(id, csr)| v1::IssueWorkload { registration_id: id.into(), csr }).collect();
+    let items = items
+        .into_iter()
+        .map(|(id, csr)| v1::IssueWorkload { registration_id: id.into(), csr, present_not_after: 0 })
+        .collect();
     let reply = served.client(of).issue_workloads(v1::IssueWorkloadsRequest { items }).await.unwrap();
     reply.into_inner().results
 }

@@ -158,7 +158,15 @@ async fn ask_for(session: &Arc<dyn Session>, batch: &[Arc<Served>]) -> Result<An
     for served in batch {
         let registration_id = served.registration().id().to_owned();
         let key = keys::generate()?;
-        items.push(v1::IssueWorkload { registration_id: registration_id.clone(), csr: keys::request(&key)? });
+        // Who has little time left goes first where many wait.
+        let held = served.now();
+        let present = held.credentials().map(|credentials| credentials.svid().validity().not_after());
+        let present = present.and_then(|end| end.duration_since(SystemTime::UNIX_EPOCH).ok());
+        items.push(v1::IssueWorkload {
+            registration_id: registration_id.clone(),
+            csr: keys::request(&key)?,
+            present_not_after: present.map_or(0, |end| i64::try_from(end.as_secs()).unwrap_or(i64::MAX)),
+        });
         keys.insert(registration_id, key);
     }
     let mut answers = BTreeMap::new();

@@ -1,6 +1,9 @@
 //! `alcazar.ca.v1.CertificateAuthority`: what nodes ask.
 
-use std::pin::Pin;
+use std::{
+    pin::Pin,
+    time::{Duration, SystemTime},
+};
 
 use alcazar_api::ca::v1::{self, certificate_authority_server::CertificateAuthority, issue_workload_result::Outcome};
 use alcazar_service::Shutdown;
@@ -9,8 +12,13 @@ use tokio::sync::mpsc;
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status};
 
-use super::{caller, measured, peer, registrations, svid};
-use crate::{ca::Ca, csr::Csr, refusal::RequestError};
+use super::{address, caller, measured, peer, registrations, svid};
+use crate::{
+    ca::Ca,
+    csr::Csr,
+    refusal::RequestError,
+    requests::{Node, Reply},
+};
 
 pub(crate) struct AuthorityService {
     ca: Ca,
@@ -43,18 +51,30 @@ impl AuthorityService {
         let issue = async |item: &v1::IssueWorkload| {
             // To check a request and to sign costs the processor: others have their turn in between.
             tokio::task::yield_now().await;
-            let outcome =
-                match measured(&self.ca, self.ca.issue_registered(&node, &item.registration_id, &item.csr)).await {
-                    Ok(reply) => Outcome::Svid(svid(&reply)),
-                    Err(error) => {
-                        let status = self.ca.refuse(&error, &caller, "IssueWorkloads");
-                        Outcome::Refusal(v1::Refusal { code: status.code().into(), message: status.message().into() })
-                    }
-                };
+            let outcome = match measured(&self.ca, self.issue_one(&node, item)).await {
+                Ok(reply) => Outcome::Svid(svid(&reply)),
+                Err(error) => {
+                    let status = self.ca.refuse(&error, &caller, "IssueWorkloads");
+                    let retry_after = error.retry_after().unwrap_or_default();
+                    Outcome::Refusal(v1::Refusal {
+                        code: status.code().into(),
+                        message: status.message().into(),
+                        retry_after_ms: u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX),
+                    })
+                }
+            };
             v1::IssueWorkloadResult { registration_id: item.registration_id.clone(), outcome: Some(outcome) }
         };
         let results = some_at_a_time(items.iter().map(issue)).await;
         Ok(v1::IssueWorkloadsResponse { results })
+    }
+
+    async fn issue_one(&self, node: &Node, item: &v1::IssueWorkload) -> Result<Reply, RequestError> {
+        // What a node says of its present certificate moves its request among the urgent, and does no more.
+        let present = u64::try_from(item.present_not_after).ok().filter(|end| *end > 0);
+        let present = present.and_then(|end| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(end)));
+        let _pass = self.ca.admit(node.id.as_str(), present).await?;
+        self.ca.issue_registered(node, &item.registration_id, &item.csr).await
     }
 }
 
@@ -62,7 +82,11 @@ impl AuthorityService {
 impl CertificateAuthority for AuthorityService {
     async fn attest_node(&self, request: Request<v1::AttestNodeRequest>) -> Result<Response<v1::IssuedSvid>, Status> {
         let message = request.get_ref();
-        let outcome = measured(&self.ca, self.ca.attest(&message.join_token, &message.csr)).await;
+        let outcome = async {
+            let _pass = self.ca.admit_stranger(address(&request)).await?;
+            self.ca.attest(&message.join_token, &message.csr).await
+        };
+        let outcome = measured(&self.ca, outcome).await;
         let reply = outcome.map_err(|error| self.ca.refuse(&error, &caller(&request), "AttestNode"))?;
         Ok(Response::new(svid(&reply)))
     }
@@ -70,6 +94,7 @@ impl CertificateAuthority for AuthorityService {
     async fn renew_node(&self, request: Request<v1::RenewNodeRequest>) -> Result<Response<v1::IssuedSvid>, Status> {
         let outcome = async {
             let node = self.ca.node(peer(&request).as_ref()).await?;
+            let _pass = self.ca.admit(node.id.as_str(), Some(node.not_after())).await?;
             let csr = Csr::from_der(&request.get_ref().csr)?;
             self.ca.renew(node, &csr, self.ca.0.profile.default_ttl()).await
         };

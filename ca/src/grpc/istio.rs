@@ -33,6 +33,9 @@ impl IstioService {
         let message = request.get_ref();
         let ttl = self.ca.0.profile.ttl(message.validity_duration)?;
         let impersonated = impersonated(message)?;
+        // For a workload nobody says when its present certificate ends.
+        let present = impersonated.is_none().then(|| node.not_after());
+        let _pass = self.ca.admit(node.id.as_str(), present).await?;
         let csr = Csr::from_pem(&message.csr)?;
         let reply = match impersonated {
             Some(id) => self.ca.issue_impersonated(&node, &id, &csr, ttl).await?,

@@ -5,7 +5,10 @@ mod authority;
 mod istio;
 mod registrations;
 
-use std::time::{Duration, Instant, SystemTime};
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant, SystemTime},
+};
 
 use alcazar_api::ca::v1;
 use alcazar_mtls::{PeerIdentity, grpc::PeerInfo};
@@ -32,6 +35,11 @@ async fn measured<T, E>(ca: &Ca, issuance: impl Future<Output = Result<T, E>>) -
         metrics.issuance.observe(started.elapsed());
     }
     outcome
+}
+
+/// Where a call comes from.
+fn address<T>(request: &Request<T>) -> Option<IpAddr> {
+    request.extensions().get::<PeerInfo>().map(|info| info.remote_addr.ip())
 }
 
 /// Who calls, for the log.

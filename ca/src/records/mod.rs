@@ -14,6 +14,7 @@
 
 mod issued;
 mod lineage;
+mod mirror;
 mod registration;
 mod token;
 
@@ -26,6 +27,7 @@ use alcazar_store::{Entry, Expected, Key, ParseKeyError, Prefix, Revision, Store
 use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
+use self::mirror::Mirrors;
 pub use self::{
     issued::IssuedRecord,
     registration::{ParseRegistrationError, Registration, RegistrationId, Selector},
@@ -49,6 +51,9 @@ pub(crate) mod family {
 #[derive(Clone)]
 pub(crate) struct Records {
     store: Arc<dyn Store>,
+    mirrors: Arc<Mirrors>,
+    /// Held while a family is read anew.
+    listing: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// A record and the revision that wrote it.
@@ -60,7 +65,7 @@ pub(crate) struct Stored<T> {
 
 impl Records {
     pub(crate) fn new(store: Arc<dyn Store>) -> Self {
-        Self { store }
+        Self { store, mirrors: Arc::default(), listing: Arc::default() }
     }
 
     pub(crate) fn store(&self) -> &dyn Store {
@@ -84,11 +89,22 @@ impl Records {
     ) -> Result<Revision, RecordError> {
         let key = key(family, name)?;
         let value = serde_json::to_vec(record).map_err(|source| RecordError::Encode { key: key.clone(), source })?;
-        Ok(self.store.put_if(&key, expected, value).await?)
+        let revision = self.store.put_if(&key, expected, value.clone()).await?;
+        self.mirrors.note(family, name, &Entry::new(key, value, revision))?;
+        Ok(revision)
+    }
+
+    fn mirrors(&self) -> &Mirrors {
+        &self.mirrors
+    }
+
+    fn listing(&self) -> &tokio::sync::Mutex<()> {
+        &self.listing
     }
 
     pub(crate) async fn delete(&self, family: &str, name: &str, expected: Revision) -> Result<(), RecordError> {
-        self.store.delete_if(&key(family, name)?, expected).await?;
+        let revision = self.store.delete_if(&key(family, name)?, expected).await?;
+        self.mirrors.note_deleted(family, name, revision);
         Ok(())
     }
 

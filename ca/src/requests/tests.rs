@@ -78,7 +78,7 @@ async fn leaf_and_chain_fit_while_the_intermediate_is_renewed() {
     ca.put_registration(registration).await.unwrap();
     let revision = Revision::new(1);
     let lineage = Stored { record: Lineage::begin(leaf(1), revision), revision };
-    let caller = Node { id: node("one"), serial: "1".into(), lineage };
+    let caller = Node { id: node("one"), serial: "1".into(), not_after: noon(), lineage };
 
     for turn in 0..4 {
         let token = ca.create_join_token(&node("one"), None).await.unwrap().0.reveal();

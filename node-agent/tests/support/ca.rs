@@ -139,7 +139,9 @@ impl Ca {
         let mut results = Vec::new();
         for item in items {
             let registered = self.registrations.iter().find(|registration| registration.id == item.registration_id);
-            let refusal = |message: &str| Outcome::Refusal(v1::Refusal { code: 7, message: message.to_owned() });
+            let refusal = |message: &str| {
+                Outcome::Refusal(v1::Refusal { code: 7, message: message.to_owned(), retry_after_ms: 0 })
+            };
             let outcome = match (registered.cloned(), &self.refuse_workloads) {
                 (Some(_), Some(reason)) => refusal(reason),
                 (None, _) => refusal("not registered"),
