@@ -16,11 +16,11 @@ use tokio::{sync::watch, task};
 use crate::{
     admission::Admission,
     authority::AuthorityInfo,
-    config::{Config, ConfigError},
+    config::{Config, ConfigError, RegistrationError},
     hierarchy::{Hierarchy, HierarchyError, HierarchyFiles},
-    issue::{IssueError, Profile},
     keys::KeyStore,
     metrics::CaMetrics,
+    profile::{DnsName, Profile, Profiles},
     records::{IssuedRecord, RecordError, Records, Registration, RegistrationId, TokenRecord, family},
     run::ADMIN_SOCKET,
     serial::NoRandomness,
@@ -35,7 +35,8 @@ pub struct Ca(pub(crate) Arc<Inner>);
 pub(crate) struct Inner {
     pub(crate) config: Config,
     pub(crate) profile: Profile,
-    pub(crate) dns_names: Vec<crate::issue::DnsName>,
+    pub(crate) profiles: Profiles,
+    pub(crate) dns_names: Vec<DnsName>,
     pub(crate) clock: Clock,
     pub(crate) metrics: CaMetrics,
     pub(crate) admission: Admission,
@@ -94,6 +95,7 @@ impl Ca {
         records.record(&serving.issued, "ca").await?;
         let inner = Inner {
             profile: checked.profile,
+            profiles: checked.profiles,
             dns_names: checked.dns_names,
             clock,
             admission: Admission::new(&config.limits, &metrics),
@@ -184,8 +186,7 @@ impl Ca {
             return Err(AdminError::Foreign(registration.spiffe_id().clone()));
         }
         self.own_node(registration.node())?;
-        let ttl = registration.ttl().map_or(0, |ttl| i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX));
-        self.0.profile.ttl(ttl)?;
+        crate::config::check_registration(&registration, &self.0.profiles)?;
         loop {
             let name = registration.id().as_str();
             let found = self.0.records.get::<Registration>(family::REGISTRATIONS, name).await?;
@@ -346,9 +347,9 @@ pub enum AdminError {
     /// A token lives shortly.
     #[error("a join token may live for {TOKEN_MAX_TTL:?}, not for {0:?}")]
     TokenTtl(Duration),
-    /// A life that nobody gets.
-    #[error("the registration's life cannot be given")]
-    Ttl(#[from] IssueError),
+    /// Its profile does not allow it.
+    #[error("the registration does not keep to its profile")]
+    Profile(#[from] RegistrationError),
     /// The store did not answer.
     #[error(transparent)]
     Records(#[from] RecordError),

@@ -1,7 +1,7 @@
 //! The configuration file, `ca.yaml`.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     time::Duration,
@@ -15,9 +15,9 @@ use crate::{
     admission::Limits,
     authority::is_cluster_name,
     duration,
-    issue::{DnsName, ParseDnsNameError, Profile, ProfileError},
     keys::KeysConfig,
     kubernetes::KubernetesConfig,
+    profile::{DnsName, ParseDnsNameError, Profile, ProfileConfig, ProfileError, Profiles},
     records::{ParseRegistrationError, Registration, text},
 };
 
@@ -55,6 +55,10 @@ pub struct Config {
     /// Where `/healthz`, `/readyz` and `/metrics` are served. Default: nowhere.
     #[serde(default)]
     pub admin: Option<SocketAddr>,
+    /// What certificates there are: `default` for workloads whose registration names no profile, `node` for nodes, others
+    /// for the registrations that name them. Default: every kind of key, the lives of `certificates`, no DNS names.
+    #[serde(default)]
+    pub profiles: BTreeMap<String, ProfileConfig>,
     /// How much may be asked of it, and by whom.
     #[serde(default)]
     pub limits: Limits,
@@ -90,6 +94,12 @@ pub struct ConfiguredRegistration {
     /// The life of its certificates. Default: that of `certificates.ttl`.
     #[serde(default, deserialize_with = "duration::deserialize_option")]
     pub ttl: Option<Duration>,
+    /// The profile of its certificates. Default: `default`.
+    #[serde(default)]
+    pub profile: Option<String>,
+    /// DNS names of its certificates, which the profile must allow. Default: none.
+    #[serde(default)]
+    pub dns_names: Vec<DnsName>,
 }
 
 impl Config {
@@ -107,6 +117,7 @@ impl Config {
             registrations: Vec::new(),
             admin: None,
             limits: Limits::default(),
+            profiles: BTreeMap::new(),
             kubernetes: KubernetesConfig::default(),
         }
     }
@@ -134,7 +145,7 @@ impl Config {
         if !is_cluster_name(&self.trust_domain, &self.cluster) {
             return Err(ConfigError::Cluster(self.cluster.clone()));
         }
-        let profile = Profile::new(self.certificates.ttl, self.certificates.max_ttl)?;
+        let profiles = Profiles::new(&self.profiles, &self.certificates)?;
         let dns_names = self.dns_names.iter().map(|name| name.parse()).collect::<Result<_, _>>()?;
         if self.keep_records > KEEP_LONGEST {
             return Err(ConfigError::KeepRecords);
@@ -151,14 +162,11 @@ impl Config {
             if !self.has_node(registration.node()) {
                 return Err(ConfigError::OtherCluster { id: configured.id.clone(), node: registration.node().clone() });
             }
-            if let Some(ttl) = configured.ttl {
-                profile
-                    .ttl(i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX))
-                    .map_err(|_long| ConfigError::Ttl(configured.id.clone()))?;
-            }
+            check_registration(&registration, &profiles)
+                .map_err(|source| ConfigError::Profiles { id: configured.id.clone(), source })?;
             registrations.push(registration);
         }
-        Ok(Checked { profile, dns_names, registrations })
+        Ok(Checked { profile: profiles.default().clone(), profiles, dns_names, registrations })
     }
 
     fn registration(&self, configured: &ConfiguredRegistration) -> Result<Registration, ParseRegistrationError> {
@@ -176,13 +184,54 @@ impl Config {
         };
         let id = id.map_err(|source| spiffe(identity, source))?;
         let selectors = configured.selectors.iter().map(|text| text.parse()).collect::<Result<Vec<_>, _>>()?;
-        Ok(Registration::new(configured.id.parse()?, node, id, selectors, configured.ttl)?.configured())
+        let registration = Registration::new(configured.id.parse()?, node, id, selectors, configured.ttl)?;
+        let registration = registration.with_profile(configured.profile.clone())?;
+        Ok(registration.with_dns_names(configured.dns_names.iter().cloned())?.configured())
     }
+}
+
+/// Whether a registration keeps to its profile.
+pub(crate) fn check_registration(registration: &Registration, profiles: &Profiles) -> Result<(), RegistrationError> {
+    let profile = profiles.of(registration.profile());
+    let profile =
+        profile.ok_or_else(|| RegistrationError::Unknown(registration.profile().unwrap_or_default().into()))?;
+    if let Some(ttl) = registration.ttl().filter(|ttl| *ttl > profile.max_ttl()) {
+        return Err(RegistrationError::Ttl { ttl, max: profile.max_ttl() });
+    }
+    match registration.dns_names().find(|name| !profile.allows_name(registration.spiffe_id(), name)) {
+        Some(name) => Err(RegistrationError::Name { name: name.clone(), id: registration.spiffe_id().clone() }),
+        None => Ok(()),
+    }
+}
+
+/// What a registration asks for that its profile does not allow.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum RegistrationError {
+    /// There is no such profile.
+    #[error("there is no profile {0:?} in the CA's configuration")]
+    Unknown(String),
+    /// Too long a life.
+    #[error("a life of {} s is longer than the profile's longest of {} s", ttl.as_secs(), max.as_secs())]
+    Ttl {
+        /// What is asked for.
+        ttl: Duration,
+        /// What is allowed.
+        max: Duration,
+    },
+    /// A name that is not on the list.
+    #[error("the profile does not allow the DNS name {name} for {id} (profiles.*.dnsNames)")]
+    Name {
+        /// The name.
+        name: DnsName,
+        /// Whose it would be.
+        id: SpiffeId,
+    },
 }
 
 /// A configuration whose parts fit.
 pub(crate) struct Checked {
     pub(crate) profile: Profile,
+    pub(crate) profiles: Profiles,
     pub(crate) dns_names: Vec<DnsName>,
     pub(crate) registrations: Vec<Registration>,
 }
@@ -200,7 +249,7 @@ pub enum ConfigError {
     #[error("cluster: {0:?} cannot stand in a SPIFFE ID: use letters, digits, dots, hyphens and underscores")]
     Cluster(String),
     /// The lives do not fit.
-    #[error("certificates")]
+    #[error("certificates or profiles")]
     Profile(#[from] ProfileError),
     /// Not a DNS name.
     #[error("dnsNames")]
@@ -238,9 +287,14 @@ pub enum ConfigError {
     /// Two registrations of one name.
     #[error("registrations: {0} stands twice")]
     Twice(String),
-    /// A registration whose certificates would live too long.
-    #[error("registrations: {0}: its ttl is longer than certificates.maxTtl")]
-    Ttl(String),
+    /// A registration that its profile does not allow.
+    #[error("registrations: {id}")]
+    Profiles {
+        /// The registration's name.
+        id: String,
+        /// What is not allowed.
+        source: RegistrationError,
+    },
 }
 
 /// `cluster.local`, as in Istio.

@@ -3,8 +3,7 @@
 pub(crate) mod der;
 
 use std::{
-    fmt,
-    str::FromStr,
+    collections::BTreeSet,
     time::{Duration, SystemTime},
 };
 
@@ -13,69 +12,18 @@ use thiserror::Error;
 
 use crate::{
     authority::Authority,
-    csr::{Csr, KeyHash},
+    csr::{Csr, KeyHash, KeyKind},
+    profile::DnsName,
     serial::Serial,
     signer::SignError,
 };
-
-/// How leaves are made.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Profile {
-    default_ttl: Duration,
-    max_ttl: Duration,
-}
-
-impl Profile {
-    /// A profile with these lives, counted from issuance.
-    ///
-    /// # Errors
-    /// When they are not 10 s <= default <= maximum <= 24 h.
-    pub fn new(default_ttl: Duration, max_ttl: Duration) -> Result<Self, ProfileError> {
-        if default_ttl < SHORTEST || default_ttl > max_ttl || max_ttl > LONGEST {
-            return Err(ProfileError { default_ttl, max_ttl });
-        }
-        Ok(Self { default_ttl, max_ttl })
-    }
-
-    /// The life of a leaf whose requester asks for none.
-    pub fn default_ttl(&self) -> Duration {
-        self.default_ttl
-    }
-
-    /// The longest life that is given.
-    pub fn max_ttl(&self) -> Duration {
-        self.max_ttl
-    }
-
-    /// The life that a request for `seconds` gets: none or a negative number means the default.
-    ///
-    /// # Errors
-    /// When it asks for more than the longest.
-    pub fn ttl(&self, seconds: i64) -> Result<Duration, IssueError> {
-        match u64::try_from(seconds) {
-            Err(_) | Ok(0) => Ok(self.default_ttl),
-            Ok(seconds) if seconds <= self.max_ttl.as_secs() => Ok(Duration::from_secs(seconds).max(SHORTEST)),
-            Ok(seconds) => Err(IssueError::TtlTooLong { seconds, max: self.max_ttl }),
-        }
-    }
-}
-
-/// Lives that make no sense.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error(
-    "a default life of {default_ttl:?} and a longest life of {max_ttl:?} do not fit: 10s <= default <= longest <= 24h"
-)]
-pub struct ProfileError {
-    default_ttl: Duration,
-    max_ttl: Duration,
-}
 
 /// Whom a leaf names.
 #[derive(Clone, Copy, Debug)]
 pub struct Subject<'a> {
     /// Its SPIFFE ID.
     pub id: &'a SpiffeId,
-    /// Names that stock TLS clients check; the CA's own serving certificate alone has any.
+    /// Names that stock TLS clients check, where the configuration or a registration gives any.
     pub dns: &'a [DnsName],
 }
 
@@ -158,6 +106,17 @@ pub enum IssueError {
         /// What is allowed.
         max: Duration,
     },
+    /// A key that the profile does not allow.
+    #[error(
+        "a key of the kind {kind} is not certified by the profile; it allows {}",
+        allowed.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    )]
+    KeyKind {
+        /// The kind.
+        kind: KeyKind,
+        /// What is allowed.
+        allowed: BTreeSet<KeyKind>,
+    },
     /// The intermediate has expired, or the clock is wrong.
     #[error("the issuing certificate is good from {validity}, and the clock here says {}", alcazar_identity::rfc3339(*now))]
     IssuerNotGood {
@@ -171,49 +130,8 @@ pub enum IssueError {
     Sign(#[source] SignError),
 }
 
-/// A DNS name for a certificate: letters, digits and hyphens in labels, a leading `*.` allowed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DnsName(String);
-
-impl DnsName {
-    /// The name.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for DnsName {
-    type Err = ParseDnsNameError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let bare = text.strip_prefix("*.").unwrap_or(text);
-        let label = |label: &str| {
-            (1..=63).contains(&label.len())
-                && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
-                && !label.starts_with('-')
-                && !label.ends_with('-')
-        };
-        let good = text.len() <= 253 && bare.split('.').all(label);
-        if good { Ok(Self(text.to_ascii_lowercase())) } else { Err(ParseDnsNameError(text.into())) }
-    }
-}
-
-impl fmt::Display for DnsName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// A text that is not a DNS name.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{0:?} is not a DNS name")]
-pub struct ParseDnsNameError(String);
-
 /// How far a certificate reaches back, for clocks that are behind.
 pub(crate) const BACKDATE: Duration = Duration::from_secs(120);
-
-const SHORTEST: Duration = Duration::from_secs(10);
-const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
 /// X.509 knows no fractions of seconds.
 pub(crate) fn whole_seconds(at: SystemTime) -> SystemTime {

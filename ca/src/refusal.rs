@@ -54,6 +54,8 @@ pub(crate) enum RequestError {
     TokenPin,
     #[error("{what} is not registered for the node {node}")]
     NotRegistered { node: SpiffeId, what: String },
+    #[error("the registration {registration} is of the profile {profile:?}, which the configuration does not have")]
+    NoProfile { registration: String, profile: String },
     #[error("the certificate request is refused")]
     Csr(#[from] CsrError),
     #[error("nothing was issued")]
@@ -84,6 +86,8 @@ impl RequestError {
             Self::NotANode(_) | Self::Foreign(_) | Self::OtherCluster(_) => {
                 (Code::PermissionDenied, "not a node of this CA")
             }
+            Self::NoProfile { .. } => (Code::FailedPrecondition, "registration cannot be used"),
+            Self::Issue(IssueError::KeyKind { .. }) => (Code::InvalidArgument, "certificate request refused"),
             Self::NotRegistered { .. } => (Code::PermissionDenied, "not registered for this node"),
             Self::Csr(_) => (Code::InvalidArgument, "certificate request refused"),
             Self::Issue(IssueError::TtlTooLong { .. }) => (Code::InvalidArgument, "requested life is too long"),

@@ -14,6 +14,7 @@ use crate::{
     csr::Csr,
     hierarchy::Hierarchy,
     issue::{self, Issued, Subject},
+    profile::Profile,
     records::{Attestation, Consumed, Leaf, Lineage, Registration, Renewal, Stored, TokenRecord, TokenRefusal, family},
     refusal::RequestError,
     serial::Serial,
@@ -74,7 +75,7 @@ impl Ca {
                 leaf
             }
             Attestation::Issue | Attestation::Repeat { .. } => {
-                let issued = sign(&hierarchy, &csr, (&record.node).into(), self.0.profile.default_ttl(), now)?;
+                let issued = sign(&hierarchy, self.0.profiles.node(), &csr, (&record.node).into(), None, now)?;
                 let caller = format!("join token {}", hash.as_str().chars().take(16).collect::<String>());
                 self.record(&issued, &caller).await?;
                 let leaf = Leaf::from(&issued);
@@ -130,7 +131,7 @@ impl Ca {
                 return Ok(reply(hierarchy, node.id, leaf));
             }
             renewal => {
-                let issued = sign(&hierarchy, csr, (&node.id).into(), ttl, now)?;
+                let issued = sign(&hierarchy, self.0.profiles.node(), csr, (&node.id).into(), Some(ttl), now)?;
                 self.record(&issued, node.id.as_str()).await?;
                 let leaf = Leaf::from(&issued);
                 match renewal {
@@ -163,13 +164,22 @@ impl Ca {
         let id: crate::records::RegistrationId = registration.parse().map_err(|_reason| denied())?;
         let found = self.0.records.registration(id.as_str()).await?;
         let registration = found.filter(|found| *found.node() == node.id).ok_or_else(denied)?;
-        let ttl = self.life(&registration);
-        self.issue_workload(node, registration.spiffe_id(), &Csr::from_der(csr)?, ttl).await
+        let life = self.life(&registration)?;
+        self.issue_workload(node, &registration, &Csr::from_der(csr)?, life).await
     }
 
     /// How long the certificates of a registration live.
-    fn life(&self, registration: &Registration) -> Duration {
-        registration.ttl().unwrap_or(self.0.profile.default_ttl()).min(self.0.profile.max_ttl())
+    fn life(&self, registration: &Registration) -> Result<Duration, RequestError> {
+        let profile = self.profile(registration)?;
+        Ok(registration.ttl().unwrap_or(profile.default_ttl()).min(profile.max_ttl()))
+    }
+
+    /// The profile of a registration's certificates, which the configuration may have lost since.
+    fn profile(&self, registration: &Registration) -> Result<&Profile, RequestError> {
+        self.0.profiles.of(registration.profile()).ok_or_else(|| RequestError::NoProfile {
+            registration: registration.id().to_string(),
+            profile: registration.profile().unwrap_or_default().into(),
+        })
     }
 
     /// A certificate for an identity that some registration gives to the node, for `ttl` but no longer than a registration
@@ -182,21 +192,35 @@ impl Ca {
         ttl: Duration,
     ) -> Result<Reply, RequestError> {
         let registered = self.0.records.registered(&node.id, id).await?;
-        let longest = registered.iter().map(|registration| self.life(registration)).max();
-        let longest = longest
+        let mut longest = None;
+        for registration in &registered {
+            let life = self.life(registration)?;
+            if longest.is_none_or(|(longest, _)| life > longest) {
+                longest = Some((life, registration));
+            }
+        }
+        let (longest, registration) = longest
             .ok_or_else(|| RequestError::NotRegistered { node: node.id.clone(), what: format!("the identity {id}") })?;
-        self.issue_workload(node, id, csr, ttl.min(longest)).await
+        self.issue_workload(node, registration, csr, ttl.min(longest)).await
     }
 
     async fn issue_workload(
         &self,
         node: &Node,
-        id: &SpiffeId,
+        registration: &Registration,
         csr: &Csr,
         ttl: Duration,
     ) -> Result<Reply, RequestError> {
-        let hierarchy = self.hierarchy();
-        let issued = sign(&hierarchy, csr, id.into(), ttl, (self.0.clock)())?;
+        let (hierarchy, profile) = (self.hierarchy(), self.profile(registration)?);
+        let id = registration.spiffe_id();
+        // The allow-list may have become shorter since the names were registered.
+        let (dns, more): (Vec<_>, Vec<_>) =
+            registration.dns_names().cloned().partition(|name| profile.allows_name(id, name));
+        if !more.is_empty() {
+            tracing::warn!(registration = %registration.id(), spiffe_id = %id, names = ?more, "a certificate goes without DNS names that its profile does not allow any more");
+        }
+        let subject = Subject { id, dns: &dns };
+        let issued = sign(&hierarchy, profile, csr, subject, Some(ttl), (self.0.clock)())?;
         self.record(&issued, node.id.as_str()).await?;
         Ok(reply(hierarchy, issued.id.clone(), Leaf::from(&issued)))
     }
@@ -235,13 +259,17 @@ impl Ca {
     }
 }
 
+/// By the profile; its default life where `ttl` is none.
 fn sign(
     hierarchy: &Hierarchy,
+    profile: &Profile,
     csr: &Csr,
     subject: Subject<'_>,
-    ttl: Duration,
+    ttl: Option<Duration>,
     now: SystemTime,
 ) -> Result<Issued, RequestError> {
+    profile.check_key(csr.kind())?;
+    let ttl = ttl.unwrap_or(profile.default_ttl()).min(profile.max_ttl());
     Ok(issue::issue(csr, subject, ttl, hierarchy.intermediate(), Serial::random()?, now)?)
 }
 

@@ -16,7 +16,8 @@ use crate::{
     ca::Ca,
     csr::{Csr, CsrError},
     hierarchy::Hierarchy,
-    issue::{self, DnsName, IssueError, Issued, Profile, Subject},
+    issue::{self, IssueError, Issued, Subject},
+    profile::{DnsName, Profile},
     records::RecordError,
     serial::{NoRandomness, Serial},
 };

@@ -133,6 +133,8 @@ async fn a_configured_registration_is_for_a_node_of_this_cluster() {
         identity: "shop/web".into(),
         selectors: vec!["uid:7".into()],
         ttl: None,
+        profile: None,
+        dns_names: Vec::new(),
     };
     let config = Config { registrations: vec![configured], ..Config::new(folder.path()) };
     let error = process::chain(&Ca::open(config, Hands::new().clock()).await.err().unwrap());
@@ -269,6 +271,8 @@ async fn configured_registrations_come_and_go_and_leave_the_others() {
         identity: identity.into(),
         selectors: vec![format!("socket:{id}")],
         ttl: None,
+        profile: None,
+        dns_names: Vec::new(),
     };
     let names = async |registrations: Vec<ConfiguredRegistration>| {
         let config = Config { registrations, ..Config::new(folder.path()) };

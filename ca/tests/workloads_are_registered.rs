@@ -214,6 +214,7 @@ async fn the_operator_works_over_a_private_socket() {
         spiffe_id: web().to_string(),
         selectors: vec!["socket:shop.web".into()],
         ttl: 60,
+        ..v1::Registration::default()
     };
     operator.put_registration(message.clone()).await.unwrap();
     assert_eq!(
@@ -243,7 +244,7 @@ async fn the_operator_works_over_a_private_socket() {
         (wrong(|m| m.selectors = vec!["socket:agent".into()]), "cannot be a socket's selector"),
         (wrong(|m| m.selectors = vec!["pid:7".into()]), "is not a selector"),
         (wrong(|m| m.id = "a b".into()), "not a registration's name"),
-        (wrong(|m| m.ttl = 86_401), "longer than the longest"),
+        (wrong(|m| m.ttl = 86_401), "longer than the profile's longest"),
     ] {
         let status = operator.put_registration(bad).await.unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument);
@@ -258,5 +259,57 @@ async fn the_operator_works_over_a_private_socket() {
     operator.delete_registration(v1::DeleteRegistrationRequest { id: "shop.web".into() }).await.unwrap();
     let again = operator.delete_registration(v1::DeleteRegistrationRequest { id: "shop.web".into() }).await;
     assert_eq!(again.unwrap_err().code(), Code::NotFound);
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn a_profile_says_which_keys_lives_and_names_a_registration_has() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = alcazar_ca::Config::new(folder.path().join("ca"));
+    let web_profile = alcazar_ca::ProfileConfig {
+        keys: Some(vec![alcazar_ca::KeyKind::P384]),
+        max_ttl: Some(Duration::from_secs(300)),
+        dns_names: vec![alcazar_ca::AllowedNamesConfig {
+            identities: vec!["shop/*".into()],
+            names: vec!["{account}.{namespace}.svc".into()],
+        }],
+        ..alcazar_ca::ProfileConfig::default()
+    };
+    config.profiles.insert("web".into(), web_profile);
+    let served = Served::start_with(config, &Hands::new()).await;
+    let one = node("one");
+    let svid = served.attested(&one).await;
+    let with = |profile: &str, name: &str| {
+        let registration = registration("shop.web", &one, &web()).with_profile(Some(profile.into())).unwrap();
+        registration.with_dns_names([name.parse().unwrap()]).unwrap()
+    };
+    for (profile, name, expected) in [
+        ("api", "web.shop.svc", "no profile \"api\""),
+        ("web", "web.bank.svc", "does not allow the DNS name web.bank.svc"),
+        ("", "web.shop.svc", "does not allow the DNS name web.shop.svc"),
+    ] {
+        let error = served.ca.put_registration(with(profile, name)).await.unwrap_err();
+        let text = alcazar_service::process::chain(&error);
+        assert!(text.contains(expected), "{text}");
+    }
+    served.ca.put_registration(with("web", "web.shop.svc")).await.unwrap();
+
+    let weak = issue(&served, &svid, vec![("shop.web", csr(&key()))]).await;
+    let Some(Outcome::Refusal(refusal)) = &weak[0].outcome else { panic!("{weak:?}") };
+    assert_eq!((refusal.code, refusal.message.as_str()), (3, "certificate request refused"));
+    let strong = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap();
+    // The request asks for another name; who is registered for which counts.
+    let request = rcgen::CertificateParams::new(vec!["bank.example".into()]).unwrap();
+    let request = request.serialize_request(&strong).unwrap().der().to_vec();
+    let issued = issue(&served, &svid, vec![("shop.web", request)]).await;
+    let Some(Outcome::Svid(issued)) = &issued[0].outcome else { panic!("{issued:?}") };
+    assert_eq!(issued.not_after - issued.issued_at, 300);
+    use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer};
+    let (_, leaf) = X509Certificate::from_der(&issued.chain[0]).unwrap();
+    let names = &leaf.subject_alternative_name().unwrap().unwrap().value.general_names;
+    assert_eq!(
+        **names,
+        [GeneralName::URI("spiffe://cluster.local/ns/shop/sa/web"), GeneralName::DNSName("web.shop.svc")]
+    );
     served.stop().await;
 }

@@ -135,6 +135,7 @@ mod tests {
             spiffe_id: "spiffe://td/ns/shop/sa/reviews".into(),
             selectors: selectors.iter().map(|s| (*s).to_owned()).collect(),
             ttl: 60,
+            ..v1::Registration::default()
         }
     }
 

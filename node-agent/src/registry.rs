@@ -147,6 +147,7 @@ mod tests {
             spiffe_id: format!("spiffe://td/ns/shop/sa/{id}"),
             selectors: selectors.iter().map(|s| (*s).to_owned()).collect(),
             ttl: 0,
+            ..v1::Registration::default()
         };
         let registration = Registration::read(&wire, &node.parse().unwrap()).unwrap();
         let held = watch::channel(Arc::new(Held::Nothing("not yet".into()))).1;

@@ -119,7 +119,7 @@ fn status(error: AdminError) -> Status {
         | AdminError::OtherCluster { .. }
         | AdminError::Foreign(_)
         | AdminError::TokenTtl(_)
-        | AdminError::Ttl(_) => Status::invalid_argument(reason),
+        | AdminError::Profile(_) => Status::invalid_argument(reason),
         AdminError::Records(_) | AdminError::Randomness(_) => {
             tracing::error!(reason, "could not serve the operator");
             Status::unavailable(reason)

@@ -96,7 +96,7 @@ impl CertificateAuthority for AuthorityService {
             let node = self.ca.node(peer(&request).as_ref()).await?;
             let _pass = self.ca.admit(node.id.as_str(), Some(node.not_after())).await?;
             let csr = Csr::from_der(&request.get_ref().csr)?;
-            self.ca.renew(node, &csr, self.ca.0.profile.default_ttl()).await
+            self.ca.renew(node, &csr, self.ca.0.profiles.node().default_ttl()).await
         };
         let reply = measured(&self.ca, outcome)
             .await

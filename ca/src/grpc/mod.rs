@@ -72,6 +72,8 @@ fn registration_message(registration: &Registration) -> v1::Registration {
         spiffe_id: registration.spiffe_id().to_string(),
         selectors: registration.selectors().map(ToString::to_string).collect(),
         ttl: registration.ttl().map_or(0, |ttl| i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX)),
+        profile: registration.profile().unwrap_or_default().into(),
+        dns_names: registration.dns_names().map(ToString::to_string).collect(),
     }
 }
 
@@ -79,5 +81,8 @@ fn registration_of(message: v1::Registration) -> Result<Registration, ParseRegis
     let id = |text: String| text.parse().map_err(|source| ParseRegistrationError::SpiffeId { text, source });
     let selectors = message.selectors.iter().map(|text| text.parse()).collect::<Result<Vec<_>, _>>()?;
     let ttl = u64::try_from(message.ttl).ok().filter(|ttl| *ttl > 0).map(Duration::from_secs);
-    Registration::new(message.id.parse()?, id(message.node_id)?, id(message.spiffe_id)?, selectors, ttl)
+    let names = message.dns_names.iter().map(|name| name.parse()).collect::<Result<Vec<_>, _>>()?;
+    Registration::new(message.id.parse()?, id(message.node_id)?, id(message.spiffe_id)?, selectors, ttl)?
+        .with_profile(Some(message.profile))?
+        .with_dns_names(names)
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::text;
+use crate::profile::{DnsName, ParseDnsNameError};
 
 /// A workload that a node may ask for, and how the node's agent knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +22,10 @@ pub struct Registration {
     /// Zero: the CA's default.
     #[serde(default)]
     ttl_seconds: u64,
+    #[serde(default)]
+    profile: Option<String>,
+    #[serde(default)]
+    dns_names: BTreeSet<DnsName>,
     /// Whether the CA's configuration file made it; then it goes when it goes from there.
     #[serde(default)]
     configured: bool,
@@ -63,7 +68,43 @@ impl Registration {
         if selectors.iter().filter(|selector| matches!(selector, Selector::Socket(_))).count() > 1 {
             return Err(ParseRegistrationError::TwoSockets(id));
         }
-        Ok(Self { id, node, spiffe_id, selectors, ttl_seconds: ttl.unwrap_or_default().as_secs(), configured: false })
+        let ttl_seconds = ttl.unwrap_or_default().as_secs();
+        let (profile, dns_names) = (None, BTreeSet::new());
+        Ok(Self { id, node, spiffe_id, selectors, ttl_seconds, profile, dns_names, configured: false })
+    }
+
+    /// The same, with certificates of this profile; `None` or an empty name is the default one.
+    ///
+    /// # Errors
+    /// When it cannot be the name of a profile.
+    pub fn with_profile(self, profile: Option<String>) -> Result<Self, ParseRegistrationError> {
+        let profile = profile.filter(|name| !name.is_empty());
+        match profile {
+            Some(name) if name.len() > MOST_OF_A_NAME => Err(ParseRegistrationError::Profile),
+            profile => Ok(Self { profile, ..self }),
+        }
+    }
+
+    /// The same, with these DNS names in its certificates, if its profile allows them.
+    ///
+    /// # Errors
+    /// When there are more than a certificate can be expected to hold.
+    pub fn with_dns_names(self, names: impl IntoIterator<Item = DnsName>) -> Result<Self, ParseRegistrationError> {
+        let dns_names: BTreeSet<_> = names.into_iter().collect();
+        if dns_names.len() > MOST_NAMES {
+            return Err(ParseRegistrationError::Names(dns_names.len()));
+        }
+        Ok(Self { dns_names, ..self })
+    }
+
+    /// The profile of its certificates; `None` is the default one.
+    pub fn profile(&self) -> Option<&str> {
+        self.profile.as_deref()
+    }
+
+    /// DNS names of its certificates.
+    pub fn dns_names(&self) -> impl Iterator<Item = &DnsName> {
+        self.dns_names.iter()
     }
 
     /// Its name, unique in the CA.
@@ -212,6 +253,15 @@ pub enum ParseRegistrationError {
     /// The workload is a node.
     #[error("{0} is the identity of a node; a registration is for workloads")]
     IsANode(SpiffeId),
+    /// Too long a name of a profile.
+    #[error("the name of the profile is longer than {MOST_OF_A_NAME}")]
+    Profile,
+    /// Not a DNS name.
+    #[error(transparent)]
+    Dns(#[from] ParseDnsNameError),
+    /// Too many DNS names.
+    #[error("{0} DNS names are more than {MOST_NAMES}")]
+    Names(usize),
     /// The workload is the CA.
     #[error("{0} is the identity by which everybody knows the CA, and nobody else can have it")]
     Reserved(SpiffeId),
@@ -227,6 +277,9 @@ pub enum ParseRegistrationError {
         spiffe_id: SpiffeId,
     },
 }
+
+const MOST_OF_A_NAME: usize = 200;
+const MOST_NAMES: usize = 100;
 
 fn is_name(text: &str) -> bool {
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();

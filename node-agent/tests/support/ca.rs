@@ -88,6 +88,7 @@ impl Ca {
             spiffe_id: format!("spiffe://{TRUST_DOMAIN}/ns/shop/sa/{account}"),
             selectors: selectors.iter().map(|s| (*s).to_owned()).collect(),
             ttl: 0,
+            ..v1::Registration::default()
         });
     }
 
