@@ -7,7 +7,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::Context;
 
-use super::relay::{POLICIES, Running, wait_until_it_listens};
+use super::measure::{Running, wait_until_it_listens};
+use super::relay::POLICIES;
 use crate::process::output;
 use crate::tools;
 

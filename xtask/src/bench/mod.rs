@@ -1,9 +1,11 @@
 //! `cargo xtask bench`: every benchmark, one table; with `--json`, one line a figure.
 
+mod ca;
 mod criterion;
 mod envoy;
 mod figure;
 mod load;
+mod measure;
 mod relay;
 
 use anyhow::ensure;
@@ -13,26 +15,39 @@ use crate::process::{cargo, run as run_command};
 /// Which benchmarks, and how to print them.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Only the benchmark of this name: issue_svid, decide, handshake, relay.
+    /// Only the benchmark of this name: issue_svid, decide, handshake, relay, ca.
     name: Option<String>,
     /// One JSON object a line in place of the table.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    ca: ca::Options,
 }
 
 /// The criterion benchmarks: each is a file and a group of its name.
 const BENCHES: &[&str] = &["issue_svid", "decide", "handshake", "relay"];
 
+/// The CA as a process; criterion has no part in it.
+const CA: &str = "ca";
+
 /// Where they are. Always built together, so that no two runs compile the same crates with other features.
 const PACKAGES: &[&str] = &["alcazar-ca", "alcazar-policy", "alcazar-mtls", "alcazar-proxy"];
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
-    let wanted: Vec<&str> =
-        BENCHES.iter().copied().filter(|bench| options.name.as_ref().is_none_or(|name| name == bench)).collect();
-    ensure!(!wanted.is_empty(), "there is no such benchmark; there are {}", BENCHES.join(", "));
+    let wanted: Vec<&str> = BENCHES
+        .iter()
+        .copied()
+        .chain([CA])
+        .filter(|bench| options.name.as_ref().is_none_or(|name| name == bench))
+        .collect();
+    ensure!(!wanted.is_empty(), "there is no such benchmark; there are {}, {CA}", BENCHES.join(", "));
     let mut figures = Vec::new();
     for bench in wanted {
         eprintln!("==> {bench}");
+        if bench == CA {
+            figures.extend(ca::figures(&options.ca)?);
+            continue;
+        }
         let mut command = cargo(&["bench", "--quiet", "--bench", bench]);
         command.args(PACKAGES.iter().flat_map(|package| ["--package", package]));
         // Standard output is for the figures alone.

@@ -3,9 +3,9 @@
 //! load → outbound proxy → mutual TLS → inbound proxy with a hundred RBAC rules → origin. Either pair has one core for
 //! itself; the load and the origin share the other. Rounds alternate, and each figure is the median of its rounds.
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
@@ -14,6 +14,7 @@ use serde_json::Value;
 use super::envoy;
 use super::figure::{Figure, Unit};
 use super::load::{Load, Outcome, origin};
+use super::measure::{Running, cpu_time, memory, wait_until_it_listens};
 use crate::process::{cargo, output, run as run_command, target_folder};
 
 /// How many RBAC policies each inbound proxy holds; the last one matches.
@@ -57,17 +58,6 @@ struct Round {
     /// Nanoseconds of CPU time of all processes of the pair, while saturated.
     cpu_per_request: f64,
     memory: f64,
-}
-
-/// A process that ends with the round.
-pub(super) struct Running(pub(super) Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It may have ended by itself; then there is nothing to do.
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
 }
 
 fn envoy_round(folder: &Path, origin: SocketAddr) -> anyhow::Result<Round> {
@@ -160,15 +150,6 @@ fn our_outbound(running: &mut Running, binary: &Path, data: &Path) -> anyhow::Re
     }
 }
 
-pub(super) fn wait_until_it_listens(address: SocketAddr) -> anyhow::Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while let Err(error) = TcpStream::connect(address) {
-        ensure!(Instant::now() < deadline, "nothing listens on {address}: {error}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
-}
-
 fn median(rounds: &[Round], of: fn(&Round) -> f64) -> f64 {
     let mut values: Vec<f64> = rounds.iter().map(of).collect();
     values.sort_by(f64::total_cmp);
@@ -179,28 +160,4 @@ fn median(rounds: &[Round], of: fn(&Round) -> f64) -> f64 {
 fn pin_to_the_second_core() -> anyhow::Result<()> {
     let pid = std::process::id().to_string();
     output(Command::new("taskset").args(["-a", "-c", "-p", "1", &pid])).context("cannot choose a core").map(drop)
-}
-
-/// User and system time of the processes so far.
-fn cpu_time(running: &[Running]) -> anyhow::Result<Duration> {
-    let mut ticks = 0;
-    for process in running {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.0.id()))?;
-        // The second field is the program's name in parentheses and may hold anything; 14 and 15 are the times.
-        let after_name = stat.rsplit_once(')').map(|(_, rest)| rest).unwrap_or_default();
-        ticks +=
-            after_name.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum::<u64>();
-    }
-    // Linux reports hundredths of a second on every platform that Rust runs on.
-    Ok(Duration::from_millis(ticks * 10))
-}
-
-fn memory(running: &[Running]) -> anyhow::Result<f64> {
-    let mut kilobytes = 0.0;
-    for process in running {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", process.0.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-        kilobytes += line.trim().trim_end_matches(" kB").parse::<f64>()?;
-    }
-    Ok(kilobytes * 1024.0)
 }
