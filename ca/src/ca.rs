@@ -16,6 +16,7 @@ use tokio::{sync::watch, task};
 use crate::{
     admission::Admission,
     authority::AuthorityInfo,
+    callers::{Callers, CallersError},
     config::{Config, ConfigError, RegistrationError},
     hierarchy::{Hierarchy, HierarchyError, HierarchyFiles},
     keys::KeyStore,
@@ -38,6 +39,7 @@ pub(crate) struct Inner {
     pub(crate) profiles: Profiles,
     pub(crate) dns_names: Vec<DnsName>,
     pub(crate) clock: Clock,
+    pub(crate) callers: Callers,
     pub(crate) metrics: CaMetrics,
     pub(crate) admission: Admission,
     pub(crate) store: Arc<dyn Store>,
@@ -75,6 +77,7 @@ impl Ca {
     /// As [`Ca::open`].
     pub async fn open_with(config: Config, clock: Clock, metrics: Metrics) -> Result<Self, OpenError> {
         let checked = config.checked()?;
+        let callers = Callers::open(&config, &clock, &metrics).await?;
         let data_dir = config.data_dir.clone();
         let keys: Arc<dyn KeyStore> = Arc::new(config.keys.files(&data_dir.join("hierarchy")));
         let files = HierarchyFiles::new(&data_dir, keys.clone(), &config.trust_domain, &config.cluster);
@@ -99,6 +102,7 @@ impl Ca {
             dns_names: checked.dns_names,
             clock,
             admission: Admission::new(&config.limits, &metrics),
+            callers,
             metrics: CaMetrics::new(metrics),
             store,
             records,
@@ -293,6 +297,9 @@ pub enum OpenError {
     /// The configuration makes no sense.
     #[error("the CA's configuration makes no sense")]
     Config(#[from] ConfigError),
+    /// Who may ask cannot be told from the configuration.
+    #[error("the CA cannot tell who may ask it")]
+    Callers(#[from] CallersError),
     /// The data folder cannot be used.
     #[error("cannot use the data folder {}", path.display())]
     DataDir {

@@ -14,6 +14,7 @@ use thiserror::Error;
 use crate::{
     admission::Limits,
     authority::is_cluster_name,
+    callers::CallersConfig,
     duration,
     keys::KeysConfig,
     kubernetes::KubernetesConfig,
@@ -39,6 +40,9 @@ pub struct Config {
     /// DNS names of its serving certificate, for clients that check names and not identities. Default: none.
     #[serde(default)]
     pub dns_names: Vec<String>,
+    /// Who may ask, beside nodes with a join token or their certificate. Default: nobody.
+    #[serde(default)]
+    pub callers: CallersConfig,
     /// The lives of certificates.
     #[serde(default)]
     pub certificates: Certificates,
@@ -111,6 +115,7 @@ impl Config {
             data_dir: data_dir.into(),
             listen: default_listen(),
             dns_names: Vec::new(),
+            callers: CallersConfig::default(),
             certificates: Certificates::default(),
             keys: KeysConfig::default(),
             keep_records: default_keep_records(),

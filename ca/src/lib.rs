@@ -24,6 +24,7 @@
 mod admission;
 mod authority;
 mod ca;
+mod callers;
 mod config;
 mod csr;
 pub mod duration;
@@ -48,6 +49,10 @@ mod token;
 pub use admission::{Limit, Limits};
 pub use authority::{Authority, AuthorityError, AuthorityInfo};
 pub use ca::{AdminError, Ca, Fingerprints, OpenError};
+pub use callers::{
+    CallersConfig, CallersError, KubernetesCallers, MachineCallers, OidcCallers, ParseServiceAccountError, RuleConfig,
+    RuleConfigError, RuleFault, VerifyTokens, machine_proof,
+};
 pub use config::{Certificates, Config, ConfigError, ConfiguredRegistration, RegistrationError};
 pub use csr::{Csr, CsrError, KeyHash, KeyKind};
 pub use hierarchy::{Authorities, HierarchyError};

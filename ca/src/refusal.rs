@@ -9,6 +9,7 @@ use tonic::{Code, Status};
 use crate::{
     admission::{Overloaded, with_hint},
     ca::Ca,
+    callers::{CallerError, ChallengeFailed, Plug},
     csr::CsrError,
     issue::IssueError,
     records::{LineageRefusal, ParseRegistrationError, RecordError, TokenRefusal},
@@ -27,6 +28,9 @@ impl Ca {
         }
         let status = error.log(caller, request);
         metrics.refused(status.code());
+        if status.code() == Code::Unauthenticated {
+            self.0.callers.failures(error.plug()).inc();
+        }
         status
     }
 }
@@ -36,8 +40,8 @@ impl Ca {
 pub(crate) enum RequestError {
     #[error("the caller presented no certificate")]
     Anonymous,
-    #[error("the caller presented a bearer token, and no issuer of such tokens is configured here")]
-    Bearer,
+    #[error("the caller is not admitted by its evidence")]
+    Caller { plug: Plug, source: CallerError },
     #[error("{0} is not a node, and nobody else may ask for certificates")]
     NotANode(SpiffeId),
     #[error("{0} is of another trust domain")]
@@ -76,11 +80,27 @@ pub(crate) enum RequestError {
     Randomness(#[from] NoRandomness),
 }
 
+impl From<(Plug, CallerError)> for RequestError {
+    fn from((plug, source): (Plug, CallerError)) -> Self {
+        Self::Caller { plug, source }
+    }
+}
+
+impl From<ChallengeFailed> for RequestError {
+    fn from(error: ChallengeFailed) -> Self {
+        match error {
+            ChallengeFailed::NoMachines => Self::Caller { plug: Plug::Machine, source: CallerError::NoMachines },
+            ChallengeFailed::Randomness(error) => error.into(),
+        }
+    }
+}
+
 impl RequestError {
     /// What the wire says of it: a code and a few words that tell an attacker nothing.
     pub(crate) fn terse(&self) -> (Code, &'static str) {
         match self {
-            Self::Anonymous | Self::Bearer => (Code::Unauthenticated, "not authenticated"),
+            Self::Anonymous => (Code::Unauthenticated, "not authenticated"),
+            Self::Caller { source, .. } => source.terse(),
             Self::TokenText(_) | Self::Token(_) | Self::TokenPin => (Code::Unauthenticated, "join token refused"),
             Self::Lineage { .. } => (Code::Unauthenticated, "certificate superseded; attest again"),
             Self::NotANode(_) | Self::Foreign(_) | Self::OtherCluster(_) => {
@@ -108,6 +128,16 @@ impl RequestError {
         }
     }
 
+    /// What decided who the caller is, or was to decide it.
+    fn plug(&self) -> Plug {
+        match self {
+            Self::Caller { plug, .. } => *plug,
+            Self::TokenText(_) | Self::Token(_) | Self::TokenPin => Plug::JoinToken,
+            Self::Anonymous => Plug::Nobody,
+            _ => Plug::NodeCertificate,
+        }
+    }
+
     /// Whether it is our fault and not the caller's.
     fn is_ours(&self) -> bool {
         self.terse().0 == Code::Unavailable
@@ -119,7 +149,8 @@ impl RequestError {
         if self.is_ours() {
             tracing::error!(caller, request, reason, "could not serve a request");
         } else {
-            tracing::warn!(target: "alcazar::refused", caller, request, reason, "refused a request for a certificate");
+            let plug = self.plug();
+            tracing::warn!(target: "alcazar::refused", caller, %plug, request, reason, "refused a request for a certificate");
         }
         let (code, words) = self.terse();
         match self {

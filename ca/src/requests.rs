@@ -11,6 +11,7 @@ use alcazar_store::{Expected, Revision};
 
 use crate::{
     ca::Ca,
+    callers::Plug,
     csr::Csr,
     hierarchy::Hierarchy,
     issue::{self, Issued, Subject},
@@ -20,6 +21,10 @@ use crate::{
     serial::Serial,
     token::JoinToken,
 };
+
+mod callers;
+
+pub(crate) use self::callers::Caller;
 
 /// A certificate as the caller gets it.
 #[derive(Clone, Debug)]
@@ -77,7 +82,7 @@ impl Ca {
             Attestation::Issue | Attestation::Repeat { .. } => {
                 let issued = sign(&hierarchy, self.0.profiles.node(), &csr, (&record.node).into(), None, now)?;
                 let caller = format!("join token {}", hash.as_str().chars().take(16).collect::<String>());
-                self.record(&issued, &caller).await?;
+                self.record(&issued, &caller, Plug::JoinToken).await?;
                 let leaf = Leaf::from(&issued);
                 let consumed = TokenRecord { consumed: Some(Consumed { leaf: leaf.clone() }), ..record.clone() };
                 // Of two uses at once one writes this first; the other finds the token used.
@@ -132,7 +137,7 @@ impl Ca {
             }
             renewal => {
                 let issued = sign(&hierarchy, self.0.profiles.node(), csr, (&node.id).into(), Some(ttl), now)?;
-                self.record(&issued, node.id.as_str()).await?;
+                self.record(&issued, node.id.as_str(), Plug::NodeCertificate).await?;
                 let leaf = Leaf::from(&issued);
                 match renewal {
                     Renewal::Issue => lineage.next(leaf),
@@ -183,7 +188,7 @@ impl Ca {
     }
 
     /// A certificate for an identity that some registration gives to the node, for `ttl` but no longer than a registration
-    /// would have given.
+    /// would have given; or for one of a pod that the cluster has scheduled on the node.
     pub(crate) async fn issue_impersonated(
         &self,
         node: &Node,
@@ -199,9 +204,20 @@ impl Ca {
                 longest = Some((life, registration));
             }
         }
-        let (longest, registration) = longest
-            .ok_or_else(|| RequestError::NotRegistered { node: node.id.clone(), what: format!("the identity {id}") })?;
-        self.issue_workload(node, registration, csr, ttl.min(longest)).await
+        match longest {
+            Some((longest, registration)) => self.issue_workload(node, registration, csr, ttl.min(longest)).await,
+            None if self.is_scheduled(&node.id, id) => {
+                self.issue_for(node.id.as_str(), Plug::NodeCertificate, id, csr, ttl).await
+            }
+            None => Err(RequestError::NotRegistered { node: node.id.clone(), what: format!("the identity {id}") }),
+        }
+    }
+
+    /// Whether a pod of this identity is on the node, as far as the cluster's API says.
+    fn is_scheduled(&self, node: &SpiffeId, id: &SpiffeId) -> bool {
+        let SpiffeIdKind::Node { node, .. } = node.kind() else { return false };
+        let own = id.trust_domain() == self.trust_domain() && !crate::serving::is_the_cas(id);
+        own && self.0.callers.kubernetes().is_some_and(|plug| plug.is_scheduled(node, id))
     }
 
     async fn issue_workload(
@@ -221,16 +237,31 @@ impl Ca {
         }
         let subject = Subject { id, dns: &dns };
         let issued = sign(&hierarchy, profile, csr, subject, Some(ttl), (self.0.clock)())?;
-        self.record(&issued, node.id.as_str()).await?;
+        self.record(&issued, node.id.as_str(), Plug::NodeCertificate).await?;
+        Ok(reply(hierarchy, issued.id.clone(), Leaf::from(&issued)))
+    }
+
+    /// A certificate for an identity that is not registered: of the default profile, without DNS names.
+    async fn issue_for(
+        &self,
+        caller: &str,
+        plug: Plug,
+        id: &SpiffeId,
+        csr: &Csr,
+        ttl: Duration,
+    ) -> Result<Reply, RequestError> {
+        let hierarchy = self.hierarchy();
+        let issued = sign(&hierarchy, self.0.profiles.default(), csr, id.into(), Some(ttl), (self.0.clock)())?;
+        self.record(&issued, caller, plug).await?;
         Ok(reply(hierarchy, issued.id.clone(), Leaf::from(&issued)))
     }
 
     /// On record first, then in the log; the reply comes after.
-    async fn record(&self, issued: &Issued, caller: &str) -> Result<(), RequestError> {
+    async fn record(&self, issued: &Issued, caller: &str, plug: Plug) -> Result<(), RequestError> {
         self.0.records.record(issued, caller).await?;
         self.0.metrics.issued.inc();
         let not_after = alcazar_identity::rfc3339(issued.validity.not_after());
-        tracing::info!(target: "alcazar::issued", spiffe_id = %issued.id, serial = %issued.serial, not_after, caller, clamped = issued.clamped, "issued a certificate");
+        tracing::info!(target: "alcazar::issued", spiffe_id = %issued.id, serial = %issued.serial, not_after, caller, %plug, clamped = issued.clamped, "issued a certificate");
         if issued.clamped {
             tracing::warn!(spiffe_id = %issued.id, serial = %issued.serial, not_after, "a certificate lives shorter than was asked, because the intermediate ends then");
         }

@@ -3,7 +3,10 @@
 use std::{io, os::unix::fs::PermissionsExt, path::PathBuf, sync::Arc, time::Duration};
 
 use alcazar_api::{
-    ca::v1::{administration_server::AdministrationServer, certificate_authority_server::CertificateAuthorityServer},
+    ca::v1::{
+        administration_server::AdministrationServer, certificate_authority_server::CertificateAuthorityServer,
+        node_attestation_server::NodeAttestationServer,
+    },
     istio::v1::auth::istio_certificate_service_server::IstioCertificateServiceServer,
 };
 use alcazar_mtls::{Acceptor, Clients, grpc};
@@ -53,10 +56,12 @@ impl Ca {
             shutdown.spawn("changes of other replicas", self.clone().follow_changes(family, shutdown.clone()));
         }
         shutdown.spawn("upkeep of the CA", self.clone().upkeep(shutdown.clone()));
+        shutdown.spawn("pods of the cluster", self.clone().follow_pods(shutdown.clone()));
         let acceptor =
             Acceptor::new(self.0.serving.subscribe(), Clients::Optional, grpc::ALPN, Arc::clone(&self.0.clock));
         let nodes = grpc::server()
             .add_service(CertificateAuthorityServer::new(AuthorityService::new(self.clone(), shutdown.clone())))
+            .add_service(NodeAttestationServer::new(AuthorityService::new(self.clone(), shutdown.clone())))
             .add_service(IstioCertificateServiceServer::new(IstioService::new(self.clone())))
             .serve_with_incoming_shutdown(grpc::incoming(listener, acceptor), shutdown.cancelled());
         let operator = tonic::transport::Server::builder()
@@ -97,6 +102,13 @@ impl Ca {
         let listener = UnixListener::bind(&path).map_err(failed)?;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
         Ok(listener)
+    }
+
+    /// Follows the pods of the cluster until the end, where the rights of callers depend on them.
+    async fn follow_pods(self, shutdown: Shutdown) {
+        if let Some(pods) = self.0.callers.kubernetes().and_then(|plug| plug.pods()) {
+            pods.run(shutdown).await;
+        }
     }
 
     /// Renews the intermediate when it is due and forgets what nobody needs, now and then until the end.

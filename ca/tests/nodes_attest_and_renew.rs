@@ -11,7 +11,9 @@ mod support;
 
 use std::time::Duration;
 
-use alcazar_api::ca::v1::{self, certificate_authority_client::CertificateAuthorityClient};
+use alcazar_api::ca::v1::{
+    self, attest_node_request::Evidence, certificate_authority_client::CertificateAuthorityClient,
+};
 use support::{Hands, Served, csr, key, node, svid};
 use tonic::Code;
 
@@ -81,12 +83,12 @@ async fn tokens_of_others_are_refused() {
     let token = served.token(&node("one")).await;
     let mut client = CertificateAuthorityClient::new(served.pinned(&token));
     for bad in [foreign.as_str(), "", "hello", &token[..token.len() - 1]] {
-        let request = v1::AttestNodeRequest { join_token: bad.into(), csr: csr(&key()) };
+        let request = v1::AttestNodeRequest { evidence: Some(Evidence::JoinToken(bad.into())), csr: csr(&key()) };
         let status = client.attest_node(request).await.unwrap_err();
         assert_eq!((status.code(), status.message()), (Code::Unauthenticated, "join token refused"), "{bad}");
     }
     for bad in [Vec::new(), b"hello".to_vec(), csr(&key()).split_off(1)] {
-        let request = v1::AttestNodeRequest { join_token: token.clone(), csr: bad };
+        let request = v1::AttestNodeRequest { evidence: Some(Evidence::JoinToken(token.clone())), csr: bad };
         let status = client.attest_node(request).await.unwrap_err();
         assert_eq!((status.code(), status.message()), (Code::InvalidArgument, "certificate request refused"));
     }

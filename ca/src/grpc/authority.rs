@@ -5,16 +5,20 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use alcazar_api::ca::v1::{self, certificate_authority_server::CertificateAuthority, issue_workload_result::Outcome};
+use alcazar_api::ca::v1::{
+    self, attest_node_request::Evidence, certificate_authority_server::CertificateAuthority,
+    issue_workload_result::Outcome, node_attestation_server::NodeAttestation,
+};
 use alcazar_service::Shutdown;
 use futures::{StreamExt, stream};
 use tokio::sync::mpsc;
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status};
 
-use super::{address, caller, measured, peer, registrations, svid};
+use super::{address, caller, epoch, measured, node, registrations, svid};
 use crate::{
     ca::Ca,
+    callers::{CallerError, Plug},
     csr::Csr,
     refusal::RequestError,
     requests::{Node, Reply},
@@ -38,11 +42,24 @@ impl AuthorityService {
         Self { ca, shutdown }
     }
 
+    /// By what the node shows, which is one thing.
+    async fn attest(&self, message: &v1::AttestNodeRequest) -> Result<Reply, RequestError> {
+        let csr = &message.csr;
+        match &message.evidence {
+            Some(Evidence::JoinToken(token)) => self.ca.attest(token, csr).await,
+            Some(Evidence::BearerToken(token)) => self.ca.attest_bearer(token, csr).await,
+            Some(Evidence::Machine(machine)) => {
+                self.ca.attest_machine(&machine.chain, &machine.nonce, &machine.signature, csr).await
+            }
+            None => Err(RequestError::Caller { plug: Plug::Nobody, source: CallerError::NoEvidence }),
+        }
+    }
+
     async fn issue_all(
         &self,
         request: &Request<v1::IssueWorkloadsRequest>,
     ) -> Result<v1::IssueWorkloadsResponse, RequestError> {
-        let node = self.ca.node(peer(request).as_ref()).await?;
+        let node = node(&self.ca, request).await?;
         let items = &request.get_ref().items;
         if items.len() > BATCH {
             return Err(RequestError::TooMany { items: items.len(), limit: BATCH });
@@ -81,10 +98,9 @@ impl AuthorityService {
 #[tonic::async_trait]
 impl CertificateAuthority for AuthorityService {
     async fn attest_node(&self, request: Request<v1::AttestNodeRequest>) -> Result<Response<v1::IssuedSvid>, Status> {
-        let message = request.get_ref();
         let outcome = async {
             let _pass = self.ca.admit_stranger(address(&request)).await?;
-            self.ca.attest(&message.join_token, &message.csr).await
+            self.attest(request.get_ref()).await
         };
         let outcome = measured(&self.ca, outcome).await;
         let reply = outcome.map_err(|error| self.ca.refuse(&error, &caller(&request), "AttestNode"))?;
@@ -93,7 +109,7 @@ impl CertificateAuthority for AuthorityService {
 
     async fn renew_node(&self, request: Request<v1::RenewNodeRequest>) -> Result<Response<v1::IssuedSvid>, Status> {
         let outcome = async {
-            let node = self.ca.node(peer(&request).as_ref()).await?;
+            let node = node(&self.ca, &request).await?;
             let _pass = self.ca.admit(node.id.as_str(), Some(node.not_after())).await?;
             let csr = Csr::from_der(&request.get_ref().csr)?;
             self.ca.renew(node, &csr, self.ca.0.profiles.node().default_ttl()).await
@@ -110,7 +126,7 @@ impl CertificateAuthority for AuthorityService {
         &self,
         request: Request<v1::WatchRegistrationsRequest>,
     ) -> Result<Response<Self::WatchRegistrationsStream>, Status> {
-        let node = self.ca.node(peer(&request).as_ref()).await;
+        let node = node(&self.ca, &request).await;
         let node = node.map_err(|error| self.ca.refuse(&error, &caller(&request), "WatchRegistrations"))?;
         let (sender, receiver) = mpsc::channel(1);
         let (ca, shutdown) = (self.ca.clone(), self.shutdown.clone());
@@ -138,7 +154,7 @@ impl CertificateAuthority for AuthorityService {
         &self,
         request: Request<v1::WatchTrustBundlesRequest>,
     ) -> Result<Response<Self::WatchTrustBundlesStream>, Status> {
-        let node = self.ca.node(peer(&request).as_ref()).await;
+        let node = node(&self.ca, &request).await;
         node.map_err(|error| self.ca.refuse(&error, &caller(&request), "WatchTrustBundles"))?;
         let (sender, receiver) = mpsc::channel(1);
         let shutdown = self.shutdown.clone();
@@ -166,6 +182,18 @@ impl CertificateAuthority for AuthorityService {
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
+
+#[tonic::async_trait]
+impl NodeAttestation for AuthorityService {
+    async fn challenge(
+        &self,
+        request: Request<v1::ChallengeRequest>,
+    ) -> Result<Response<v1::ChallengeResponse>, Status> {
+        let made = self.ca.0.callers.challenge((self.ca.0.clock)()).map_err(RequestError::from);
+        let (nonce, end) = made.map_err(|error| self.ca.refuse(&error, &caller(&request), "Challenge"))?;
+        Ok(Response::new(v1::ChallengeResponse { nonce, expires_at: epoch(end) }))
     }
 }
 

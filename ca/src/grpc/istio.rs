@@ -1,7 +1,7 @@
 //! `istio.v1.auth.IstioCertificateService`: the CSR API that Istio's agents and ztunnel speak.
 //!
-//! Callers are nodes by their SVID: for themselves, or by `ImpersonatedIdentity` for a workload registered for them. A
-//! bearer token is refused until an issuer of tokens can be configured; it never falls through to the certificate.
+//! Callers are the holders of bearer tokens, and nodes by their SVID: each for itself, or by `ImpersonatedIdentity` for a
+//! workload on its node. A bearer token never falls through to the certificate.
 
 use alcazar_api::istio::v1::auth::{
     IstioCertificateRequest, IstioCertificateResponse, istio_certificate_service_server::IstioCertificateService,
@@ -11,7 +11,7 @@ use prost_types::value::Kind;
 use tonic::{Request, Response, Status};
 
 use super::{caller, measured, peer};
-use crate::{ca::Ca, csr::Csr, hierarchy::pem, refusal::RequestError};
+use crate::{ca::Ca, csr::Csr, hierarchy::pem, refusal::RequestError, requests::Caller};
 
 pub(crate) struct IstioService {
     ca: Ca,
@@ -26,20 +26,20 @@ impl IstioService {
         &self,
         request: &Request<IstioCertificateRequest>,
     ) -> Result<IstioCertificateResponse, RequestError> {
-        if request.metadata().contains_key("authorization") {
-            return Err(RequestError::Bearer);
-        }
-        let node = self.ca.node(peer(request).as_ref()).await?;
+        let headers = request.metadata().as_ref();
+        let caller = self.ca.caller(headers, peer(request).as_ref()).await?;
+        self.ca.right_cluster(&caller, headers)?;
         let message = request.get_ref();
         let ttl = self.ca.0.profile.ttl(message.validity_duration)?;
         let impersonated = impersonated(message)?;
         // For a workload nobody says when its present certificate ends.
-        let present = impersonated.is_none().then(|| node.not_after());
-        let _pass = self.ca.admit(node.id.as_str(), present).await?;
+        let present = caller.present().filter(|_| impersonated.is_none());
+        let _pass = self.ca.admit(&caller.limited_as(), present).await?;
         let csr = Csr::from_pem(&message.csr)?;
-        let reply = match impersonated {
-            Some(id) => self.ca.issue_impersonated(&node, &id, &csr, ttl).await?,
-            None => self.ca.renew(node, &csr, ttl).await?,
+        let reply = match (caller, impersonated) {
+            (Caller::Bearer(bearer), other) => self.ca.issue_to_bearer(&bearer, other.as_ref(), &csr, ttl).await?,
+            (Caller::Node(node), Some(id)) => self.ca.issue_impersonated(&node, &id, &csr, ttl).await?,
+            (Caller::Node(node), None) => self.ca.renew(*node, &csr, ttl).await?,
         };
         let mut cert_chain: Vec<_> = reply.chain.iter().map(pem).collect();
         // That of the chain comes last, where clients look for one root alone.

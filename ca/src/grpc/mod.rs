@@ -18,12 +18,18 @@ pub(crate) use self::{administration::AdministrationService, authority::Authorit
 use crate::{
     ca::Ca,
     records::{ParseRegistrationError, Registration, seconds},
-    requests::Reply,
+    refusal::RequestError,
+    requests::{Node, Reply},
 };
 
 /// Who calls, as TLS has it.
 fn peer<T>(request: &Request<T>) -> Option<PeerIdentity> {
     request.extensions().get::<PeerInfo>().and_then(|info| info.peer.clone())
+}
+
+/// The node behind a request that a certificate alone can make.
+async fn node<T>(ca: &Ca, request: &Request<T>) -> Result<Node, RequestError> {
+    ca.calling_node(request.metadata().as_ref(), peer(request).as_ref()).await
 }
 
 /// Measures a certificate's way from the request to the reply.

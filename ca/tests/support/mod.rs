@@ -11,7 +11,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use alcazar_api::ca::v1::{self, certificate_authority_client::CertificateAuthorityClient};
+use alcazar_api::ca::v1::{
+    self, attest_node_request::Evidence, certificate_authority_client::CertificateAuthorityClient,
+};
 use alcazar_ca::{Ca, Config, JoinToken, Registration};
 use alcazar_identity::{CertificateDer, Credentials, SpiffeId, SvidKey, TrustBundles, X509Svid};
 use alcazar_mtls::{Connector, Expected, grpc};
@@ -149,7 +151,7 @@ impl Served {
 
     pub async fn attest(&self, token: &str, key: &KeyPair) -> Result<v1::IssuedSvid, tonic::Status> {
         let mut client = CertificateAuthorityClient::new(self.pinned(token));
-        let request = v1::AttestNodeRequest { join_token: token.into(), csr: csr(key) };
+        let request = v1::AttestNodeRequest { evidence: Some(Evidence::JoinToken(token.into())), csr: csr(key) };
         client.attest_node(request).await.map(tonic::Response::into_inner)
     }
 

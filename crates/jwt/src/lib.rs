@@ -11,8 +11,8 @@
 //! - An algorithm is one of [`Algorithm`]: there is no `none` and no HMAC, so that a public key is never a shared secret.
 //! - A key verifies with the algorithms of its own kind, and only with its own where it names one; the token chooses among
 //!   the caller's keys and never brings one (`jwk`, `jku`, `x5c` and `x5u` in a header mean nothing).
-//! - A token without an end is refused. A claim is read after the signature is good; before, only the issuer may be looked
-//!   at, to choose whose keys decide.
+//! - A token without an end is refused. A claim is read after the signature is good; before, issuer and end may be
+//!   looked at, to choose who decides and for how long that is remembered.
 //! - A text has one meaning: strict base64url, no member twice, nothing that a verifier must understand and does not.
 //! - Nothing here reads a clock, a file or a socket; `now` is an argument.
 //!

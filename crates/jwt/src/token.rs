@@ -1,7 +1,9 @@
+use std::time::SystemTime;
+
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Map, Value};
 
-use crate::{Algorithm, JsonError, UnknownAlgorithm, json, jwk::MAX_KEY_ID};
+use crate::{Algorithm, JsonError, UnknownAlgorithm, json, jwk::MAX_KEY_ID, moment};
 
 /// A token that was read, but of which nothing is proved.
 ///
@@ -61,6 +63,12 @@ impl<'a> Token<'a> {
     /// Who it claims to be from (`iss`), to choose whose keys decide. Nothing is proved by it.
     pub fn claimed_issuer(&self) -> Option<&str> {
         self.payload.get("iss").and_then(Value::as_str)
+    }
+
+    /// When it claims to end (`exp`), for whoever has others vouch for it and remembers what they said. Nothing is proved
+    /// by it.
+    pub fn claimed_end(&self) -> Option<SystemTime> {
+        self.payload.get("exp").and_then(moment::parse)
     }
 
     /// Whom it claims to be about (`sub`), to choose the trust domain whose keys decide. Nothing is proved by it.

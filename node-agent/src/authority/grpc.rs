@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alcazar_api::ca::v1;
+use alcazar_api::ca::v1::attest_node_request::Evidence;
 use alcazar_api::ca::v1::certificate_authority_client::CertificateAuthorityClient;
 use alcazar_identity::{Credentials, SpiffeId, TrustDomain};
 use alcazar_mtls::grpc::{ALPN, Target, channel};
@@ -49,7 +50,7 @@ impl Authority for GrpcAuthority {
         async move {
             let pinned = Connector::pinned(self.trust_domain.clone(), token.pin(), ALPN, self.clock.clone());
             let mut client = self.client(pinned);
-            let request = v1::AttestNodeRequest { join_token: token.text().to_owned(), csr };
+            let request = v1::AttestNodeRequest { evidence: Some(Evidence::JoinToken(token.text().to_owned())), csr };
             Ok(answer(client.attest_node(request)).await?.into_inner())
         }
         .boxed()

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use alcazar_api::ca::v1;
+use alcazar_api::ca::v1::attest_node_request::Evidence;
 use alcazar_api::ca::v1::certificate_authority_server::{CertificateAuthority, CertificateAuthorityServer};
 use alcazar_mtls::grpc::{ALPN, PeerInfo, incoming, server};
 use alcazar_mtls::{Acceptor, Clients};
@@ -126,7 +127,10 @@ impl CertificateAuthority for Service {
 
     async fn attest_node(&self, request: Request<v1::AttestNodeRequest>) -> Result<Response<v1::IssuedSvid>, Status> {
         let request = request.into_inner();
-        self.ca().attest(&request.join_token, &request.csr, clock::now()).map(Response::new)
+        let Some(Evidence::JoinToken(token)) = request.evidence else {
+            return Err(Status::unauthenticated("an agent attests by its join token"));
+        };
+        self.ca().attest(&token, &request.csr, clock::now()).map(Response::new)
     }
 
     async fn renew_node(&self, request: Request<v1::RenewNodeRequest>) -> Result<Response<v1::IssuedSvid>, Status> {
