@@ -28,10 +28,14 @@ mod error;
 #[cfg(feature = "etcd")]
 pub mod etcd;
 mod key;
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
 mod lease;
 pub mod record;
 mod sled_store;
 mod store;
+#[cfg(any(feature = "etcd", feature = "kubernetes"))]
+mod tasks;
 mod watch;
 
 pub use damage::Damage;
@@ -39,6 +43,8 @@ pub use error::{RemoteError, StoreError, WriteError};
 #[cfg(feature = "etcd")]
 pub use etcd::EtcdStore;
 pub use key::{Key, ParseKeyError, Prefix};
+#[cfg(feature = "kubernetes")]
+pub use kubernetes::KubernetesStore;
 pub use lease::{Lease, LeaseError};
 pub use sled_store::SledStore;
 pub use store::{Answer, Entry, Expected, Listing, MAX_VALUE, Revision, Store};

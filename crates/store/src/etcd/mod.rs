@@ -14,9 +14,7 @@ mod config;
 mod watching;
 mod wire;
 
-use std::sync::{Arc, Mutex, PoisonError};
-
-use tokio::task::JoinSet;
+use std::sync::Arc;
 
 pub use self::config::{EtcdConfig, EtcdConfigError, EtcdTls, EtcdUser};
 use self::{
@@ -26,7 +24,7 @@ use self::{
 };
 use crate::{
     Answer, Entry, Expected, Key, Listing, Prefix, Revision, Store, StoreError, Watch, WriteError, record,
-    store::MAX_VALUE,
+    store::MAX_VALUE, tasks::Tasks,
 };
 
 /// A [`Store`] in an etcd cluster, shared by every process that has the same prefix.
@@ -36,8 +34,7 @@ use crate::{
 pub struct EtcdStore {
     cluster: Arc<Cluster>,
     space: Space,
-    /// The tasks of its watches; `None` once it is closed.
-    watches: Mutex<Option<JoinSet<()>>>,
+    tasks: Tasks,
 }
 
 impl EtcdStore {
@@ -47,13 +44,13 @@ impl EtcdStore {
     /// When the configuration cannot be used, or etcd does not answer.
     pub async fn open(config: EtcdConfig) -> Result<Self, OpenEtcdError> {
         let space = Space(config.prefix.clone());
-        let store = Self { cluster: Arc::new(Cluster::new(config)?), space, watches: Mutex::new(Some(JoinSet::new())) };
+        let store = Self { cluster: Arc::new(Cluster::new(config)?), space, tasks: Tasks::new() };
         store.range(RangeRequest { key: store.space.bytes(""), limit: 1, ..RangeRequest::default() }).await?;
         Ok(store)
     }
 
     async fn range(&self, request: RangeRequest) -> Result<RangeResponse, StoreError> {
-        self.is_open()?;
+        self.tasks.are_open()?;
         let call = |channel, request| async move {
             KvClient::new(channel).max_decoding_message_size(LARGEST_ANSWER).range(request).await
         };
@@ -61,7 +58,7 @@ impl EtcdStore {
     }
 
     async fn transact(&self, request: TxnRequest) -> Result<TxnResponse, StoreError> {
-        self.is_open()?;
+        self.tasks.are_open()?;
         let call = |channel, request| async move { KvClient::new(channel).txn(request).await };
         self.cluster.call("write", Repeat::Unsent, request, call).await
     }
@@ -138,13 +135,6 @@ impl EtcdStore {
         let entry = record::decode(&key, &kv.value).map_err(|source| StoreError::Record { place: place(), source })?;
         Ok(Entry::new(key, entry.value(), wire::revision(kv.mod_revision)))
     }
-
-    fn is_open(&self) -> Result<(), StoreError> {
-        match &*self.watches.lock().unwrap_or_else(PoisonError::into_inner) {
-            Some(_) => Ok(()),
-            None => Err(StoreError::Closed),
-        }
-    }
 }
 
 impl Store for EtcdStore {
@@ -190,7 +180,7 @@ impl Store for EtcdStore {
 
     fn watch<'a>(&'a self, prefix: &'a Prefix, after: Revision) -> Answer<'a, Result<Watch, StoreError>> {
         Box::pin(async move {
-            self.is_open()?;
+            self.tasks.are_open()?;
             let (feed, watch) = Watch::channel(prefix.clone(), WATCH_CAPACITY);
             let follower = Follower {
                 cluster: self.cluster.clone(),
@@ -200,21 +190,13 @@ impl Store for EtcdStore {
                 feed,
             };
             let stream = follower.begin().await?;
-            let mut watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner);
-            let tasks = watches.as_mut().ok_or(StoreError::Closed)?;
-            while tasks.try_join_next().is_some() {}
-            tasks.spawn(follower.run(stream));
+            self.tasks.spawn(follower.run(stream))?;
             Ok(watch)
         })
     }
 
     fn close(&self) -> Answer<'_, ()> {
-        Box::pin(async move {
-            let tasks = self.watches.lock().unwrap_or_else(PoisonError::into_inner).take();
-            if let Some(mut tasks) = tasks {
-                tasks.shutdown().await;
-            }
-        })
+        Box::pin(self.tasks.close())
     }
 }
 
