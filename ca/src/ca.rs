@@ -9,7 +9,7 @@ use std::{
 
 use alcazar_identity::{Credentials, SpiffeId, TrustBundles, TrustDomain};
 use alcazar_service::{Metrics, clock::Clock, files::private_directory};
-use alcazar_store::{Expected, SledStore, Store, StoreError};
+use alcazar_store::{Expected, Store};
 use thiserror::Error;
 use tokio::{sync::watch, task};
 
@@ -26,6 +26,7 @@ use crate::{
     run::ADMIN_SOCKET,
     serial::NoRandomness,
     serving::ServingError,
+    storage::{self, OpenStoreError},
     token::JoinToken,
 };
 
@@ -86,10 +87,10 @@ impl Ca {
             if is_foreign(&data_dir).map_err(failed)? {
                 return Err(OpenError::ForeignDir(data_dir));
             }
-            private_directory(&data_dir).map_err(failed)?;
-            Ok::<_, OpenError>(SledStore::open(data_dir.join("store"))?)
+            private_directory(&data_dir).map_err(failed)
         });
-        let store: Arc<dyn Store> = Arc::new(opened.await.map_err(|_panic| OpenError::Interrupted)??);
+        opened.await.map_err(|_panic| OpenError::Interrupted)??;
+        let store = storage::open(&config, config.data_dir.join("store")).await?;
         let records = Records::new(store.clone());
         let hierarchy = crate::hierarchy::open(&records, &files, &config.trust_domain, clock()).await?;
         let now = clock();
@@ -316,7 +317,7 @@ pub enum OpenError {
     ForeignDir(PathBuf),
     /// The store did not open.
     #[error("the CA's store did not open")]
-    Store(#[from] StoreError),
+    Store(#[from] OpenStoreError),
     /// The hierarchy did not open.
     #[error("the CA's certificates did not open")]
     Hierarchy(#[from] HierarchyError),

@@ -20,6 +20,7 @@ use crate::{
     kubernetes::KubernetesConfig,
     profile::{DnsName, ParseDnsNameError, Profile, ProfileConfig, ProfileError, Profiles},
     records::{ParseRegistrationError, Registration, text},
+    storage::{StoreConfig, StoreConfigError},
 };
 
 /// How a CA is set up.
@@ -66,6 +67,10 @@ pub struct Config {
     /// How much may be asked of it, and by whom.
     #[serde(default)]
     pub limits: Limits,
+    /// Where the state is that replicas share: `sled` (in `dataDir`, one process), `etcd: {...}` or `kubernetes: {...}`.
+    /// Default: `sled`.
+    #[serde(default)]
+    pub store: StoreConfig,
     /// The Kubernetes cluster, for what asks its API. Default: as the CA's own pod reaches it, once something asks.
     #[serde(default)]
     pub kubernetes: KubernetesConfig,
@@ -123,6 +128,7 @@ impl Config {
             admin: None,
             limits: Limits::default(),
             profiles: BTreeMap::new(),
+            store: StoreConfig::default(),
             kubernetes: KubernetesConfig::default(),
         }
     }
@@ -151,6 +157,7 @@ impl Config {
             return Err(ConfigError::Cluster(self.cluster.clone()));
         }
         let profiles = Profiles::new(&self.profiles, &self.certificates)?;
+        self.store.check(&self.trust_domain, &self.cluster)?;
         let dns_names = self.dns_names.iter().map(|name| name.parse()).collect::<Result<_, _>>()?;
         if self.keep_records > KEEP_LONGEST {
             return Err(ConfigError::KeepRecords);
@@ -253,6 +260,9 @@ pub enum ConfigError {
     /// The cluster's name cannot stand in a SPIFFE ID.
     #[error("cluster: {0:?} cannot stand in a SPIFFE ID: use letters, digits, dots, hyphens and underscores")]
     Cluster(String),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreConfigError),
     /// The lives do not fit.
     #[error("certificates or profiles")]
     Profile(#[from] ProfileError),

@@ -44,6 +44,7 @@ mod run;
 mod serial;
 mod serving;
 mod signer;
+mod storage;
 mod token;
 
 pub use admission::{Limit, Limits};
@@ -65,4 +66,7 @@ pub use run::{ADMIN_SOCKET, RunError};
 pub use serial::{NoRandomness, Serial};
 pub use serving::ServingError;
 pub use signer::{SignError, Signer};
+pub use storage::{
+    EtcdSection, KubernetesSection, OpenStoreError, StoreConfig, StoreConfigError, TlsSection, UserSection,
+};
 pub use token::{JoinToken, ParseJoinTokenError, TokenHash, TrustPin};

@@ -33,6 +33,14 @@ pub async fn client(config: &KubernetesConfig) -> Result<kube::Client, Kubernete
     connect(settings(config).await?)
 }
 
+/// A client that asks once and no more, and where the API is. A store must know what became of each request.
+pub(crate) async fn client_for_the_store(config: &KubernetesConfig) -> Result<(kube::Client, String), KubernetesError> {
+    let mut settings = settings(config).await?;
+    settings.default_retry = false;
+    let server = settings.cluster_url.to_string();
+    Ok((connect(settings)?, server))
+}
+
 async fn settings(config: &KubernetesConfig) -> Result<kube::Config, KubernetesError> {
     let Some(path) = &config.kubeconfig else {
         if config.context.is_some() {
