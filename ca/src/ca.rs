@@ -27,6 +27,7 @@ use crate::{
     serial::NoRandomness,
     serving::ServingError,
     storage::{self, OpenStoreError},
+    status::Troubles,
     token::JoinToken,
 };
 
@@ -43,6 +44,9 @@ pub(crate) struct Inner {
     pub(crate) callers: Callers,
     pub(crate) metrics: CaMetrics,
     pub(crate) admission: Admission,
+    /// What went wrong of late.
+    pub(crate) troubles: Troubles,
+    pub(crate) started_at: SystemTime,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) records: Records,
     /// Every key of the CA. Its calls block.
@@ -102,6 +106,8 @@ impl Ca {
             profiles: checked.profiles,
             dns_names: checked.dns_names,
             clock,
+            troubles: Troubles::default(),
+            started_at: now,
             admission: Admission::new(&config.limits, &metrics),
             callers,
             metrics: CaMetrics::new(metrics),

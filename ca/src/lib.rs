@@ -30,6 +30,7 @@ mod csr;
 pub mod duration;
 mod grpc;
 mod hierarchy;
+mod horizon;
 mod issue;
 mod keys;
 mod kubernetes;
@@ -45,6 +46,7 @@ mod serial;
 mod serving;
 mod signer;
 mod storage;
+mod status;
 mod token;
 
 pub use admission::{Limit, Limits};

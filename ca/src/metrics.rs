@@ -85,6 +85,11 @@ impl CaMetrics {
         }
     }
 
+    /// How many requests came to nothing, by the code of the answer.
+    pub(crate) fn refusals(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        CODES.iter().map(|(_, name)| (*name, self.refusals.with([*name]).value())).filter(|(_, count)| *count > 0)
+    }
+
     /// When which certificate ends, set at `now`.
     fn expiries(&self, ends: &[(&'static str, SystemTime)], now: SystemTime) {
         self.expiry.clear();

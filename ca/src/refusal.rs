@@ -26,6 +26,10 @@ impl Ca {
             RequestError::Issue(IssueError::Sign(_)) => metrics.sign_errors.inc(),
             _ => {}
         }
+        if error.is_ours() {
+            let what = format!("{request} of {caller}: {}", alcazar_service::process::chain(error));
+            self.0.troubles.note((self.0.clock)(), what);
+        }
         let status = error.log(caller, request);
         metrics.refused(status.code());
         if status.code() == Code::Unauthenticated {
@@ -150,7 +154,7 @@ impl RequestError {
             tracing::error!(caller, request, reason, "could not serve a request");
         } else {
             let plug = self.plug();
-            tracing::warn!(target: "alcazar::refused", caller, %plug, request, reason, "refused a request for a certificate");
+            tracing::warn!(target: "alcazar::refused", caller, %plug, request, code = ?self.terse().0, reason, "refused a request for a certificate");
         }
         let (code, words) = self.terse();
         match self {

@@ -6,6 +6,7 @@ use alcazar_api::{
     ca::v1::{
         administration_server::AdministrationServer, certificate_authority_server::CertificateAuthorityServer,
         node_attestation_server::NodeAttestationServer,
+        status_server::StatusServer,
     },
     istio::v1::auth::istio_certificate_service_server::IstioCertificateServiceServer,
 };
@@ -17,7 +18,7 @@ use tokio_stream::wrappers::UnixListenerStream;
 
 use crate::{
     ca::Ca,
-    grpc::{AdministrationService, AuthorityService, IstioService},
+    grpc::{AdministrationService, AuthorityService, IstioService, StatusService},
     records::{RecordError, TokenRecord, family},
 };
 
@@ -42,19 +43,27 @@ impl Ca {
         let ready = readiness.register("certificate authority");
         let ca = self.clone();
         async move {
-            let outcome = ca.serve(listener, &shutdown, || ready.ready()).await;
+            let outcome = ca.serve(listener, &shutdown, &readiness, || ready.ready()).await;
             shutdown.trigger("the certificate authority has ended");
             ca.close().await;
             outcome
         }
     }
 
-    async fn serve(&self, listener: TcpListener, shutdown: &Shutdown, ready: impl FnOnce()) -> Result<(), RunError> {
+    async fn serve(
+        &self,
+        listener: TcpListener,
+        shutdown: &Shutdown,
+        readiness: &Readiness,
+        ready: impl FnOnce(),
+    ) -> Result<(), RunError> {
         let operator = self.bind_admin()?;
         shutdown.spawn("serving certificate of the CA", self.clone().rotate_serving(shutdown.clone()));
         for family in [family::REGISTRATIONS, family::NODES] {
             shutdown.spawn("changes of other replicas", self.clone().follow_changes(family, shutdown.clone()));
         }
+        let issuance = readiness.part("issuance");
+        shutdown.spawn("horizon of the CA", self.clone().watch_horizon(issuance, shutdown.clone()));
         shutdown.spawn("upkeep of the CA", self.clone().upkeep(shutdown.clone()));
         shutdown.spawn("pods of the cluster", self.clone().follow_pods(shutdown.clone()));
         let acceptor =
@@ -66,6 +75,7 @@ impl Ca {
             .serve_with_incoming_shutdown(grpc::incoming(listener, acceptor), shutdown.cancelled());
         let operator = tonic::transport::Server::builder()
             .add_service(AdministrationServer::new(AdministrationService::new(self.clone())))
+            .add_service(StatusServer::new(StatusService::new(self.clone(), readiness.clone())))
             .serve_with_incoming_shutdown(UnixListenerStream::new(operator), shutdown.cancelled());
         let prints = self.fingerprints();
         tracing::info!(root = %prints.root.fingerprint, intermediate = %prints.intermediate.fingerprint, "the certificate authority serves");

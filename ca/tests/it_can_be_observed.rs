@@ -90,3 +90,29 @@ async fn who_asks_for_too_much_is_told_when_to_come_back() {
     assert_eq!(sample(&text, "alcazar_ca_overload_refusals_total{reason=\"caller\"}"), Some(2), "{text}");
     served.stop().await;
 }
+
+#[tokio::test]
+async fn the_operator_sees_how_far_the_certificates_reach_and_what_was_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let hands = Hands::new();
+    let served = Served::start(&folder.path().join("ca"), &hands).await;
+    let svid = served.attested(&node("n1")).await;
+    served.client(&svid).renew_node(v1::RenewNodeRequest { csr: vec![1] }).await.unwrap_err();
+    let socket = format!("unix:{}", served.ca.admin_socket().display());
+    let channel = tonic::transport::Endpoint::from_shared(socket).unwrap().connect().await.unwrap();
+    let mut operator = v1::status_client::StatusClient::new(channel);
+    let mut ask = async || operator.get_status(v1::GetStatusRequest {}).await.unwrap().into_inner();
+    let status = ask().await;
+    let names: Vec<_> = status.horizon.iter().map(|point| point.name.as_str()).collect();
+    assert_eq!(names, ["root", "intermediate", "serving"]);
+    assert!(status.horizon.iter().all(|point| point.percent_left >= 96), "{:?}", status.horizon);
+    let issuance = status.issuance.unwrap();
+    assert_eq!((issuance.asked, issuance.issued, issuance.waiting), (2, 1, 0));
+    assert_eq!(issuance.refused_by_code[0].name, "INVALID_ARGUMENT");
+    assert!(status.parts.iter().any(|part| (&*part.name, &*part.state) == ("issuance", "ready")), "{:?}", status.parts);
+    // Nine years on: the root has a tenth left.
+    hands.advance(Duration::from_secs(9 * 365 * 24 * 3600));
+    let status = ask().await;
+    assert!((9..=10).contains(&status.horizon[0].percent_left), "{:?}", status.horizon);
+    served.stop().await;
+}

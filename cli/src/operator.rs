@@ -5,7 +5,10 @@ use std::process::ExitCode;
 
 use alcazar_service::process::chain;
 use clap::Args;
-use tonic::{Status, transport::Channel};
+use tonic::{
+    Status,
+    transport::{Channel, Endpoint},
+};
 
 use crate::args::DataDirArg;
 use crate::up::Paths;
@@ -25,7 +28,7 @@ impl CaArg {
     pub(crate) async fn connect(&self) -> Result<Channel, OperatorError> {
         let mesh = || Paths::of(&self.data.path).ca().join(alcazar_ca::ADMIN_SOCKET);
         let socket = self.socket.clone().unwrap_or_else(mesh);
-        let endpoint = Channel::from_shared(format!("unix:{}", socket.display()));
+        let endpoint = Endpoint::from_shared(format!("unix:{}", socket.display()));
         let endpoint = endpoint.map_err(|source| OperatorError::Path { socket: socket.clone(), source })?;
         endpoint.connect().await.map_err(|source| OperatorError::Unreachable { socket, source })
     }
@@ -36,7 +39,7 @@ impl CaArg {
 pub(crate) enum OperatorError {
     /// The path cannot stand in an address.
     #[error("{} cannot be the path of a socket", socket.display())]
-    Path { socket: PathBuf, source: http::uri::InvalidUri },
+    Path { socket: PathBuf, source: tonic::transport::Error },
     /// Nobody answers.
     #[error(
         "no CA answers on {}; start it (`alcazar up`, or `alcazar-ca --config ca.yaml`), or name its socket with --ca (admin.sock in its dataDir)",

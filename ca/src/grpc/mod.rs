@@ -4,6 +4,7 @@ mod administration;
 mod authority;
 mod istio;
 mod registrations;
+mod status;
 
 use std::{
     net::IpAddr,
@@ -14,7 +15,9 @@ use alcazar_api::ca::v1;
 use alcazar_mtls::{PeerIdentity, grpc::PeerInfo};
 use tonic::Request;
 
-pub(crate) use self::{administration::AdministrationService, authority::AuthorityService, istio::IstioService};
+pub(crate) use self::{
+    administration::AdministrationService, authority::AuthorityService, istio::IstioService, status::StatusService,
+};
 use crate::{
     ca::Ca,
     records::{ParseRegistrationError, Registration, seconds},

@@ -1,6 +1,7 @@
 //! `alcazar ca`: what an operator asks of a CA.
 
 mod hierarchy;
+mod status;
 
 use std::process::ExitCode;
 
@@ -14,10 +15,19 @@ pub(crate) enum Command {
         #[command(flatten)]
         ca: CaArg,
     },
+    /// Show how the CA is: certificates and how far they reach, what it issued and refused, each part
+    Status {
+        #[command(flatten)]
+        ca: CaArg,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 pub(crate) fn run(command: &Command) -> ExitCode {
     match command {
         Command::Hierarchy { ca } => operator::run(hierarchy::show(ca)),
+        Command::Status { ca, json } => operator::run(status::show(ca, *json)),
     }
 }

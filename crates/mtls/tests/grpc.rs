@@ -131,6 +131,10 @@ struct Server {
 
 impl Server {
     async fn start(acceptor: Acceptor, address: &str) -> Self {
+        Self::start_within(acceptor, address, grpc::Bounds::default()).await
+    }
+
+    async fn start_within(acceptor: Acceptor, address: &str, bounds: grpc::Bounds) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
@@ -138,7 +142,8 @@ impl Server {
         tasks.spawn(async move {
             let server = grpc::server().add_service(WhoAmI);
             let stopped = async { drop(stopped.await) };
-            server.serve_with_incoming_shutdown(grpc::incoming(listener, acceptor), stopped).await.unwrap();
+            let incoming = grpc::incoming_within(listener, acceptor, bounds);
+            server.serve_with_incoming_shutdown(incoming, stopped).await.unwrap();
         });
         Self { address, stop, tasks }
     }
@@ -169,6 +174,36 @@ async fn a_handler_knows_its_peer() {
     let target: grpc::Target = format!("localhost:{}", server.address.port()).parse().unwrap();
     let channel = grpc::channel(target, anonymous, Expected::TrustDomain(td(TD)));
     assert_eq!(who_am_i(&channel).await.unwrap(), "anonymous");
+}
+
+#[tokio::test]
+async fn silence_holds_nobody_up_for_long() {
+    let mesh = Mesh::new();
+    let bounds = grpc::Bounds { handshakes: 2, grace: Duration::from_millis(50), connections: 8, strangers: 0 };
+    let server = Server::start_within(mesh.acceptor(Clients::Optional, grpc::ALPN), "127.0.0.1:0", bounds).await;
+    // As many as there are places, and then some.
+    let mut silent = Vec::new();
+    for _ in 0..5 {
+        silent.push(tokio::net::TcpStream::connect(server.address).await.unwrap());
+    }
+    let live = mesh.live(RATINGS);
+    let known = who(&live.borrow().clone());
+    let channel = grpc::channel(
+        server.address,
+        Connector::new(live, grpc::ALPN, clock()),
+        Expected::id(REVIEWS.parse().unwrap()),
+    );
+    let start = tokio::time::Instant::now();
+    assert_eq!(who_am_i(&channel).await.unwrap(), known);
+    // A handshake that is alone has ten seconds: so long nobody waited.
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+
+    // Who has no certificate finds no place here, and takes none from those who have one.
+    let pin = Fingerprint::of(&mesh.root.der);
+    let anonymous = Connector::pinned(td(TD), pin, grpc::ALPN, clock());
+    let stranger = grpc::channel(server.address, anonymous, Expected::TrustDomain(td(TD)));
+    assert!(who_am_i(&stranger).await.is_err());
+    assert_eq!(who_am_i(&channel).await.unwrap(), known);
 }
 
 #[tokio::test]

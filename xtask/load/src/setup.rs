@@ -14,7 +14,7 @@ use anyhow::Context;
 use futures::{StreamExt, TryStreamExt, stream};
 use rcgen::{CertificateParams, KeyPair};
 use tokio::sync::watch;
-use tonic::transport::Channel;
+use tonic::transport::{Channel, Endpoint};
 
 /// A node that has attested itself.
 pub(crate) struct Node {
@@ -48,7 +48,7 @@ pub(crate) async fn nodes(
     count: usize,
     identities: usize,
 ) -> anyhow::Result<Vec<Node>> {
-    let channel = Channel::from_shared(format!("unix:{}", socket.display()))?.connect().await?;
+    let channel = Endpoint::from_shared(format!("unix:{}", socket.display()))?.connect().await?;
     let operator = AdministrationClient::new(channel);
     let hierarchy = operator.clone().get_hierarchy(v1::GetHierarchyRequest {}).await?.into_inner();
     let trust_domain: TrustDomain = hierarchy.trust_domain.parse()?;

@@ -1,13 +1,16 @@
+use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
-use tokio::time::{Sleep, sleep};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use tokio_stream::Stream;
 
 use super::MtlsStream;
@@ -19,8 +22,45 @@ use crate::{AcceptError, Acceptor};
 /// Handshakes run beside each other, and end with the stream. A client that is refused, or hangs, costs
 /// nobody but itself: its handshake is logged and forgotten. The stream never ends by itself and never yields
 /// an error.
+///
+/// Who connects and says nothing holds nobody up for long: when all places for handshakes are taken and somebody
+/// waits, the oldest handshake ends once it has had its grace. And there is a bound to the connections that are open.
 pub fn incoming(listener: TcpListener, acceptor: Acceptor) -> Incoming {
-    Incoming { listener, acceptor, handshakes: JoinSet::new(), pause: None }
+    incoming_within(listener, acceptor, Bounds::default())
+}
+
+/// The same with other bounds.
+pub fn incoming_within(listener: TcpListener, acceptor: Acceptor, bounds: Bounds) -> Incoming {
+    Incoming {
+        listener,
+        acceptor,
+        bounds,
+        open: Arc::new(Semaphore::new(bounds.connections)),
+        strangers: Arc::new(Semaphore::new(bounds.strangers)),
+        handshakes: JoinSet::new(),
+        begun: VecDeque::new(),
+        waiting: None,
+        pause: None,
+    }
+}
+
+/// How many connections a listener has at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Handshakes that run at once; further connections wait for one to end.
+    pub handshakes: usize,
+    /// How long a handshake may take when somebody waits for its place.
+    pub grace: Duration,
+    /// Connections that are open, those in their handshake included; further ones are closed at once.
+    pub connections: usize,
+    /// Of them, those without a certificate.
+    pub strangers: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { handshakes: 512, grace: Duration::from_secs(1), connections: 16_384, strangers: 2_048 }
+    }
 }
 
 /// See [`incoming`].
@@ -28,7 +68,15 @@ pub fn incoming(listener: TcpListener, acceptor: Acceptor) -> Incoming {
 pub struct Incoming {
     listener: TcpListener,
     acceptor: Acceptor,
+    bounds: Bounds,
+    /// A permit for each connection that may still be opened.
+    open: Arc<Semaphore>,
+    strangers: Arc<Semaphore>,
     handshakes: JoinSet<Option<MtlsStream>>,
+    /// When which handshake began, the oldest first.
+    begun: VecDeque<(Instant, AbortHandle)>,
+    /// Somebody for whom there is no place; set along with the end of the oldest handshake's grace.
+    waiting: Option<(TcpStream, SocketAddr, Pin<Box<Sleep>>)>,
     /// Set while the system has no more sockets to give.
     pause: Option<Pin<Box<Sleep>>>,
 }
@@ -55,18 +103,27 @@ impl Stream for Incoming {
 impl Incoming {
     /// Begins one handshake, when a connection is waiting and there is room for it.
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.handshakes.len() >= MAX_HANDSHAKES {
-            // The next one to finish wakes the task.
-            return Poll::Pending;
+        if let Some((_, _, grace)) = &mut self.waiting {
+            // The next handshake to finish wakes the task too.
+            if self.handshakes.len() >= self.bounds.handshakes {
+                ready!(grace.as_mut().poll(cx));
+                self.end_the_oldest();
+            }
+            if let Some((tcp, from, _)) = self.waiting.take() {
+                self.begin(tcp, from);
+            }
+            return Poll::Ready(());
         }
         if let Some(pause) = &mut self.pause {
             ready!(pause.as_mut().poll(cx));
             self.pause = None;
         }
         match ready!(self.listener.poll_accept(cx)) {
+            Ok((tcp, from)) if self.handshakes.len() < self.bounds.handshakes => self.begin(tcp, from),
             Ok((tcp, from)) => {
-                let acceptor = self.acceptor.clone();
-                self.handshakes.spawn(async move { handshake(acceptor, tcp, from).await });
+                self.forget_finished();
+                let began = self.begun.front().map_or_else(Instant::now, |(began, _)| *began);
+                self.waiting = Some((tcp, from, Box::pin(sleep_until(began + self.bounds.grace))));
             }
             Err(error) if is_of_the_connection(&error) => {}
             Err(error) => {
@@ -76,6 +133,52 @@ impl Incoming {
         }
         Poll::Ready(())
     }
+
+    fn begin(&mut self, tcp: TcpStream, from: SocketAddr) {
+        let Ok(permit) = Arc::clone(&self.open).try_acquire_owned() else {
+            tracing::warn!(target: "alcazar::refused", %from, connections = self.bounds.connections, "closed a connection: as many as there may be are open");
+            return;
+        };
+        self.forget_finished();
+        let (acceptor, strangers) = (self.acceptor.clone(), Arc::clone(&self.strangers));
+        let handle = self.handshakes.spawn(async move {
+            let stream = handshake(acceptor, tcp, from).await?;
+            let stranger = match stream.info().peer {
+                Some(_) => None,
+                None => match strangers.try_acquire_owned() {
+                    Ok(permit) => Some(permit),
+                    Err(_full) => {
+                        tracing::warn!(target: "alcazar::refused", %from, "closed a connection: as many without a certificate as there may be are open");
+                        return None;
+                    }
+                },
+            };
+            Some(stream.holding(Places { _open: permit, _stranger: stranger }))
+        });
+        self.begun.push_back((Instant::now(), handle));
+    }
+
+    /// Those that are over need no place in the order; handshakes end about as they began.
+    fn forget_finished(&mut self) {
+        while self.begun.front().is_some_and(|(_, handshake)| handshake.is_finished()) {
+            self.begun.pop_front();
+        }
+    }
+
+    fn end_the_oldest(&mut self) {
+        self.forget_finished();
+        if let Some((_, handshake)) = self.begun.pop_front() {
+            tracing::debug!("ended a handshake that had its time while others waited");
+            handshake.abort();
+        }
+    }
+}
+
+/// What a connection holds while it is open.
+#[derive(Debug)]
+pub(super) struct Places {
+    _open: OwnedSemaphorePermit,
+    _stranger: Option<OwnedSemaphorePermit>,
 }
 
 async fn handshake(acceptor: Acceptor, tcp: TcpStream, from: SocketAddr) -> Option<MtlsStream> {
@@ -103,7 +206,5 @@ fn is_of_the_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
-/// As many handshakes as run at once; further connections wait in the listener's queue.
-const MAX_HANDSHAKES: usize = 256;
 /// How long to wait when the system has no more sockets.
 const PAUSE: Duration = Duration::from_millis(500);

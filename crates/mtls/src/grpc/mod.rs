@@ -12,7 +12,7 @@ mod stream;
 use std::time::Duration;
 
 pub use channel::{ParseTargetError, Target, channel};
-pub use incoming::{Incoming, incoming};
+pub use incoming::{Bounds, Incoming, incoming, incoming_within};
 pub use stream::{MtlsStream, PeerInfo};
 
 /// The one protocol of gRPC, for the ALPN of acceptors and connectors.

@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 use tonic::transport::server::Connected;
 
+use super::incoming::Places;
 use crate::revoked::until_revoked;
 use crate::{Accepted, Acceptor, Clock, LiveCredentials, PeerIdentity, TlsStream};
 
@@ -29,6 +30,8 @@ pub struct PeerInfo {
 pub struct MtlsStream {
     io: Bounded<TlsStream<TcpStream>>,
     info: PeerInfo,
+    /// The connection's place among those that may be open.
+    _places: Option<Places>,
 }
 
 impl MtlsStream {
@@ -40,7 +43,12 @@ impl MtlsStream {
             Some(peer) => io.until_revoked(peer, acceptor.credentials().clone()),
             None => io,
         };
-        Self { io, info }
+        Self { io, info, _places: None }
+    }
+
+    /// The same, with places that are free again when it ends.
+    pub(super) fn holding(self, place: Places) -> Self {
+        Self { _places: Some(place), ..self }
     }
 
     /// Who is at the other end.

@@ -1,0 +1,67 @@
+//! `alcazar.ca.v1.Status`: how the CA is, for its operator.
+
+use alcazar_api::ca::v1::{self, status_server::Status as StatusRpc};
+use alcazar_service::{Health, Readiness};
+use tonic::{Request, Response, Status};
+
+use super::epoch;
+use crate::ca::Ca;
+
+pub(crate) struct StatusService {
+    ca: Ca,
+    readiness: Readiness,
+}
+
+impl StatusService {
+    pub(crate) fn new(ca: Ca, readiness: Readiness) -> Self {
+        Self { ca, readiness }
+    }
+
+    fn issuance(&self) -> v1::Issuance {
+        let (metrics, admission) = (&self.ca.0.metrics, &self.ca.0.admission);
+        let count = |name: &str, count| v1::Count { name: name.into(), count };
+        v1::Issuance {
+            asked: metrics.asked.value(),
+            issued: metrics.issued.value(),
+            refused_by_code: metrics.refusals().map(|(name, number)| count(name, number)).collect(),
+            waiting: u64::try_from(admission.waiting()).unwrap_or(u64::MAX),
+            overload_refusals: admission.refusals().map(|(name, number)| count(name, number)).collect(),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl StatusRpc for StatusService {
+    async fn get_status(&self, _: Request<v1::GetStatusRequest>) -> Result<Response<v1::CaStatus>, Status> {
+        let ca = &self.ca.0;
+        let now = (ca.clock)();
+        let horizon = self.ca.points().into_iter().map(|point| v1::HorizonPoint {
+            name: point.name.into(),
+            fingerprint: point.fingerprint.to_string(),
+            not_before: epoch(point.validity.not_before()),
+            not_after: epoch(point.validity.not_after()),
+            percent_left: point.percent_left(now),
+        });
+        let parts = self.readiness.parts().into_iter().map(|(name, health)| {
+            let (state, reason) = match health {
+                Health::Ready => ("ready", String::new()),
+                Health::Degraded(reason) => ("degraded", reason),
+                Health::NotReady(reason) => ("not ready", reason),
+            };
+            v1::PartHealth { name, state: state.into(), reason }
+        });
+        let troubles =
+            ca.troubles.last().into_iter().map(|trouble| v1::Trouble { at: epoch(trouble.at), what: trouble.what });
+        Ok(Response::new(v1::CaStatus {
+            trust_domain: ca.config.trust_domain.to_string(),
+            cluster: ca.config.cluster.clone(),
+            now: epoch(now),
+            started_at: epoch(ca.started_at),
+            horizon: horizon.collect(),
+            issuance: Some(self.issuance()),
+            parts: parts.collect(),
+            troubles: troubles.collect(),
+            facts: Vec::new(),
+        }))
+    }
+}

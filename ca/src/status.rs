@@ -1,0 +1,146 @@
+//! What an operator is shown, and what the CA watches of itself.
+
+use std::{
+    collections::VecDeque,
+    sync::{Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use alcazar_identity::{Fingerprint, rfc3339};
+use alcazar_service::{Part, Shutdown};
+
+use crate::{
+    ca::Ca,
+    horizon::{Horizon, Level, Point},
+};
+
+/// The last things that went wrong on our side.
+#[derive(Debug, Default)]
+pub(crate) struct Troubles {
+    last: Mutex<VecDeque<Trouble>>,
+}
+
+/// Something that went wrong on our side.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Trouble {
+    pub(crate) at: SystemTime,
+    pub(crate) what: String,
+}
+
+impl Troubles {
+    /// Remembers it; the oldest is forgotten.
+    pub(crate) fn note(&self, at: SystemTime, what: String) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.len() >= REMEMBERED {
+            last.pop_front();
+        }
+        last.push_back(Trouble { at, what });
+    }
+
+    /// The oldest first.
+    pub(crate) fn last(&self) -> Vec<Trouble> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+}
+
+impl Ca {
+    /// The certificates that everything stands on.
+    pub(crate) fn points(&self) -> Vec<Point> {
+        let hierarchy = self.hierarchy();
+        let mut points: Vec<_> = hierarchy
+            .roots()
+            .iter()
+            .map(|root| Point {
+                name: "root",
+                fingerprint: root.fingerprint,
+                validity: root.validity,
+                renews_itself: false,
+            })
+            .collect();
+        let intermediate = hierarchy.intermediate().info();
+        points.push(Point {
+            name: "intermediate",
+            fingerprint: intermediate.fingerprint,
+            validity: intermediate.validity,
+            renews_itself: true,
+        });
+        let serving = self.0.serving.borrow().clone();
+        if let Some(leaf) = serving.svid().chain().first() {
+            points.push(Point {
+                name: "serving",
+                fingerprint: Fingerprint::of(leaf),
+                validity: serving.svid().validity(),
+                renews_itself: true,
+            });
+        }
+        points
+    }
+
+    /// Tells of certificates whose end comes near, and whether this CA can issue, until the end.
+    pub(crate) async fn watch_horizon(self, issuance: Part, shutdown: Shutdown) {
+        let mut horizon = Horizon::default();
+        loop {
+            let now = (self.0.clock)();
+            let points = self.points();
+            for (point, level) in horizon.look(&points, now) {
+                say(point, level, now);
+            }
+            match self.health(&points, now) {
+                Ok(None) => issuance.ready(),
+                Ok(Some(concern)) => issuance.degraded(concern),
+                Err(reason) => issuance.not_ready(reason),
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(LOOK) => {}
+            }
+        }
+    }
+
+    /// Whether it can issue, and what to look at if it can. A certificate that nears its end is no reason to send callers away:
+    /// every replica would, together.
+    fn health(&self, points: &[Point], now: SystemTime) -> Result<Option<String>, String> {
+        let signing = self.hierarchy();
+        let bounds = signing.intermediate().info().validity;
+        if !bounds.contains(now) {
+            let now = rfc3339(now);
+            return Err(format!(
+                "the intermediate is good from {bounds}, and the clock here says {now}: nothing can be issued"
+            ));
+        }
+        let worst =
+            points.iter().filter(|point| point.level(now) >= Level::Quarter).max_by_key(|point| point.level(now));
+        Ok(worst.map(|point| {
+            let end = rfc3339(point.validity.not_after());
+            format!("the {} {} ends at {end}", point.name, point.fingerprint)
+        }))
+    }
+}
+
+fn say(point: &Point, level: Level, now: SystemTime) {
+    let (what, fingerprint) = (point.name, point.fingerprint);
+    let (not_after, percent_left) = (rfc3339(point.validity.not_after()), point.percent_left(now));
+    if level == Level::Ended {
+        tracing::error!(target: "alcazar::rotation", what, %fingerprint, not_after, "a certificate that the CA stands on has ended");
+    } else {
+        tracing::warn!(target: "alcazar::rotation", what, %fingerprint, not_after, percent_left, "a certificate that the CA stands on nears its end");
+    }
+}
+
+const REMEMBERED: usize = 16;
+const LOOK: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_troubles_are_remembered() {
+        let troubles = Troubles::default();
+        for number in 0..20 {
+            troubles.note(SystemTime::UNIX_EPOCH, number.to_string());
+        }
+        let last = troubles.last();
+        assert_eq!((last.len(), last[0].what.as_str(), last[15].what.as_str()), (REMEMBERED, "4", "19"));
+    }
+}
