@@ -27,7 +27,7 @@ use crate::{
     serial::NoRandomness,
     serving::ServingError,
     storage::{self, OpenStoreError},
-    status::Troubles,
+    status::{Facts, Troubles},
     token::JoinToken,
 };
 
@@ -46,6 +46,8 @@ pub(crate) struct Inner {
     pub(crate) admission: Admission,
     /// What went wrong of late.
     pub(crate) troubles: Troubles,
+    /// What further parts tell the operator.
+    pub(crate) facts: Facts,
     pub(crate) started_at: SystemTime,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) records: Records,
@@ -107,6 +109,7 @@ impl Ca {
             dns_names: checked.dns_names,
             clock,
             troubles: Troubles::default(),
+            facts: Facts::default(),
             started_at: now,
             admission: Admission::new(&config.limits, &metrics),
             callers,

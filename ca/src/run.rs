@@ -5,8 +5,7 @@ use std::{io, os::unix::fs::PermissionsExt, path::PathBuf, sync::Arc, time::Dura
 use alcazar_api::{
     ca::v1::{
         administration_server::AdministrationServer, certificate_authority_server::CertificateAuthorityServer,
-        node_attestation_server::NodeAttestationServer,
-        status_server::StatusServer,
+        node_attestation_server::NodeAttestationServer, status_server::StatusServer,
     },
     istio::v1::auth::istio_certificate_service_server::IstioCertificateServiceServer,
 };

@@ -41,11 +41,9 @@ impl IstioService {
             (Caller::Node(node), Some(id)) => self.ca.issue_impersonated(&node, &id, &csr, ttl).await?,
             (Caller::Node(node), None) => self.ca.renew(*node, &csr, ttl).await?,
         };
-        let mut cert_chain: Vec<_> = reply.chain.iter().map(pem).collect();
-        // That of the chain comes last, where clients look for one root alone.
-        let root = reply.hierarchy.root();
-        let others = reply.hierarchy.roots().iter().filter(|other| *other != root);
-        cert_chain.extend(others.chain([root]).map(|root| pem(&root.certificate)));
+        // Of one moment: the chain's other certificates are those of this hierarchy.
+        let mut cert_chain: Vec<_> = reply.chain.first().map(pem).into_iter().collect();
+        cert_chain.extend_from_slice(reply.hierarchy.above_in_pem());
         Ok(IstioCertificateResponse { cert_chain })
     }
 }

@@ -52,6 +52,7 @@ impl StatusRpc for StatusService {
         });
         let troubles =
             ca.troubles.last().into_iter().map(|trouble| v1::Trouble { at: epoch(trouble.at), what: trouble.what });
+        let facts = ca.facts.all().into_iter().map(|(part, name, value)| v1::Fact { part: part.into(), name, value });
         Ok(Response::new(v1::CaStatus {
             trust_domain: ca.config.trust_domain.to_string(),
             cluster: ca.config.cluster.clone(),
@@ -61,7 +62,7 @@ impl StatusRpc for StatusService {
             issuance: Some(self.issuance()),
             parts: parts.collect(),
             troubles: troubles.collect(),
-            facts: Vec::new(),
+            facts: facts.collect(),
         }))
     }
 }

@@ -37,6 +37,8 @@ pub(crate) struct Hierarchy {
     roots: Vec<AuthorityInfo>,
     signing: Signing,
     bundles: TrustBundles,
+    /// What follows a leaf, for those who want PEM: made once, as each answer has it.
+    above_in_pem: Vec<String>,
 }
 
 /// An intermediate that signs, and what is above it.
@@ -57,7 +59,16 @@ impl Hierarchy {
         let roots = trust.infos()?;
         let certificates = roots.iter().map(|root| root.certificate.clone());
         let bundle = TrustBundle::new(trust_domain.clone(), trust.sequence, certificates);
-        Ok(Self { roots, signing, bundles: bundle.map_err(HierarchyError::Bundle)?.into() })
+        // The root of the chain comes last, where clients look for one root alone.
+        let others = roots.iter().filter(|other| other.fingerprint != signing.root.fingerprint);
+        let above = others.chain([&signing.root]).map(|root| &root.certificate);
+        let above_in_pem = signing.upper.iter().chain(above).map(pem).collect();
+        Ok(Self { bundles: bundle.map_err(HierarchyError::Bundle)?.into(), roots, signing, above_in_pem })
+    }
+
+    /// What follows a leaf in PEM: the certificates above it, then every root that is trusted, the one of the chain last.
+    pub(crate) fn above_in_pem(&self) -> &[String] {
+        &self.above_in_pem
     }
 
     /// Every root that is trusted, the one above the signing intermediate among them.

@@ -125,7 +125,8 @@ impl Mirrors {
             known.apply(&name, at, None);
         }
         for Stored { record, revision } in listed {
-            known.apply(&record.id().as_str().to_owned(), revision, Some(record));
+            let id = record.id().clone();
+            known.apply(id.as_str(), revision, Some(record));
         }
         known.known.forget_deleted(at);
     }

@@ -3,7 +3,8 @@
 use std::{net::SocketAddr, path::Path, sync::Arc};
 
 use alcazar_api::ca::v1::{
-    self, administration_client::AdministrationClient, certificate_authority_client::CertificateAuthorityClient,
+    self, administration_client::AdministrationClient, attest_node_request::Evidence,
+    certificate_authority_client::CertificateAuthorityClient,
 };
 use alcazar_identity::{
     CertificateDer, Credentials, Fingerprint, SpiffeId, SvidKey, TrustBundles, TrustDomain, X509Svid,
@@ -106,7 +107,7 @@ async fn attest(
     let channel = grpc::channel(address, connector, expected.clone());
     let key = KeyPair::generate()?;
     let csr = CertificateParams::default().serialize_request(&key)?.der().to_vec();
-    let request = v1::AttestNodeRequest { join_token: token, csr, ..v1::AttestNodeRequest::default() };
+    let request = v1::AttestNodeRequest { evidence: Some(Evidence::JoinToken(token)), csr };
     let issued = CertificateAuthorityClient::new(channel).attest_node(request).await?.into_inner();
     let chain: Vec<_> = issued.chain.into_iter().map(CertificateDer::from).collect();
     let bundles = issued.bundles.context("no trust bundle")?.try_into()?;
