@@ -26,8 +26,8 @@ use crate::{
     run::ADMIN_SOCKET,
     serial::NoRandomness,
     serving::ServingError,
-    storage::{self, OpenStoreError},
     status::{Facts, Troubles},
+    storage::{self, OpenStoreError},
     token::JoinToken,
 };
 

@@ -45,8 +45,8 @@ mod run;
 mod serial;
 mod serving;
 mod signer;
-mod storage;
 mod status;
+mod storage;
 mod token;
 
 pub use admission::{Limit, Limits};

@@ -134,7 +134,6 @@ async fn one(channel: &Channel, node: &Node, turn: usize) -> anyhow::Result<Coun
         csr: pick(&node.requests, turn)?.pem.clone(),
         validity_duration: 0,
         metadata: Some(metadata),
-        ..IstioCertificateRequest::default()
     };
     match IstioCertificateServiceClient::new(channel.clone()).create_certificate(request).await {
         Ok(reply) if reply.get_ref().cert_chain.len() >= 2 => Ok((1, 0)),
