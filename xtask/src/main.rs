@@ -50,3 +50,13 @@ fn run(command: &Command) -> anyhow::Result<()> {
         Command::Fuzz(options) => fuzz::run(options),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

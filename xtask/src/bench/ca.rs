@@ -22,6 +22,7 @@ use crate::process::{cargo, run as run_command, target_folder};
 
 /// How much is asked of it.
 #[derive(Clone, Copy, Debug, clap::Args)]
+#[group(skip)]
 pub(crate) struct Options {
     /// Certificates of each measurement over connections that are kept.
     #[arg(long, default_value_t = 50_000)]

@@ -69,6 +69,7 @@ impl Unit {
     fn show(self, value: f64) -> String {
         match self {
             Self::PerSecond => format!("{value:.0} /s"),
+            Self::Bytes if value < 1e5 => format!("{value:.0} B"),
             Self::Bytes => format!("{:.1} MB", value / 1e6),
             Self::Nanoseconds => match value {
                 ns if ns < 1e3 => format!("{ns:.0} ns"),
