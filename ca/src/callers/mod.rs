@@ -20,6 +20,7 @@ mod account;
 mod challenge;
 mod config;
 mod error;
+mod invalid;
 mod keys;
 mod kubernetes;
 mod machines;
@@ -32,14 +33,12 @@ mod rules;
 
 use std::{
     borrow::Cow,
-    fmt, io,
-    path::PathBuf,
+    fmt,
     time::{Duration, SystemTime},
 };
 
 use alcazar_identity::{SpiffeId, TrustDomain};
 use alcazar_jwt::Token;
-use alcazar_mtls::{MachineRootsError, web::RootsError};
 use alcazar_service::{
     Metrics,
     clock::Clock,
@@ -53,14 +52,11 @@ pub use self::{
     account::ParseServiceAccountError,
     challenge::machine_proof,
     config::{CallersConfig, KubernetesCallers, MachineCallers, OidcCallers, VerifyTokens},
+    invalid::CallersError,
     rules::{RuleConfig, RuleConfigError, RuleFault},
 };
 pub(crate) use self::{error::CallerError, machines::MachineEvidence};
-use crate::{
-    config::Config,
-    kubernetes::{KubernetesError, client},
-    serial::NoRandomness,
-};
+use crate::{config::Config, kubernetes::client, serial::NoRandomness};
 
 /// The plugs, as `ca.yaml` has them.
 pub(crate) struct Callers {
@@ -275,78 +271,6 @@ impl fmt::Display for Plug {
 pub(crate) enum ChallengeFailed {
     #[error("no machine certificates are accepted here (callers.machines in ca.yaml)")]
     NoMachines,
-    #[error(transparent)]
-    Randomness(#[from] NoRandomness),
-}
-
-/// What in `callers` makes no sense, or cannot be used.
-#[derive(Debug, Error)]
-pub enum CallersError {
-    /// Not the name of an account.
-    #[error("callers.kubernetes")]
-    Account(#[from] ParseServiceAccountError),
-    /// Too long.
-    #[error("callers.kubernetes.cacheFor: at most 10m, since who was removed from the cluster is believed for so long")]
-    CacheFor,
-    /// Keys that nobody would read.
-    #[error("callers.kubernetes.jwks is for verify: offline; with tokenReview the API server verifies")]
-    KeysForReview,
-    /// Keys without an issuer.
-    #[error("callers.kubernetes: verify: offline needs the issuer of the cluster's tokens (--service-account-issuer)")]
-    OfflineIssuer,
-    /// The API of the cluster is needed.
-    #[error("callers.kubernetes needs the API of the cluster")]
-    NoClient,
-    /// No client of the API.
-    #[error("callers.kubernetes needs the API of the cluster")]
-    Kubernetes(#[source] KubernetesError),
-    /// An issuer that cannot be used.
-    #[error("callers.oidc: {issuer}: {what}")]
-    Oidc {
-        /// The issuer.
-        issuer: String,
-        /// What is wrong.
-        what: String,
-    },
-    /// Two plugs of one issuer: which of them decides would be chance.
-    #[error("callers: the issuer {0} stands twice")]
-    Twice(String),
-    /// Rules that make no sense.
-    #[error("callers: {of}")]
-    Rules {
-        /// Whose.
-        of: String,
-        /// What is wrong.
-        source: RuleConfigError,
-    },
-    /// A file that cannot be read.
-    #[error("callers: cannot read {}", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// Roots for https.
-    #[error("callers.oidc: {issuer}: the roots cannot be used")]
-    WebRoots {
-        /// The issuer.
-        issuer: String,
-        /// What is wrong.
-        source: RootsError,
-    },
-    /// Roots of machine certificates.
-    #[error("callers.machines: {} cannot be used", path.display())]
-    MachineRoots {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        source: MachineRootsError,
-    },
-    /// A name that certificates do not have.
-    #[error("callers.machines: {0:?} is not a name in a certificate; match commonName, dns or uri")]
-    MachineName(String),
-    /// No random bytes.
     #[error(transparent)]
     Randomness(#[from] NoRandomness),
 }
