@@ -1,10 +1,11 @@
 //! The certificate authority: authenticate, authorize, check the CSR, sign, record, reply.
 //!
 //! ```text
-//!             join token │ node's SVID (TLS)                 operator (Unix socket, 0600)
+//!   join token │ bearer token │ node's SVID (TLS) │ …        operator (Unix socket, 0600)
 //!                        ▼                                            ▼
 //! grpc      CertificateAuthority, IstioCertificateService       Administration
 //!                        │                                            │
+//! callers    one plug decides who it is                               │
 //! requests   authenticate ─▶ authorize ─▶ Csr ─▶ issue() ─▶ record ─▶ reply
 //!                        │                 pure    pure       │
 //! records    tokens, lineages, registrations (decisions: pure) ▼
@@ -15,6 +16,7 @@
 //! # Invariants
 //! - A certificate is on record, durably, before anybody has it.
 //! - Nothing but the public key is taken from a request; who the caller is decides what the certificate says.
+//! - What a request carries chooses the one plug that decides who asks; none falls through to another.
 //! - A join token admits one key once. Only the latest certificate of a node's lineage renews. A workload's certificate
 //!   authenticates no issuance.
 //! - A new root is made where there has never been one, and never because one is missing.

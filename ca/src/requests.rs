@@ -24,7 +24,7 @@ use crate::{
 
 mod callers;
 
-pub(crate) use self::callers::Caller;
+pub(crate) use self::callers::{Caller, no_bearer};
 
 /// A certificate as the caller gets it.
 #[derive(Clone, Debug)]

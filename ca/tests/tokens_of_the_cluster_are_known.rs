@@ -100,6 +100,11 @@ async fn a_token_that_is_refused_never_falls_through_to_a_good_certificate() {
     let mut renew = tonic::Request::new(v1::RenewNodeRequest { csr: csr(&key()) });
     renew.metadata_mut().insert("authorization", bearer(&web).parse().unwrap());
     assert_eq!(served.client(&good).renew_node(renew).await.unwrap_err().code(), Code::Unauthenticated);
+    let evidence = Some(Evidence::JoinToken(served.token(&node("two")).await));
+    let mut attest = tonic::Request::new(v1::AttestNodeRequest { evidence, csr: csr(&key()) });
+    attest.metadata_mut().insert("authorization", bearer(&web).parse().unwrap());
+    let outcome = CertificateAuthorityClient::new(stock(&served)).attest_node(attest).await;
+    assert_eq!(outcome.unwrap_err().code(), Code::Unauthenticated);
     // The certificate by itself is as good as ever.
     assert_eq!(Ask::header(&[]).of(served.channel(&good)).await.unwrap(), node("one"));
     // A token of the CA's own account does not make its bearer the CA.

@@ -17,6 +17,10 @@ pub(crate) enum CallerError {
     NoTokens,
     #[error("the authorization header is not one bearer token")]
     Header,
+    #[error(
+        "the authorization header stands beside evidence of another kind, or in a request that no bearer token can make"
+    )]
+    Beside,
     #[error("the bearer token cannot be read")]
     Token(#[source] ParseTokenError),
     #[error("the bearer token is from the issuer {0:?}, whom callers in ca.yaml does not name")]

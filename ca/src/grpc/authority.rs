@@ -21,7 +21,7 @@ use crate::{
     callers::{CallerError, Plug},
     csr::Csr,
     refusal::RequestError,
-    requests::{Node, Reply},
+    requests::{Node, Reply, no_bearer},
 };
 
 pub(crate) struct AuthorityService {
@@ -100,6 +100,7 @@ impl CertificateAuthority for AuthorityService {
     async fn attest_node(&self, request: Request<v1::AttestNodeRequest>) -> Result<Response<v1::IssuedSvid>, Status> {
         let outcome = async {
             let _pass = self.ca.admit_stranger(address(&request)).await?;
+            no_bearer(request.metadata().as_ref())?;
             self.attest(request.get_ref()).await
         };
         let outcome = measured(&self.ca, outcome).await;

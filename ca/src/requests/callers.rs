@@ -27,6 +27,14 @@ pub(crate) enum Caller {
     Bearer(Bearer),
 }
 
+/// Refuses a bearer token beside other evidence: which of them decides would be chance.
+pub(crate) fn no_bearer(headers: &HeaderMap) -> Result<(), RequestError> {
+    match headers.contains_key(http::header::AUTHORIZATION) {
+        true => Err(RequestError::Caller { plug: Plug::Bearer, source: CallerError::Beside }),
+        false => Ok(()),
+    }
+}
+
 impl Caller {
     /// Whose limits count: a node's, or those of one pod, since all pods of an account have one identity.
     pub(crate) fn limited_as(&self) -> Cow<'_, str> {
@@ -76,9 +84,7 @@ impl Ca {
         headers: &HeaderMap,
         peer: Option<&PeerIdentity>,
     ) -> Result<Node, RequestError> {
-        if headers.contains_key(http::header::AUTHORIZATION) {
-            return Err(RequestError::Caller { plug: Plug::Bearer, source: CallerError::Header });
-        }
+        no_bearer(headers)?;
         self.node(peer).await
     }
 
