@@ -63,7 +63,7 @@ pub use csr::{Csr, CsrError, KeyHash, KeyKind};
 pub use hierarchy::{Authorities, HierarchyError};
 pub use issue::{IssueError, Issued, Subject, issue};
 pub use keys::{FileKeys, KeyAlgorithm, KeyError, KeyLabel, KeyPemError, KeyStore, KeysConfig, ParseKeyLabelError};
-pub use kubernetes::{KubernetesConfig, KubernetesError, client as kubernetes_client};
+pub use kubernetes::{KubernetesConfig, KubernetesError, SecretsConfig, client as kubernetes_client};
 pub use profile::{AllowedNamesConfig, DnsName, Longer, ParseDnsNameError, Profile, ProfileConfig, ProfileError};
 pub use records::{IssuedRecord, ParseRegistrationError, RecordError, Registration, RegistrationId, Selector};
 pub use run::{ADMIN_SOCKET, RunError};

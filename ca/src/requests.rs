@@ -242,7 +242,7 @@ impl Ca {
     }
 
     /// A certificate for an identity that is not registered: of the default profile, without DNS names.
-    async fn issue_for(
+    pub(crate) async fn issue_for(
         &self,
         caller: &str,
         plug: Plug,

@@ -18,6 +18,7 @@ use tokio_stream::wrappers::UnixListenerStream;
 use crate::{
     ca::Ca,
     grpc::{AdministrationService, AuthorityService, IstioService, StatusService},
+    kubernetes,
     records::{RecordError, TokenRecord, family},
 };
 
@@ -64,6 +65,12 @@ impl Ca {
         let issuance = readiness.part("issuance");
         shutdown.spawn("horizon of the CA", self.clone().watch_horizon(issuance, shutdown.clone()));
         shutdown.spawn("upkeep of the CA", self.clone().upkeep(shutdown.clone()));
+        if let Some(secrets) = self.0.config.kubernetes.secrets.clone() {
+            shutdown.spawn(
+                "Secrets of service accounts",
+                kubernetes::secrets::run(self.clone(), secrets, shutdown.clone()),
+            );
+        }
         shutdown.spawn("pods of the cluster", self.clone().follow_pods(shutdown.clone()));
         let acceptor =
             Acceptor::new(self.0.serving.subscribe(), Clients::Optional, grpc::ALPN, Arc::clone(&self.0.clock));

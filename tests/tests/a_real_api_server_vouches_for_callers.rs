@@ -180,7 +180,7 @@ async fn tokens_of_a_real_cluster_are_judged_by_it_and_by_its_keys() {
     let folder = tempfile::tempdir().unwrap();
     let config = |name: &str, verify| {
         let mut config = Config::new(folder.path().join(name));
-        config.kubernetes = KubernetesConfig { kubeconfig: kubeconfig.clone(), context: None };
+        config.kubernetes = KubernetesConfig { kubeconfig: kubeconfig.clone(), ..KubernetesConfig::default() };
         config.callers.kubernetes = Some(KubernetesCallers {
             verify,
             issuer: Some(ISSUER.into()),

@@ -83,6 +83,8 @@ pub(crate) enum Plug {
     Machine,
     /// A bearer token that is no configured plug's.
     Bearer,
+    /// The CA itself, for the Secret of a service account.
+    Secrets,
     /// Nothing was shown.
     Nobody,
 }
@@ -255,6 +257,7 @@ impl Plug {
             Self::Oidc => "oidc",
             Self::Machine => "machine",
             Self::Bearer => "bearer",
+            Self::Secrets => "secrets",
             Self::Nobody => "none",
         }
     }

@@ -5,11 +5,15 @@
 //!          nothing said: the pod's own service account
 //! ```
 
+pub(crate) mod secrets;
+
 use std::path::PathBuf;
 
 use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use serde::Deserialize;
 use thiserror::Error;
+
+pub use self::secrets::SecretsConfig;
 
 /// How the CA reaches the API of its cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -20,6 +24,8 @@ pub struct KubernetesConfig {
     pub kubeconfig: Option<PathBuf>,
     /// The context of that file. Default: its current one.
     pub context: Option<String>,
+    /// Secrets of the type `istio.io/key-and-cert` for the service accounts of namespaces that ask for them. Default: none.
+    pub secrets: Option<SecretsConfig>,
 }
 
 /// A client of the cluster's API, which asks again where the server says that it is busy.
@@ -115,20 +121,21 @@ mod tests {
     #[tokio::test]
     async fn a_kubeconfig_is_read_and_one_that_skips_verification_is_refused() {
         let good = kubeconfig("");
-        let config = KubernetesConfig { kubeconfig: Some(good.path().into()), context: None };
+        let config = KubernetesConfig { kubeconfig: Some(good.path().into()), ..KubernetesConfig::default() };
         assert_eq!(settings(&config).await.unwrap().cluster_url, "https://127.0.0.1:1/");
-        let other = KubernetesConfig { context: Some("elsewhere".into()), ..config };
+        let other = KubernetesConfig { context: Some("elsewhere".into()), ..config.clone() };
         assert!(refusal(other).await.contains("cannot be used"));
         let skips = kubeconfig(", insecure-skip-tls-verify: true");
-        let config = KubernetesConfig { kubeconfig: Some(skips.path().into()), context: None };
+        let config = KubernetesConfig { kubeconfig: Some(skips.path().into()), ..KubernetesConfig::default() };
         assert!(refusal(config).await.contains("insecure-skip-tls-verify"));
     }
 
     #[tokio::test]
     async fn what_is_missing_is_said() {
-        let missing = KubernetesConfig { kubeconfig: Some("/nowhere/kubeconfig".into()), context: None };
+        let missing =
+            KubernetesConfig { kubeconfig: Some("/nowhere/kubeconfig".into()), ..KubernetesConfig::default() };
         assert!(refusal(missing).await.contains("/nowhere/kubeconfig"));
-        let context = KubernetesConfig { kubeconfig: None, context: Some("east".into()) };
+        let context = KubernetesConfig { context: Some("east".into()), ..KubernetesConfig::default() };
         assert!(refusal(context).await.contains("kubernetes.kubeconfig"));
         assert!(refusal(KubernetesConfig::default()).await.contains("set kubernetes.kubeconfig"));
     }

@@ -88,7 +88,7 @@ impl ApiServer {
             self.address
         );
         std::fs::write(&path, text).unwrap();
-        KubernetesConfig { kubeconfig: Some(path), context: None }
+        KubernetesConfig { kubeconfig: Some(path), ..KubernetesConfig::default() }
     }
 
     /// Vouches for a token from now on, with this status.
