@@ -129,6 +129,18 @@ async fn every_account_of_a_namespace_that_asks_has_a_secret_that_is_kept_up() {
         until("it is made again", &shop, "istio.cart", |found| found.is_some_and(|found| found.metadata.uid != uid));
     openssl_believes(&again.await.unwrap(), "spiffe://cluster.local/ns/shop/sa/cart");
 
+    // The trusted roots change: so does the Secret.
+    let (old, new) = (ca.fingerprints().root.fingerprint, ca.make_root().await.unwrap().fingerprint);
+    ca.set_trusted_roots(&[old, new]).await.unwrap();
+    let two = |found: Option<&Secret>| {
+        let roots = found.map(|found| String::from_utf8(part(found, "root-cert.pem")).unwrap()).unwrap_or_default();
+        roots.matches("BEGIN CERTIFICATE").count() == 2
+    };
+    openssl_believes(
+        &until("both roots are in it", &shop, "istio.cart", two).await.unwrap(),
+        "spiffe://cluster.local/ns/shop/sa/cart",
+    );
+
     // A namespace that asks by Citadel's label, and takes it back.
     assert_eq!(quiet.get_opt("istio.clerk").await.unwrap(), None);
     label(&client, "quiet", "ca.istio.io/override", "true").await;

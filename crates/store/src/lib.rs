@@ -1,8 +1,9 @@
 //! Shared state: get, compare-and-swap, watch and lease, durable once acknowledged.
 //!
 //! What the CA must remember (join tokens, node lineages, registrations, what was issued) goes through
-//! one object-safe trait, [`Store`]. Today it stands on sled in one process; etcd and Kubernetes
-//! objects can implement the same trait, and [`conformance`] says when they do so rightly.
+//! one object-safe trait, [`Store`]: on sled for one process, and for replicas in an etcd cluster (feature `etcd`) or in
+//! the objects of a Kubernetes cluster (feature `kubernetes`). [`conformance`] says when a back end does it rightly. Below,
+//! the one on sled.
 //!
 //! ```text
 //!  caller ── put_if ──┐

@@ -59,7 +59,7 @@ impl Held {
         let mut data = secret.data.take().unwrap_or_default();
         let mut part = |name: &str| Zeroizing::new(data.remove(name).map(|bytes| bytes.0).unwrap_or_default());
         let (chain, key, roots) = (part(CHAIN), part(KEY), part(ROOTS));
-        for (_, other) in &mut data {
+        for other in data.values_mut() {
             other.0.zeroize();
         }
         let svid = X509Svid::from_pem(&chain, &key).ok();
