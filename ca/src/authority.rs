@@ -113,7 +113,6 @@ impl Authority {
         &self.issuer.key().0
     }
 
-    #[cfg(test)]
     pub(crate) fn issuer(&self) -> &Issuer<'static, SigningHandle> {
         &self.issuer
     }

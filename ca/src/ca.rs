@@ -23,6 +23,7 @@ use crate::{
     metrics::CaMetrics,
     profile::{DnsName, Profile, Profiles},
     records::{IssuedRecord, RecordError, Records, Registration, RegistrationId, TokenRecord, family},
+    revocation::Barred,
     run::ADMIN_SOCKET,
     serial::NoRandomness,
     serving::ServingError,
@@ -58,6 +59,7 @@ pub(crate) struct Inner {
     /// Held by whoever changes the hierarchy.
     pub(crate) hierarchy_turn: tokio::sync::Mutex<()>,
     pub(crate) serving: watch::Sender<Arc<Credentials>>,
+    pub(crate) revoking: crate::revocation::Revoking,
 }
 
 /// What a person compares: the certificates that everything stands on.
@@ -121,10 +123,12 @@ impl Ca {
             hierarchy: watch::Sender::new(Arc::new(hierarchy)),
             hierarchy_turn: tokio::sync::Mutex::default(),
             serving: watch::Sender::new(Arc::new(serving.credentials)),
+            revoking: crate::revocation::Revoking::new(),
             config,
         };
         let ca = Self(Arc::new(inner));
         ca.measure_at_scrapes();
+        ca.refresh_revocations().await?;
         ca.reconcile(checked.registrations).await?;
         Ok(ca)
     }
@@ -179,6 +183,7 @@ impl Ca {
             return Err(AdminError::NotANode(node.clone()));
         }
         self.own_node(node)?;
+        self.permits(node)?;
         let ttl = ttl.unwrap_or(TOKEN_TTL);
         if ttl > TOKEN_MAX_TTL {
             return Err(AdminError::TokenTtl(ttl));
@@ -336,6 +341,9 @@ pub enum OpenError {
     /// No serving certificate.
     #[error("the CA has no certificate to serve with")]
     Serving(#[from] ServingError),
+    /// The revocations on record cannot be put in force.
+    #[error("the revocations on record cannot be put in force")]
+    Revocations(#[from] crate::revocation::RefreshError),
     /// The configured registrations were not put into the store.
     #[error("the configured registrations cannot be used")]
     Registrations(#[source] Box<AdminError>),
@@ -358,6 +366,9 @@ pub enum AdminError {
         /// The CA's cluster.
         cluster: String,
     },
+    /// A revoked node.
+    #[error(transparent)]
+    Revoked(#[from] Barred),
     /// Another trust domain.
     #[error("{0} is of another trust domain")]
     Foreign(SpiffeId),

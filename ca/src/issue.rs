@@ -54,20 +54,19 @@ pub struct Issued {
     pub clamped: bool,
 }
 
-/// Signs a leaf for `subject` and the key of `csr`, good from two minutes before `now` to `ttl` after it, but never
-/// longer than its issuer. Nothing but the public key is taken from the request.
-///
-/// **Source**: X509-SVID §2 to §4; RFC 5280 §4.1.2.5, §4.2.1.
+/// As [`issue`], but good from `earliest` on at most where that is given: what is issued after a revocation must not look as
+/// if it were of before.
 ///
 /// # Errors
-/// When the issuer is not good at `now`, or does not sign.
-pub fn issue(
+/// As [`issue`].
+pub(crate) fn issue_from(
     csr: &Csr,
     subject: Subject<'_>,
     ttl: Duration,
     issuer: &Authority,
     serial: Serial,
     now: SystemTime,
+    earliest: Option<SystemTime>,
 ) -> Result<Issued, IssueError> {
     let issued_at = whole_seconds(now);
     let bounds = issuer.info().validity;
@@ -76,7 +75,7 @@ pub fn issue(
     }
     let wanted = issued_at + ttl;
     let not_after = wanted.min(bounds.not_after());
-    let not_before = issued_at - BACKDATE;
+    let not_before = earliest.map_or(issued_at - BACKDATE, |earliest| earliest.max(issued_at - BACKDATE));
     let validity = Validity::new(not_before, not_after).ok_or(IssueError::IssuerNotGood { validity: bounds, now })?;
 
     let leaf = issuer.leaf();
@@ -93,6 +92,24 @@ pub fn issue(
         issuer: issuer.info().fingerprint,
         clamped: not_after < wanted,
     })
+}
+
+/// Signs a leaf for `subject` and the key of `csr`, good from two minutes before `now` to `ttl` after it, but never
+/// longer than its issuer. Nothing but the public key is taken from the request.
+///
+/// **Source**: X509-SVID §2 to §4; RFC 5280 §4.1.2.5, §4.2.1.
+///
+/// # Errors
+/// When the issuer is not good at `now`, or does not sign.
+pub fn issue(
+    csr: &Csr,
+    subject: Subject<'_>,
+    ttl: Duration,
+    issuer: &Authority,
+    serial: Serial,
+    now: SystemTime,
+) -> Result<Issued, IssueError> {
+    issue_from(csr, subject, ttl, issuer, serial, now, None)
 }
 
 /// Why nothing was issued.

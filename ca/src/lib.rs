@@ -41,6 +41,7 @@ mod profile;
 pub mod records;
 mod refusal;
 mod requests;
+mod revocation;
 #[allow(dead_code, unused_imports, reason = "the driver comes next")]
 mod rotation;
 mod run;
@@ -66,6 +67,7 @@ pub use keys::{FileKeys, KeyAlgorithm, KeyError, KeyLabel, KeyPemError, KeyStore
 pub use kubernetes::{KubernetesConfig, KubernetesError, SecretsConfig, client as kubernetes_client};
 pub use profile::{AllowedNamesConfig, DnsName, Longer, ParseDnsNameError, Profile, ProfileConfig, ProfileError};
 pub use records::{IssuedRecord, ParseRegistrationError, RecordError, Registration, RegistrationId, Selector};
+pub use revocation::{Barred, RefreshError, RevokeError, crl::CrlError, crl_routes};
 pub use run::{ADMIN_SOCKET, RunError};
 pub use serial::{NoRandomness, Serial};
 pub use serving::ServingError;

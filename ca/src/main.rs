@@ -4,6 +4,7 @@ use std::{
     error::Error,
     path::PathBuf,
     process::ExitCode,
+    sync::{Arc, OnceLock},
     time::{Duration, SystemTime},
 };
 
@@ -77,9 +78,11 @@ async fn serve(config: Config, shutdown: Shutdown, readiness: Readiness) -> Resu
     let listener = bind(config.listen, "nodes").await?;
     let opening = readiness.register("store");
     let metrics = Metrics::new();
+    let opened = Arc::new(OnceLock::new());
     if let Some(address) = config.admin {
         let listener = bind(address, "health checks").await?;
-        let admin = Admin::new(readiness.clone()).with_metrics(metrics.clone());
+        let routes = alcazar_ca::crl_routes(opened.clone());
+        let admin = Admin::new(readiness.clone()).with_metrics(metrics.clone()).with_routes(routes);
         let end = shutdown.clone();
         shutdown.spawn("health checks", async move {
             if let Err(error) = admin.serve(listener, end).await {
@@ -88,6 +91,8 @@ async fn serve(config: Config, shutdown: Shutdown, readiness: Readiness) -> Resu
         });
     }
     let ca = Ca::open_with(config, clock::system(), metrics).await?;
+    // What is asked before is told to come back.
+    drop(opened.set(ca.clone()));
     // Polled in this order: running has registered its own part before opening is over.
     let (outcome, ()) = tokio::join!(ca.run(listener, shutdown, readiness), async { opening.ready() });
     Ok(outcome?)

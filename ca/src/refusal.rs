@@ -13,6 +13,7 @@ use crate::{
     csr::CsrError,
     issue::IssueError,
     records::{LineageRefusal, ParseRegistrationError, RecordError, TokenRefusal},
+    revocation::Barred,
     serial::NoRandomness,
     token::ParseJoinTokenError,
 };
@@ -54,6 +55,8 @@ pub(crate) enum RequestError {
     OtherCluster(SpiffeId),
     #[error("the node {node} is not admitted by its certificate")]
     Lineage { node: SpiffeId, source: LineageRefusal },
+    #[error(transparent)]
+    Revoked(#[from] Barred),
     #[error("the join token is none")]
     TokenText(#[source] ParseJoinTokenError),
     #[error("the join token is refused")]
@@ -112,6 +115,7 @@ impl RequestError {
             }
             Self::NoProfile { .. } => (Code::FailedPrecondition, "registration cannot be used"),
             Self::Issue(IssueError::KeyKind { .. }) => (Code::InvalidArgument, "certificate request refused"),
+            Self::Revoked(_) => (Code::PermissionDenied, "revoked"),
             Self::NotRegistered { .. } => (Code::PermissionDenied, "not registered for this node"),
             Self::Csr(_) => (Code::InvalidArgument, "certificate request refused"),
             Self::Issue(IssueError::TtlTooLong { .. }) => (Code::InvalidArgument, "requested life is too long"),

@@ -18,6 +18,7 @@ use crate::{
     profile::Profile,
     records::{Attestation, Consumed, Leaf, Lineage, Registration, Renewal, Stored, TokenRecord, TokenRefusal, family},
     refusal::RequestError,
+    revocation::Permit,
     serial::Serial,
     token::JoinToken,
 };
@@ -70,17 +71,18 @@ impl Ca {
         if !hierarchy.trusts(token.pin()) {
             return Err(RequestError::TokenPin);
         }
+        let permit = self.permits(&record.node)?;
         let csr = Csr::from_der(csr)?;
         let lineage = self.0.records.get::<Lineage>(family::NODES, record.node.principal()).await?;
         let leaf = match record.attest(revision, lineage.as_ref(), csr.key_hash(), now).map_err(RequestError::Token)? {
-            Attestation::Repeat { leaf, finish } if is_repeatable(&hierarchy, &leaf, now) => {
+            Attestation::Repeat { leaf, finish } if is_repeatable(&hierarchy, &leaf, permit, now) => {
                 if finish {
                     self.begin_lineage(&record.node, leaf.clone(), revision).await?;
                 }
                 leaf
             }
             Attestation::Issue | Attestation::Repeat { .. } => {
-                let issued = sign(&hierarchy, self.0.profiles.node(), &csr, (&record.node).into(), None, now)?;
+                let issued = sign(&hierarchy, self.0.profiles.node(), &csr, (&record.node).into(), None, permit, now)?;
                 let caller = format!("join token {}", hash.as_str().chars().take(16).collect::<String>());
                 self.record(&issued, &caller, Plug::JoinToken).await?;
                 let leaf = Leaf::from(&issued);
@@ -111,6 +113,7 @@ impl Ca {
         if !self.0.config.has_node(&id) {
             return Err(RequestError::OtherCluster(id));
         }
+        self.permits(&id)?;
         let refused = |source| RequestError::Lineage { node: id.clone(), source };
         let known = self.0.records.known_lineage(id.principal());
         let lineage = match known.filter(|known| known.record.speaks(peer.serial()).is_ok()) {
@@ -129,14 +132,14 @@ impl Ca {
     /// A node's next certificate.
     pub(crate) async fn renew(&self, node: Node, csr: &Csr, ttl: Duration) -> Result<Reply, RequestError> {
         let (hierarchy, now) = (self.hierarchy(), (self.0.clock)());
-        let lineage = &node.lineage.record;
+        let (lineage, permit) = (&node.lineage.record, self.permits(&node.id)?);
         let refused = |source| RequestError::Lineage { node: node.id.clone(), source };
         let next = match lineage.renew(&node.serial, csr.key_hash()).map_err(refused)? {
-            Renewal::Repeat(leaf) if is_repeatable(&hierarchy, &leaf, now) => {
+            Renewal::Repeat(leaf) if is_repeatable(&hierarchy, &leaf, permit, now) => {
                 return Ok(reply(hierarchy, node.id, leaf));
             }
             renewal => {
-                let issued = sign(&hierarchy, self.0.profiles.node(), csr, (&node.id).into(), Some(ttl), now)?;
+                let issued = sign(&hierarchy, self.0.profiles.node(), csr, (&node.id).into(), Some(ttl), permit, now)?;
                 self.record(&issued, node.id.as_str(), Plug::NodeCertificate).await?;
                 let leaf = Leaf::from(&issued);
                 match renewal {
@@ -235,8 +238,8 @@ impl Ca {
         if !more.is_empty() {
             tracing::warn!(registration = %registration.id(), spiffe_id = %id, names = ?more, "a certificate goes without DNS names that its profile does not allow any more");
         }
-        let subject = Subject { id, dns: &dns };
-        let issued = sign(&hierarchy, profile, csr, subject, Some(ttl), (self.0.clock)())?;
+        let (subject, permit) = (Subject { id, dns: &dns }, self.permits(id)?);
+        let issued = sign(&hierarchy, profile, csr, subject, Some(ttl), permit, (self.0.clock)())?;
         self.record(&issued, node.id.as_str(), Plug::NodeCertificate).await?;
         Ok(reply(hierarchy, issued.id.clone(), Leaf::from(&issued)))
     }
@@ -251,7 +254,8 @@ impl Ca {
         ttl: Duration,
     ) -> Result<Reply, RequestError> {
         let hierarchy = self.hierarchy();
-        let issued = sign(&hierarchy, self.0.profiles.default(), csr, id.into(), Some(ttl), (self.0.clock)())?;
+        let permit = self.permits(id)?;
+        let issued = sign(&hierarchy, self.0.profiles.default(), csr, id.into(), Some(ttl), permit, (self.0.clock)())?;
         self.record(&issued, caller, plug).await?;
         Ok(reply(hierarchy, issued.id.clone(), Leaf::from(&issued)))
     }
@@ -297,15 +301,17 @@ fn sign(
     csr: &Csr,
     subject: Subject<'_>,
     ttl: Option<Duration>,
+    permit: Permit,
     now: SystemTime,
 ) -> Result<Issued, RequestError> {
     profile.check_key(csr.kind())?;
     let ttl = ttl.unwrap_or(profile.default_ttl()).min(profile.max_ttl());
-    Ok(issue::issue(csr, subject, ttl, hierarchy.intermediate(), Serial::random()?, now)?)
+    let authority = hierarchy.intermediate();
+    Ok(issue::issue_from(csr, subject, ttl, authority, Serial::random()?, now, permit.earliest)?)
 }
 
-fn is_repeatable(hierarchy: &Hierarchy, leaf: &Leaf, now: SystemTime) -> bool {
-    leaf.is_repeatable(hierarchy.intermediate().info().fingerprint, now)
+fn is_repeatable(hierarchy: &Hierarchy, leaf: &Leaf, permit: Permit, now: SystemTime) -> bool {
+    permit.covers(leaf.issued_at) && leaf.is_repeatable(hierarchy.intermediate().info().fingerprint, now)
 }
 
 fn reply(hierarchy: Arc<Hierarchy>, id: SpiffeId, leaf: Leaf) -> Reply {

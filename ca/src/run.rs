@@ -5,7 +5,9 @@ use std::{io, os::unix::fs::PermissionsExt, path::PathBuf, sync::Arc, time::Dura
 use alcazar_api::{
     ca::v1::{
         administration_server::AdministrationServer, certificate_authority_server::CertificateAuthorityServer,
-        node_attestation_server::NodeAttestationServer, status_server::StatusServer,
+        node_attestation_server::NodeAttestationServer,
+        revocation_administration_server::RevocationAdministrationServer, revocation_server::RevocationServer,
+        status_server::StatusServer,
     },
     istio::v1::auth::istio_certificate_service_server::IstioCertificateServiceServer,
 };
@@ -17,7 +19,10 @@ use tokio_stream::wrappers::UnixListenerStream;
 
 use crate::{
     ca::Ca,
-    grpc::{AdministrationService, AuthorityService, IstioService, StatusService},
+    grpc::{
+        AdministrationService, AuthorityService, IstioService, RevocationAdministrationService, RevocationService,
+        StatusService,
+    },
     kubernetes,
     records::{RecordError, TokenRecord, family},
 };
@@ -64,6 +69,7 @@ impl Ca {
         }
         let issuance = readiness.part("issuance");
         shutdown.spawn("horizon of the CA", self.clone().watch_horizon(issuance, shutdown.clone()));
+        shutdown.spawn("revocations of the CA", self.clone().keep_revocations(shutdown.clone()));
         shutdown.spawn("upkeep of the CA", self.clone().upkeep(shutdown.clone()));
         if let Some(secrets) = self.0.config.kubernetes.secrets.clone() {
             shutdown.spawn(
@@ -77,11 +83,13 @@ impl Ca {
         let nodes = grpc::server()
             .add_service(CertificateAuthorityServer::new(AuthorityService::new(self.clone(), shutdown.clone())))
             .add_service(NodeAttestationServer::new(AuthorityService::new(self.clone(), shutdown.clone())))
+            .add_service(RevocationServer::new(RevocationService::new(self.clone(), shutdown.clone())))
             .add_service(IstioCertificateServiceServer::new(IstioService::new(self.clone())))
             .serve_with_incoming_shutdown(grpc::incoming(listener, acceptor), shutdown.cancelled());
         let operator = tonic::transport::Server::builder()
             .add_service(AdministrationServer::new(AdministrationService::new(self.clone())))
             .add_service(StatusServer::new(StatusService::new(self.clone(), readiness.clone())))
+            .add_service(RevocationAdministrationServer::new(RevocationAdministrationService::new(self.clone())))
             .serve_with_incoming_shutdown(UnixListenerStream::new(operator), shutdown.cancelled());
         let prints = self.fingerprints();
         tracing::info!(root = %prints.root.fingerprint, intermediate = %prints.intermediate.fingerprint, "the certificate authority serves");

@@ -86,7 +86,7 @@ impl Ca {
         self.0.records.record(&serving.issued, "ca").await?;
         let issued = &serving.issued;
         tracing::info!(target: "alcazar::rotation", spiffe_id = %issued.id, serial = %issued.serial, not_after = %rfc3339(issued.validity.not_after()), "the CA's serving certificate was renewed");
-        self.0.serving.send_replace(Arc::new(serving.credentials));
+        self.0.serving.send_replace(Arc::new(serving.credentials.with_revocations(self.revocations())));
         Ok(())
     }
 }

@@ -8,7 +8,7 @@ use alcazar_identity::TrustDomain;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::{app, ca};
+use crate::{app, ca, revocation};
 
 /// An identity for every workload, mutual TLS between them, and RBAC that explains itself.
 #[derive(Debug, Parser)]
@@ -30,6 +30,12 @@ pub(crate) enum Command {
     /// Ask a certificate authority, or tell it something
     #[command(subcommand)]
     Ca(ca::Command),
+    /// Take back a certificate, an identity or an intermediate: in force everywhere within seconds
+    Revoke(revocation::RevokeArgs),
+    /// Lift the hold of a certificate, or reinstate an identity
+    Unrevoke(revocation::UnrevokeArgs),
+    /// Show what is revoked
+    Revocations(revocation::RevocationsArgs),
     /// Print the version
     Version,
     /// Print a completion script for a shell

@@ -4,6 +4,7 @@
 //!   alcazar up ─────▶ CA, node agent, control plane, proxies, commands: one process, one data directory
 //!   alcazar status ─▶ asks the running `up` over a Unix socket in its data directory
 //!   alcazar ca ... ─▶ asks a running CA over its administration socket
+//!   alcazar revoke, unrevoke, revocations ─▶ the same
 //!   alcazar policy explain ─▶ the decision engine of the proxies, asked directly
 //! ```
 //!
@@ -14,6 +15,7 @@ mod args;
 mod ca;
 mod explain;
 mod operator;
+mod revocation;
 mod span;
 mod status;
 mod supervised;
@@ -33,6 +35,9 @@ fn main() -> ExitCode {
         Command::Status(args) => status::run(&args),
         Command::Policy(PolicyCommand::Explain(args)) => explain::run(&args),
         Command::Ca(command) => ca::run(&command),
+        Command::Revoke(args) => revocation::revoke(&args),
+        Command::Unrevoke(args) => revocation::unrevoke(&args),
+        Command::Revocations(args) => revocation::list(&args),
         Command::Version => say(&format!("alcazar {}\n", env!("CARGO_PKG_VERSION"))),
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -83,7 +83,7 @@ impl Control {
         let socket = self.config.sds_socket.clone();
         shutdown.spawn("control: files", self.follow(shutdown.clone()));
 
-        let connecting = sds::connect(socket);
+        let connecting = sds::connect(socket, clock::system());
         let (credentials, driver) = tokio::select! {
             connected = connecting => connected,
             () = shutdown.cancelled() => return Ok(()),

@@ -3,8 +3,8 @@ use std::time::{Duration, SystemTime};
 
 use alcazar_api::ca::v1;
 use alcazar_identity::{
-    CertificateDer, Credentials, Fingerprint, ParseSvidError, SpiffeId, SvidKey, TrustBundle, TrustBundles, X509Svid,
-    rfc3339,
+    CertificateDer, Credentials, Fingerprint, ParseSvidError, Revocations, Revoked, SpiffeId, SvidKey, TrustBundle,
+    TrustBundles, X509Svid, rfc3339,
 };
 use alcazar_mtls::{Side, VerifyPeerError, verify_peer};
 
@@ -83,7 +83,19 @@ impl Issued {
     }
 
     pub(crate) fn believe(&mut self, bundles: TrustBundles) {
-        self.credentials = Arc::new(Credentials::new(self.svid().clone(), bundles));
+        let revocations = self.credentials.revocations().clone();
+        self.credentials = Arc::new(Credentials::new(self.svid().clone(), bundles).with_revocations(revocations));
+    }
+
+    /// Holds its peers against these from now on.
+    pub(crate) fn revoke(&mut self, revocations: Arc<Revocations>) {
+        self.credentials = Arc::new((*self.credentials).clone().with_revocations(revocations));
+    }
+
+    /// Why peers who know these revocations do not believe it any more.
+    pub(crate) fn revoked(&self, now: SystemTime) -> Option<Revoked> {
+        let own = verify_peer(self.svid().chain(), self.bundles(), Side::Client, now).ok()?;
+        own.revoked_by(self.credentials.revocations())
     }
 }
 

@@ -38,6 +38,7 @@ mod registration;
 /// Who a caller is, and what is held for it.
 pub mod registry;
 mod renewal;
+mod revocations;
 mod saved;
 pub mod schedule;
 pub mod sds;

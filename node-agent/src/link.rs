@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alcazar_api::ca::v1;
-use alcazar_identity::{Credentials, SpiffeId, TrustBundles};
+use alcazar_identity::{Credentials, Revocations, SpiffeId, TrustBundles};
 use alcazar_mtls::Clock;
 use alcazar_service::Shutdown;
 use alcazar_service::process::chain;
@@ -23,6 +23,8 @@ pub(crate) struct Link {
     pub(crate) node: SpiffeId,
     pub(crate) authority: Arc<dyn Authority>,
     pub(crate) identity: watch::Receiver<Option<Arc<Credentials>>>,
+    /// By which the CA itself is judged, when a connection is made.
+    pub(crate) revoked: watch::Receiver<Arc<Revocations>>,
     pub(crate) clock: Clock,
     pub(crate) status: watch::Sender<NodeStatus>,
     pub(crate) out: Heard,
@@ -37,6 +39,8 @@ pub(crate) struct Heard {
     pub(crate) registrations: watch::Sender<Option<Arc<v1::Registrations>>>,
     /// What the CA says to be believed.
     pub(crate) said: watch::Sender<Option<Arc<TrustBundles>>>,
+    /// What the CA says to be revoked, unchecked.
+    pub(crate) revocations: watch::Sender<Option<Arc<v1::SignedRevocations>>>,
 }
 
 impl Link {
@@ -54,7 +58,8 @@ impl Link {
                 continue;
             };
             // After a rotation there is a new connection: none outlives the certificate that opened it.
-            let session = self.authority.session(identity);
+            let revoked = self.revoked.borrow().clone();
+            let session = self.authority.session(Arc::new((*identity).clone().with_revocations(revoked)));
             self.out.session.send_replace(Some(session.clone()));
             let error = tokio::select! {
                 error = self.follow(session, &mut failures) => error,
@@ -79,7 +84,8 @@ impl Link {
     /// Follows both streams; ends with the first that ends.
     async fn follow(&self, session: Arc<dyn Session>, failures: &mut Option<Failures>) -> LinkError {
         let outcome: Result<(), LinkError> = async {
-            let (mut registrations, mut bundles) = tokio::try_join!(session.registrations(), session.bundles())?;
+            let (mut registrations, mut bundles, mut revocations) =
+                tokio::try_join!(session.registrations(), session.bundles(), session.revocations())?;
             loop {
                 tokio::select! {
                     said = registrations.next() => {
@@ -87,6 +93,10 @@ impl Link {
                         *failures = None;
                         self.tell_up();
                         self.out.registrations.send_replace(Some(said));
+                    }
+                    said = revocations.next() => {
+                        let said = said.ok_or(LinkError::Ended)??;
+                        self.out.revocations.send_replace(Some(Arc::new(said)));
                     }
                     said = bundles.next() => {
                         let said = said.ok_or(LinkError::Ended)??;

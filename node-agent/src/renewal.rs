@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use alcazar_api::ca::v1;
 use alcazar_api::ca::v1::issue_workload_result::Outcome;
-use alcazar_identity::{SpiffeId, SvidKey, TrustBundles};
+use alcazar_identity::{Revocations, SpiffeId, SvidKey, TrustBundles};
 use alcazar_mtls::Clock;
 use alcazar_service::process::chain;
 use alcazar_service::{Readiness, ReadyGuard, Shutdown};
@@ -32,6 +32,7 @@ pub(crate) struct Renewal {
     pub(crate) session: watch::Receiver<Option<Arc<dyn Session>>>,
     pub(crate) registrations: watch::Receiver<Option<Arc<v1::Registrations>>>,
     pub(crate) bundles: watch::Receiver<Option<Arc<TrustBundles>>>,
+    pub(crate) revocations: watch::Receiver<Arc<Revocations>>,
     /// What is served.
     pub(crate) registry: watch::Sender<Arc<Registry>>,
     pub(crate) status: watch::Sender<Vec<RegistrationStatus>>,
@@ -75,6 +76,13 @@ impl Renewal {
                     if let Some(bundles) = self.bundles.borrow_and_update().clone() {
                         workloads.believe(bundles, (self.clock)());
                     }
+                }
+                change = self.revocations.changed() => {
+                    if change.is_err() {
+                        return;
+                    }
+                    let revocations = self.revocations.borrow_and_update().clone();
+                    workloads.revoke(revocations, (self.clock)(), &self.readiness);
                 }
                 () = shutdown.cancelled() => return,
             }

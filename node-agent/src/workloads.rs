@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use alcazar_identity::{TrustBundles, rfc3339};
+use alcazar_identity::{Revocations, TrustBundles, rfc3339};
 use alcazar_mtls::{Side, verify_peer};
 use alcazar_service::{Readiness, ReadyGuard};
 use tokio::sync::watch;
@@ -21,6 +21,8 @@ pub(crate) struct Workloads {
     entries: BTreeMap<String, Entry>,
     /// What the CA last said, once it has: newer than what came with a certificate.
     bundles: Option<Arc<TrustBundles>>,
+    /// What is revoked, for everybody's handshakes.
+    revocations: Arc<Revocations>,
 }
 
 struct Entry {
@@ -96,8 +98,9 @@ impl Workloads {
 
     /// A certificate came. Returns whether it is the first one of its registration.
     pub(crate) fn issued(&mut self, asked: &Arc<Served>, mut issued: Issued, jitter: Jitter) -> bool {
-        let bundles = self.bundles.clone();
+        let (bundles, revocations) = (self.bundles.clone(), self.revocations.clone());
         let Some(entry) = self.current(asked) else { return false };
+        issued.revoke(revocations);
         if let Some(bundles) = bundles {
             issued.believe((*bundles).clone());
         }
@@ -174,6 +177,32 @@ impl Workloads {
             entry.held.send_replace(Arc::new(Held::Certificate(issued.credentials())));
         }
         self.bundles = Some(bundles);
+    }
+
+    /// New revocations: everybody's at once. A certificate that is revoked itself is withdrawn; peers refuse it anyhow. Another
+    /// is asked for at once, and again at every later change: one of them may say that the identity is reinstated.
+    pub(crate) fn revoke(&mut self, revocations: Arc<Revocations>, now: SystemTime, readiness: &Readiness) {
+        for entry in self.entries.values_mut() {
+            let Some(issued) = entry.issued.as_mut() else {
+                entry.due = entry.due.map(|due| due.min(now));
+                continue;
+            };
+            issued.revoke(revocations.clone());
+            let Some(revoked) = issued.revoked(now) else {
+                entry.held.send_replace(Arc::new(Held::Certificate(issued.credentials())));
+                continue;
+            };
+            tracing::error!(
+                target: "alcazar::revoked",
+                spiffe_id = %issued.svid().id(), serial = issued.svid().serial(), reason = %revoked,
+                "a workload's certificate was revoked; it is served no more"
+            );
+            entry.issued = None;
+            entry.due = None;
+            entry.hold_nothing(revoked.to_string());
+            entry.unready = Some(readiness.register(format!("certificate of {}", entry.served.registration().id())));
+        }
+        self.revocations = revocations;
     }
 
     /// What is held and due, for those who ask. The sockets are not known here.

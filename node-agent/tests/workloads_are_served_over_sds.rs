@@ -109,7 +109,7 @@ async fn a_workloads_own_socket_gives_its_certificate_and_every_rotation() {
 
     // The project's own client, as proxy and control use it: it waits for the socket by itself.
     let socket = home.socket("shop.reviews");
-    let (mut credentials, driver) = soon(sds::connect(socket.clone())).await;
+    let (mut credentials, driver) = soon(sds::connect(socket.clone(), alcazar_service::clock::system())).await;
     let clients = Shutdown::new();
     clients.spawn("sds client", driver);
     let first = credentials.borrow_and_update().clone();
@@ -248,7 +248,7 @@ async fn an_outage_and_a_restart_are_survived_with_the_same_identity() {
     drop(std::os::unix::net::UnixListener::bind(&crashed).unwrap());
     let mut agent = home.agent(ca.address, None).await;
     agent.registration("shop.reviews", |r| r.certificate.is_some()).await;
-    let (credentials, _driver) = soon(sds::connect(crashed)).await;
+    let (credentials, _driver) = soon(sds::connect(crashed, alcazar_service::clock::system())).await;
     assert_eq!(credentials.borrow().svid().id().as_str(), REVIEWS);
     assert_eq!(ca.ca().node_log, ["token"]);
     agent.stop().await;

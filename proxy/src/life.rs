@@ -1,8 +1,10 @@
 //! How long a connection lives: never longer than what proved it.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use alcazar_mtls::LiveCredentials;
+use alcazar_identity::{Credentials, Revoked};
+use alcazar_mtls::{LiveCredentials, PeerIdentity, until_revoked};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -10,9 +12,17 @@ use tokio_util::sync::CancellationToken;
 pub(crate) struct Life {
     shutdown: CancellationToken,
     /// Our own, for connections that are to move on when they change.
-    credentials: Option<LiveCredentials>,
+    credentials: Option<Ours>,
+    /// Who is at the other end, for connections that are to end when it is revoked.
+    peer: Option<(PeerIdentity, LiveCredentials)>,
     drain_at: Option<Instant>,
     end_at: Option<Instant>,
+}
+
+/// Our credentials, and what they were when the connection was made.
+struct Ours {
+    live: LiveCredentials,
+    proved: Arc<Credentials>,
 }
 
 impl Life {
@@ -23,14 +33,31 @@ impl Life {
 
     /// Until the shutdown.
     pub(crate) fn until(shutdown: CancellationToken) -> Self {
-        Self { shutdown, credentials: None, drain_at: None, end_at: None }
+        Self { shutdown, credentials: None, peer: None, drain_at: None, end_at: None }
     }
 
-    /// Drained when our credentials change from now on.
-    pub(crate) fn on(mut self, mut credentials: LiveCredentials) -> Self {
-        credentials.mark_unchanged();
-        self.credentials = Some(credentials);
+    /// Drained when our certificate or the roots that we believe change from now on.
+    pub(crate) fn on(mut self, mut live: LiveCredentials) -> Self {
+        let proved = live.borrow_and_update().clone();
+        self.credentials = Some(Ours { live, proved });
         self
+    }
+
+    /// Cut when the peer is revoked.
+    pub(crate) fn while_believed(mut self, peer: PeerIdentity, credentials: LiveCredentials) -> Self {
+        self.peer = Some((peer, credentials));
+        self
+    }
+
+    /// Completes when the peer is revoked. To be asked for once.
+    pub(crate) fn cut(&mut self) -> impl Future<Output = Revoked> + Send + 'static {
+        let peer = self.peer.take();
+        async move {
+            let Some((peer, credentials)) = peer else { return std::future::pending().await };
+            let revoked = until_revoked(peer.clone(), credentials).await;
+            tracing::warn!(target: "alcazar::revoked", %peer, serial = peer.serial(), reason = %revoked, "a connection was cut");
+            revoked
+        }
     }
 
     /// Ended at `not_after`, and drained a little before.
@@ -77,15 +104,16 @@ fn grace(left: Duration) -> Duration {
     (left / 10).min(Duration::from_secs(30))
 }
 
-async fn rotated(credentials: &mut Option<LiveCredentials>) {
-    match credentials {
-        // Without a sender there will be no other credentials.
-        Some(credentials) => match credentials.changed().await {
-            Ok(()) => {}
-            Err(_) => std::future::pending().await,
-        },
-        None => std::future::pending().await,
+async fn rotated(ours: &mut Option<Ours>) {
+    let Some(Ours { live, proved }) = ours else { return std::future::pending().await };
+    // Without a sender there will be no other credentials.
+    while live.changed().await.is_ok() {
+        // A revocation of somebody is no reason to move on.
+        if !live.borrow_and_update().prove_the_same_as(proved) {
+            return;
+        }
     }
+    std::future::pending().await
 }
 
 async fn at(instant: Option<Instant>) {

@@ -98,10 +98,15 @@ impl<K> Default for Pool<K> {
 
 impl Slot {
     fn fresh(&self, credentials: Option<&Arc<Credentials>>) -> Option<Channel> {
-        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let held = held.as_ref().filter(|held| !held.channel.is_leaving())?;
-        let same = match (&held.credentials, credentials) {
-            (Some(held), Some(now)) => Arc::ptr_eq(held, now),
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = held.as_mut().filter(|held| !held.channel.is_leaving())?;
+        let same = match (&mut held.credentials, credentials) {
+            (Some(held), Some(now)) if Arc::ptr_eq(held, now) => true,
+            // Somebody was revoked: what the connection stands on is the same.
+            (Some(held), Some(now)) if held.prove_the_same_as(now) => {
+                *held = Arc::clone(now);
+                true
+            }
             (None, None) => true,
             _ => false,
         };
@@ -165,6 +170,7 @@ impl Mesh {
         let now = (self.clock)();
         let not_after = connected.peer.validity().not_after().min(credentials.svid().validity().not_after());
         let life = Life::unbounded().not_after(not_after, now);
+        let life = life.while_believed(connected.peer, self.credentials.clone());
         let started = Channel::start(connected.stream, life, &self.tasks);
         match tokio::time::timeout(CONNECT_DEADLINE, started).await {
             Ok(channel) => channel.map_err(DialError::H2),

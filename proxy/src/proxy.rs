@@ -108,7 +108,7 @@ impl Proxy {
 /// The agent's credentials, kept fresh from then on; `None` at the shutdown.
 async fn credentials(config: &Config, shutdown: &Shutdown) -> Option<LiveCredentials> {
     let (credentials, driver) = tokio::select! {
-        connected = sds::connect(config.sds_socket.clone()) => connected,
+        connected = sds::connect(config.sds_socket.clone(), clock::system()) => connected,
         () = shutdown.cancelled() => return None,
     };
     let end = shutdown.clone();

@@ -118,6 +118,7 @@ fn status(error: AdminError) -> Status {
         AdminError::NotANode(_)
         | AdminError::OtherCluster { .. }
         | AdminError::Foreign(_)
+        | AdminError::Revoked(_)
         | AdminError::TokenTtl(_)
         | AdminError::Profile(_) => Status::invalid_argument(reason),
         AdminError::Records(_) | AdminError::Randomness(_) => {

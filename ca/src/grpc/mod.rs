@@ -4,6 +4,7 @@ mod administration;
 mod authority;
 mod istio;
 mod registrations;
+mod revocation;
 mod status;
 
 use std::{
@@ -16,7 +17,11 @@ use alcazar_mtls::{PeerIdentity, grpc::PeerInfo};
 use tonic::Request;
 
 pub(crate) use self::{
-    administration::AdministrationService, authority::AuthorityService, istio::IstioService, status::StatusService,
+    administration::AdministrationService,
+    authority::AuthorityService,
+    istio::IstioService,
+    revocation::{RevocationAdministrationService, RevocationService},
+    status::StatusService,
 };
 use crate::{
     ca::Ca,

@@ -154,6 +154,11 @@ impl HierarchyFiles {
         self.forget(Sort::Intermediate, intermediate)
     }
 
+    /// A root whose key is here.
+    pub(crate) fn root_signer(&self, root: Fingerprint) -> Result<Authority, HierarchyError> {
+        self.root_authority(&self.root_of(root)?)
+    }
+
     /// Everything that is here.
     pub(crate) fn authorities(&self) -> Result<Authorities, HierarchyError> {
         let infos = |sort| Ok::<_, HierarchyError>(self.folder.held(sort)?.into_iter().map(|held| held.info).collect());

@@ -10,6 +10,8 @@
 //! ca/nodes/<td>/node/<c>/<n>    the lineage of each node
 //! ca/registrations/<id>         which workloads a node may ask for
 //! ca/issued/<newest first>      every certificate
+//! ca/revocations/<kind>/<what>  what was taken back
+//! ca/revocation-lists/<which>   the version of our list, and lists that others signed
 //! ```
 
 mod issued;
@@ -45,6 +47,8 @@ pub(crate) mod family {
     pub(crate) const NODES: &str = "ca/nodes";
     pub(crate) const REGISTRATIONS: &str = "ca/registrations";
     pub(crate) const ISSUED: &str = "ca/issued";
+    pub(crate) const REVOCATIONS: &str = "ca/revocations";
+    pub(crate) const REVOCATION_LISTS: &str = "ca/revocation-lists";
 }
 
 /// The store, with records for values.
@@ -144,6 +148,7 @@ pub fn decode_any(value: &[u8]) -> usize {
         decode::<Lineage>(value).is_ok(),
         decode::<Registration>(value).is_ok(),
         decode::<IssuedRecord>(value).is_ok(),
+        decode::<crate::revocation::Entry>(value).is_ok(),
     ]
     .into_iter()
     .filter(|read| *read)

@@ -143,6 +143,7 @@ impl Ca {
         if !self.0.config.has_node(&node) {
             return Err(RequestError::OtherCluster(node));
         }
+        let permit = self.permits(&node)?;
         let csr = Csr::from_der(csr)?;
         let (hierarchy, now) = (self.hierarchy(), (self.0.clock)());
         let found = self.0.records.get::<Lineage>(family::NODES, node.principal()).await?;
@@ -151,7 +152,7 @@ impl Ca {
             Some(found) => (Expected::At(found.revision), found.revision),
             None => (Expected::Absent, Revision::new(0)),
         };
-        let issued = sign(&hierarchy, self.0.profiles.node(), &csr, (&node).into(), None, now)?;
+        let issued = sign(&hierarchy, self.0.profiles.node(), &csr, (&node).into(), None, permit, now)?;
         self.record(&issued, caller, plug).await?;
         let leaf = Leaf::from(&issued);
         let lineage = Lineage::begin(leaf.clone(), began);

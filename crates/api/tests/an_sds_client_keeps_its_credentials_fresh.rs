@@ -19,7 +19,7 @@ use alcazar_api::envoy::secret::secret_discovery_service_server::{
 };
 use alcazar_api::envoy::tls::Secret;
 use alcazar_api::envoy::{SECRET_URL, pack};
-use alcazar_api::sds::{self, DEFAULT, ROOT_CA, bundle_secret, svid_secret};
+use alcazar_api::sds::{self, DEFAULT, REVOCATIONS, ROOT_CA, bundle_secret, svid_secret};
 use alcazar_identity::{SvidKey, TrustBundle, X509Svid};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, KeyUsagePurpose, SanType};
 use tokio::net::UnixListener;
@@ -112,12 +112,15 @@ async fn from_the_first_certificate_through_a_bad_one_to_an_agent_that_restarts(
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("agent.sock");
     // The client starts before the agent has made the socket.
-    let client = tokio::spawn(sds::connect(socket.clone()));
+    let client = tokio::spawn(sds::connect(
+        socket.clone(),
+        std::sync::Arc::new(|| std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000)),
+    ));
     let (mut streams, server) = serve(&socket);
     let (mut requests, responses) = soon(streams.recv()).await.unwrap();
 
     let first = soon(requests.recv()).await.unwrap();
-    assert_eq!(first.resource_names, [DEFAULT, ROOT_CA]);
+    assert_eq!(first.resource_names, [DEFAULT, ROOT_CA, REVOCATIONS]);
     assert_eq!((first.type_url.as_str(), first.version_info.as_str()), (SECRET_URL, ""));
 
     // Half of the credentials is not enough.

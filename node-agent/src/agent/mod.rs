@@ -18,6 +18,7 @@ use crate::link::{Heard, Link};
 use crate::node::Node;
 use crate::registry::Registry;
 use crate::renewal::Renewal;
+use crate::revocations::{Checking, RevocationsFile};
 use crate::saved::{self, LoadError, NodeFile, SavedNode};
 use crate::selector::SocketName;
 use crate::sockets::{self, BindError, SocketsDir, SocketsDirError};
@@ -31,6 +32,7 @@ pub struct Agent {
     token: TokenSource,
     file: NodeFile,
     saved: SavedNode,
+    revocations: RevocationsFile,
     sockets: SocketsDir,
     admin: Option<TcpListener>,
     clock: Clock,
@@ -62,6 +64,7 @@ impl Agent {
         let data_lock = locked.ok_or_else(|| OpenError::Taken(data_dir.clone()))?;
         let file = NodeFile::within(&data_dir);
         let saved = file.load(&id)?;
+        let revocations = RevocationsFile::within(&data_dir);
         let sockets = SocketsDir::open(&config.sockets_dir)?;
         let admin = match config.admin {
             Some(address) => {
@@ -71,7 +74,7 @@ impl Agent {
         };
         let node = NodeStatus { spiffe_id: id.clone(), certificate: None, last_error: None, ca_error: None };
         let status = watch::Sender::new(Arc::new(Status { node, registrations: Vec::new() }));
-        Ok(Self { id, authority, token, file, saved, sockets, admin, clock, status, data_lock })
+        Ok(Self { id, authority, token, file, saved, revocations, sockets, admin, clock, status, data_lock })
     }
 
     /// Who this node is.
@@ -99,6 +102,8 @@ impl Agent {
         let said = watch::Sender::new(None);
         let session = watch::Sender::new(None);
         let registrations = watch::Sender::new(None);
+        let revoked = watch::Sender::new(Arc::default());
+        let revocations = watch::Sender::new(None);
         let node_status = watch::Sender::new(self.status.borrow().node.clone());
         let workload_status = watch::Sender::new(Vec::new());
         let problems = watch::Sender::new(BTreeMap::new());
@@ -120,6 +125,7 @@ impl Agent {
             session: session.subscribe(),
             registrations: registrations.subscribe(),
             bundles: bundles.subscribe(),
+            revocations: revoked.subscribe(),
             registry,
             status: workload_status,
         };
@@ -128,12 +134,21 @@ impl Agent {
             node: self.id.clone(),
             authority: self.authority.clone(),
             identity: identity.subscribe(),
+            revoked: revoked.subscribe(),
             clock: self.clock.clone(),
             status: node_status.clone(),
-            out: Heard { session, registrations, said: said.clone() },
+            out: Heard { session, registrations, said: said.clone(), revocations: revocations.clone() },
             doubt: doubt.clone(),
         };
         parts.spawn("link to the CA", link.keep(parts.clone()));
+        let checking = Checking {
+            file: self.revocations,
+            clock: self.clock.clone(),
+            said: revocations.subscribe(),
+            bundles: bundles.subscribe(),
+            checked: revoked,
+        };
+        parts.spawn("revocations", checking.keep(parts.clone()));
         let node = Node {
             id: self.id,
             authority: self.authority,

@@ -7,11 +7,12 @@ use std::time::Duration;
 use alcazar_api::ca::v1;
 use alcazar_api::ca::v1::attest_node_request::Evidence;
 use alcazar_api::ca::v1::certificate_authority_client::CertificateAuthorityClient;
+use alcazar_api::ca::v1::revocation_client::RevocationClient;
 use alcazar_identity::{Credentials, SpiffeId, TrustDomain};
 use alcazar_mtls::grpc::{ALPN, Target, channel};
 use alcazar_mtls::{Clock, Connector, Expected, Refusal, VerifyPeerError};
 use alcazar_service::process::chain;
-use futures::{FutureExt, StreamExt};
+use futures::{FutureExt, StreamExt, stream};
 use tokio::sync::watch;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
@@ -34,14 +35,18 @@ impl GrpcAuthority {
         Self { target, trust_domain: ca.trust_domain().clone(), expected: Expected::id(ca), clock }
     }
 
-    fn client(&self, connector: Connector) -> CertificateAuthorityClient<Channel> {
-        CertificateAuthorityClient::new(channel(self.target.clone(), connector, self.expected.clone()))
+    fn channel(&self, connector: Connector) -> Channel {
+        channel(self.target.clone(), connector, self.expected.clone())
     }
 
-    fn as_node(&self, node: Arc<Credentials>) -> CertificateAuthorityClient<Channel> {
+    fn client(&self, connector: Connector) -> CertificateAuthorityClient<Channel> {
+        CertificateAuthorityClient::new(self.channel(connector))
+    }
+
+    fn as_node(&self, node: Arc<Credentials>) -> Channel {
         // A connection belongs to the certificate it was opened with: after a rotation there is a new client.
         let (_, fixed) = watch::channel(node);
-        self.client(Connector::new(fixed, ALPN, self.clock.clone()))
+        self.channel(Connector::new(fixed, ALPN, self.clock.clone()))
     }
 }
 
@@ -58,19 +63,22 @@ impl Authority for GrpcAuthority {
 
     fn renew<'a>(&'a self, node: Arc<Credentials>, csr: Vec<u8>) -> Call<'a, v1::IssuedSvid> {
         async move {
-            let mut client = self.as_node(node);
+            let mut client = CertificateAuthorityClient::new(self.as_node(node));
             Ok(answer(client.renew_node(v1::RenewNodeRequest { csr })).await?.into_inner())
         }
         .boxed()
     }
 
     fn session(&self, node: Arc<Credentials>) -> Arc<dyn Session> {
-        Arc::new(GrpcSession { client: self.as_node(node) })
+        let channel = self.as_node(node);
+        let revocations = RevocationClient::new(channel.clone()).max_decoding_message_size(MAX_REVOCATIONS);
+        Arc::new(GrpcSession { client: CertificateAuthorityClient::new(channel), revocations })
     }
 }
 
 struct GrpcSession {
     client: CertificateAuthorityClient<Channel>,
+    revocations: RevocationClient<Channel>,
 }
 
 impl Session for GrpcSession {
@@ -96,6 +104,23 @@ impl Session for GrpcSession {
         async move {
             let updates = answer(client.watch_trust_bundles(v1::WatchTrustBundlesRequest {})).await?.into_inner();
             Ok(updates.map(|update| update.map_err(CallError::from)).boxed())
+        }
+        .boxed()
+    }
+
+    fn revocations(&self) -> Call<'_, Updates<v1::SignedRevocations>> {
+        let mut client = self.revocations.clone();
+        async move {
+            let outcome =
+                tokio::time::timeout(DEADLINE, client.watch_revocations(v1::WatchRevocationsRequest {})).await;
+            match outcome.map_err(|late| CallError::Unanswered(Box::new(late)))? {
+                // A CA of before there were any.
+                Err(status) if status.code() == Code::Unimplemented => {
+                    tracing::warn!(target: "alcazar::revoked", "this CA tells no revocations");
+                    Ok(stream::pending().boxed())
+                }
+                updates => Ok(updates?.into_inner().map(|update| update.map_err(CallError::from)).boxed()),
+            }
         }
         .boxed()
     }
@@ -162,6 +187,8 @@ impl Cause {
     }
 }
 
+/// Room for the lists of many clusters.
+const MAX_REVOCATIONS: usize = 32 << 20;
 /// How long the CA has for one answer; it signs and makes durable well within a second.
 const DEADLINE: Duration = Duration::from_secs(15);
 

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use alcazar_api::ca::v1;
 use alcazar_identity::Credentials;
 use futures::future::BoxFuture;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream};
+use futures::{FutureExt, StreamExt};
 
 pub(crate) use grpc::GrpcAuthority;
 
@@ -42,6 +43,11 @@ pub(crate) trait Session: Send + Sync + 'static {
 
     /// The trust bundles.
     fn bundles(&self) -> Call<'_, Updates<v1::TrustBundles>>;
+
+    /// The signed lists of revocations. A CA that does not know of any says nothing.
+    fn revocations(&self) -> Call<'_, Updates<v1::SignedRevocations>> {
+        async { Ok(stream::pending().boxed()) }.boxed()
+    }
 }
 
 /// Why a call to the CA gave nothing.

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use alcazar_api::envoy::tls::Secret;
-use alcazar_api::sds::{DEFAULT, ROOT_CA, bundle_secret, svid_secret};
+use alcazar_api::sds::{DEFAULT, REVOCATIONS, ROOT_CA, bundle_secret, revocations_secret, svid_secret};
 use alcazar_identity::{Credentials, Fingerprint, SpiffeId, TrustBundle, TrustDomain};
 
 use crate::registry::Held;
@@ -18,6 +18,8 @@ pub enum Found<'v> {
     Certificate(&'v Credentials),
     /// A trust bundle.
     Bundle(&'v TrustBundle),
+    /// The signed lists of revocations.
+    Revocations(&'v [u8]),
     /// The name is one of the caller's, but nothing is held under it now; why.
     NotNow(&'v str),
     /// Nobody has told this caller of such a name.
@@ -38,6 +40,7 @@ impl View {
                 Some((id, held)) => bundle(held, id.trust_domain()),
                 None => Found::Unknown,
             },
+            REVOCATIONS => self.0.first().map_or(Found::Unknown, |(_, held)| revocations(held)),
             name => self.find_id(name),
         }
     }
@@ -58,6 +61,7 @@ impl Found<'_> {
             // The serial is not enough: intermediates may change while the leaf stays.
             Self::Certificate(credentials) => Some(digest(credentials.svid().chain().iter().map(AsRef::as_ref))),
             Self::Bundle(bundle) => Some(digest(bundle.roots().map(AsRef::as_ref))),
+            Self::Revocations(evidence) => Some(digest([*evidence].into_iter())),
             Self::NotNow(_) | Self::Unknown => None,
         }
     }
@@ -67,6 +71,7 @@ impl Found<'_> {
         match self {
             Self::Certificate(credentials) => Some(svid_secret(name, credentials.svid())),
             Self::Bundle(bundle) => Some(bundle_secret(name, bundle)),
+            Self::Revocations(evidence) => Some(revocations_secret(name, evidence)),
             Self::NotNow(_) | Self::Unknown => None,
         }
     }
@@ -74,7 +79,7 @@ impl Found<'_> {
     /// Why there is none, in words.
     pub fn absence(&self) -> Option<String> {
         match self {
-            Self::Certificate(_) | Self::Bundle(_) => None,
+            Self::Certificate(_) | Self::Bundle(_) | Self::Revocations(_) => None,
             Self::NotNow(why) => Some((*why).to_owned()),
             Self::Unknown => Some("no such secret for this caller".to_owned()),
         }
@@ -87,6 +92,13 @@ pub(crate) const EVERYTHING: [&str; 2] = [DEFAULT, ROOT_CA];
 fn certificate(held: &Held) -> Found<'_> {
     match held {
         Held::Certificate(credentials) => Found::Certificate(credentials),
+        Held::Nothing(why) => Found::NotNow(why),
+    }
+}
+
+fn revocations(held: &Held) -> Found<'_> {
+    match held {
+        Held::Certificate(credentials) => Found::Revocations(credentials.revocations().evidence()),
         Held::Nothing(why) => Found::NotNow(why),
     }
 }

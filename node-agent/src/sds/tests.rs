@@ -74,6 +74,7 @@ fn names_lead_to_what_is_the_callers() {
         let found = match view.find(name) {
             Found::Certificate(credentials) => credentials.svid().id().to_string(),
             Found::Bundle(bundle) => format!("bundle of {}", bundle.trust_domain()),
+            Found::Revocations(evidence) => format!("{} bytes of revocations", evidence.len()),
             Found::NotNow(why) => why.to_owned(),
             Found::Unknown => "unknown".to_owned(),
         };
@@ -81,6 +82,7 @@ fn names_lead_to_what_is_the_callers() {
     };
     expect(&view, "default", REVIEWS);
     expect(&view, "ROOTCA", "bundle of td.example");
+    expect(&view, "REVOCATIONS", "0 bytes of revocations");
     expect(&view, REVIEWS, REVIEWS);
     expect(&view, RATINGS, RATINGS);
     expect(&view, OWN, "bundle of td.example");

@@ -68,6 +68,15 @@ impl Ca {
         }
     }
 
+    /// A list of revocations by this CA.
+    pub(crate) fn signed(&self, list: &alcazar_identity::RevocationList, now: SystemTime) -> v1::SignedRevocationList {
+        use rcgen::SigningKey;
+        let list = alcazar_api::revocations::encode_list(list, now);
+        let message = alcazar_api::revocations::to_be_signed(&list);
+        let signature = self.intermediate.key().sign(&message).unwrap();
+        v1::SignedRevocationList { list, signature, chain: vec![self.intermediate.der().to_vec()] }
+    }
+
     pub(crate) fn root_der(&self) -> CertificateDer<'static> {
         self.root.as_ref().der().clone()
     }

@@ -151,6 +151,7 @@ async fn drive<IO>(
     IO: AsyncRead + AsyncWrite + Send + Unpin,
 {
     let end_at = life.end_at();
+    let mut cut = std::pin::pin!(life.cut());
     let mut draining = false;
     loop {
         tokio::select! {
@@ -165,6 +166,7 @@ async fn drive<IO>(
                 leaving.store(true, Ordering::Release);
             }
             () = Life::end(end_at) => break,
+            _ = &mut cut => break,
             () = alive(&mut pings) => {
                 tracing::debug!("a server does not answer pings; the connection ends");
                 break;

@@ -35,6 +35,7 @@ where
         Err(_) => return Ok(()),
     };
     let end_at = life.end_at();
+    let mut cut = std::pin::pin!(life.cut());
     let mut draining = false;
     loop {
         tokio::select! {
@@ -54,6 +55,8 @@ where
                 }
             }
             () = Life::end(end_at) => return abort(connection).await,
+            // Not a word more to somebody who is not who it was believed to be.
+            _ = &mut cut => return Ok(()),
         }
     }
 }

@@ -108,6 +108,7 @@ async fn serve(accepted: Handshaken, life: Life, address: SocketAddr, plane: Arc
         Err(error) => return refused(address, &chain(&error)),
     };
     let life = life.not_after(identity.validity().not_after().min(ours.svid().validity().not_after()), now);
+    let life = life.while_believed(identity.clone(), plane.credentials.clone());
     let who = identity.clone();
     let peer = Peer { identity, ip: address.ip(), server_name: accepted.server_name, forwarded, tunnels_only };
     let serving = plane.serving.clone();

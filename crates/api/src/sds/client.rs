@@ -1,28 +1,37 @@
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use alcazar_identity::{Credentials, TrustBundle, X509Svid};
+use alcazar_identity::{Credentials, TrustBundle, TrustBundles, X509Svid};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 use tonic::transport::Endpoint;
 
-use super::{DEFAULT, ROOT_CA, SecretError, bundle_from_secret, svid_from_secret};
+use super::{
+    DEFAULT, REVOCATIONS, ROOT_CA, SecretError, bundle_from_secret, revocations_from_secret, svid_from_secret,
+};
+use crate::ca::v1;
 use crate::envoy::discovery::{DiscoveryRequest, DiscoveryResponse};
 use crate::envoy::secret::secret_discovery_service_client::SecretDiscoveryServiceClient;
 use crate::envoy::tls::Secret;
 use crate::envoy::{SECRET_URL, Status, UnpackError, unpack};
+use crate::revocations::Keeper;
 
-/// Subscribes to the caller's certificate and bundle on an agent's socket.
+/// Subscribes to the caller's certificate and bundle on an agent's socket, and to what is revoked.
+///
+/// Lists of revocations are checked here too, at the time of `clock`: an agent can hold them back, and cannot make any up.
 ///
 /// Waits, trying again for as long as it takes, until the agent has given both; then returns them as a value that
 /// changes at each rotation, and a driver that keeps it so. The driver is to be spawned; it ends when nobody holds
 /// the receiver any more. While the agent is away the last credentials stay.
-pub async fn connect(socket: PathBuf) -> (watch::Receiver<Arc<Credentials>>, impl Future<Output = ()> + Send) {
+pub async fn connect(
+    socket: PathBuf,
+    clock: Clock,
+) -> (watch::Receiver<Arc<Credentials>>, impl Future<Output = ()> + Send) {
     let (first, mut firsts) = mpsc::channel(1);
-    let mut subscription = Subscription { socket, held: Held::default(), publish: Publish::First(first) };
+    let mut subscription = Subscription { socket, clock, held: Held::default(), publish: Publish::First(first) };
     let mut driver = Box::pin(async move { subscription.run().await });
     // The driver cannot end before it has published: until then it holds the only sender.
     let credentials = tokio::select! {
@@ -35,8 +44,12 @@ pub async fn connect(socket: PathBuf) -> (watch::Receiver<Arc<Credentials>>, imp
     }
 }
 
+/// Tells the time.
+pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
+
 struct Subscription {
     socket: PathBuf,
+    clock: Clock,
     held: Held,
     publish: Publish,
 }
@@ -48,6 +61,9 @@ struct Held {
     roots: Option<Secret>,
     /// Counts the bundles that were published: SDS does not carry a sequence.
     sequence: u64,
+    /// Lists of revocations, as they were shown last; those that were good are in the keeper.
+    shown: Option<v1::SignedRevocations>,
+    keeper: Keeper,
 }
 
 /// Where credentials go: the first ones make the watch.
@@ -84,7 +100,7 @@ impl Subscription {
         send(&requests, request(None, None)).await?;
         let mut responses = client.stream_secrets(ReceiverStream::new(outgoing)).await?.into_inner();
         while let Some(response) = self.next(&mut responses).await? {
-            let outcome = self.held.take(&response).map_err(StreamError::from);
+            let outcome = self.held.take(&response, (self.clock)()).map_err(StreamError::from);
             let refusal = outcome.as_ref().err().map(ToString::to_string);
             send(&requests, request(Some(&response), refusal)).await?;
             match outcome {
@@ -144,13 +160,14 @@ impl Subscription {
 
 impl Held {
     /// Takes a response whole or not at all.
-    fn take(&mut self, response: &DiscoveryResponse) -> Result<(), ResponseError> {
+    fn take(&mut self, response: &DiscoveryResponse, now: SystemTime) -> Result<(), ResponseError> {
         let (mut svid, mut roots) = (None, None);
         for resource in &response.resources {
             let secret: Secret = unpack(SECRET_URL, resource)?;
             match secret.name.as_str() {
                 DEFAULT => svid = Some(svid_from_secret(&secret)?),
                 ROOT_CA => roots = Some(secret),
+                REVOCATIONS => self.shown = Some(revocations_from_secret(&secret)?),
                 name => tracing::debug!(name, "the agent sent a secret that was not asked for"),
             }
         }
@@ -165,13 +182,29 @@ impl Held {
             self.sequence += 1;
             self.roots = roots;
         }
+        self.check_revocations(now)?;
         Ok(())
     }
 
-    fn credentials(&self) -> Result<Option<Credentials>, SecretError> {
+    /// Takes what is good of the lists shown. With other roots another may be good than before.
+    fn check_revocations(&mut self, now: SystemTime) -> Result<(), SecretError> {
+        let (Some(shown), Some(bundle)) = (&self.shown, self.bundle()?) else { return Ok(()) };
+        let outcome = self.keeper.take(shown, &TrustBundles::from(bundle), now);
+        for refused in outcome.refused {
+            tracing::warn!(target: "alcazar::revoked", reason = %refused, cause = %deepest(&refused), "a list of revocations that the agent has shown is not taken");
+        }
+        Ok(())
+    }
+
+    fn bundle(&self) -> Result<Option<TrustBundle>, SecretError> {
         let (Some(svid), Some(roots)) = (&self.svid, &self.roots) else { return Ok(None) };
-        let bundle: TrustBundle = bundle_from_secret(roots, svid.id().trust_domain().clone(), self.sequence)?;
-        Ok(Some(Credentials::new(svid.clone(), bundle.into())))
+        bundle_from_secret(roots, svid.id().trust_domain().clone(), self.sequence).map(Some)
+    }
+
+    fn credentials(&self) -> Result<Option<Credentials>, SecretError> {
+        let (Some(svid), Some(bundle)) = (&self.svid, self.bundle()?) else { return Ok(None) };
+        let revocations = self.keeper.current().clone();
+        Ok(Some(Credentials::new(svid.clone(), bundle.into()).with_revocations(revocations)))
     }
 }
 
@@ -184,7 +217,7 @@ fn request(answered: Option<&DiscoveryResponse>, refusal: Option<String>) -> Dis
             _ => String::new(),
         },
         response_nonce: answered.map(|response| response.nonce.clone()).unwrap_or_default(),
-        resource_names: vec![DEFAULT.to_owned(), ROOT_CA.to_owned()],
+        resource_names: [DEFAULT, ROOT_CA, REVOCATIONS].map(str::to_owned).into(),
         type_url: SECRET_URL.to_owned(),
         error_detail: refusal.map(|message| Status {
             code: Code::InvalidArgument as i32,

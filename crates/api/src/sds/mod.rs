@@ -4,10 +4,15 @@
 mod client;
 mod secret;
 
-pub use client::connect;
-pub use secret::{SecretError, bundle_from_secret, bundle_secret, svid_from_secret, svid_secret};
+pub use client::{Clock, connect};
+pub use secret::{
+    SecretError, bundle_from_secret, bundle_secret, revocations_from_secret, revocations_secret, svid_from_secret,
+    svid_secret,
+};
 
 /// The name of the caller's own certificate.
 pub const DEFAULT: &str = "default";
 /// The name of the bundle of the caller's own trust domain.
 pub const ROOT_CA: &str = "ROOTCA";
+/// The name of the signed lists of revocations: a generic secret of `alcazar.ca.v1.SignedRevocations`.
+pub const REVOCATIONS: &str = "REVOCATIONS";

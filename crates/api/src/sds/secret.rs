@@ -1,9 +1,11 @@
 use alcazar_identity::{BundleError, ParseSvidError, TrustBundle, TrustDomain, X509Svid};
 
+use crate::ca::v1;
 use crate::envoy::core::DataSource;
 use crate::envoy::core::data_source::Specifier;
 use crate::envoy::tls::secret::Type;
-use crate::envoy::tls::{CertificateValidationContext, Secret, TlsCertificate};
+use crate::envoy::tls::{CertificateValidationContext, GenericSecret, Secret, TlsCertificate};
+use crate::revocations::read_evidence;
 
 /// An SVID as the secret that Envoy and our proxies take: PEM chain and PEM key, inline.
 pub fn svid_secret(name: &str, svid: &X509Svid) -> Secret {
@@ -22,6 +24,24 @@ pub fn bundle_secret(name: &str, bundle: &TrustBundle) -> Secret {
         ..CertificateValidationContext::default()
     };
     Secret { name: name.to_owned(), r#type: Some(Type::ValidationContext(context)) }
+}
+
+/// Signed lists of revocations as a secret, as they are.
+pub fn revocations_secret(name: &str, evidence: &[u8]) -> Secret {
+    let generic = GenericSecret { secret: Some(inline(evidence.to_vec())), ..GenericSecret::default() };
+    Secret { name: name.to_owned(), r#type: Some(Type::GenericSecret(generic)) }
+}
+
+/// The signed lists in a secret, unchecked.
+///
+/// # Errors
+/// When the secret is of another kind, its bytes are not inline, or they are not the message.
+pub fn revocations_from_secret(secret: &Secret) -> Result<v1::SignedRevocations, SecretError> {
+    let Some(Type::GenericSecret(generic)) = &secret.r#type else {
+        return Err(SecretError::NotRevocations(secret.name.clone()));
+    };
+    let evidence = inlined(generic.secret.as_ref(), &secret.name)?;
+    read_evidence(evidence).map_err(|_| SecretError::NotRevocations(secret.name.clone()))
 }
 
 /// The SVID in a secret.
@@ -63,6 +83,9 @@ pub enum SecretError {
     /// Not a `validation_context`.
     #[error("the secret {0:?} does not hold a trust bundle")]
     NotABundle(String),
+    /// Not a `generic_secret` of signed lists.
+    #[error("the secret {0:?} does not hold lists of revocations")]
+    NotRevocations(String),
     /// A file name or an environment variable in place of the bytes.
     #[error("the secret {0:?} does not carry its bytes inline")]
     NotInline(String),

@@ -1,0 +1,195 @@
+//! `alcazar.ca.v1.Revocation`, which nodes follow, and `RevocationAdministration`, which the operator asks.
+
+use std::pin::Pin;
+
+use alcazar_api::ca::v1::{
+    self, revocation_administration_server::RevocationAdministration, revocation_server::Revocation, revoke_request,
+    unrevoke_request,
+};
+use alcazar_identity::{RevocationReason, SpiffeId};
+use alcazar_service::{Shutdown, process};
+use tokio::sync::mpsc;
+use tokio_stream::{Stream, wrappers::ReceiverStream};
+use tonic::transport::server::UdsConnectInfo;
+use tonic::{Request, Response, Status};
+
+use super::{caller, epoch, peer};
+use crate::{
+    ca::Ca,
+    revocation::{Entry, Named, RevokeError, Subject},
+};
+
+pub(crate) struct RevocationService {
+    ca: Ca,
+    shutdown: Shutdown,
+}
+
+impl RevocationService {
+    pub(crate) fn new(ca: Ca, shutdown: Shutdown) -> Self {
+        Self { ca, shutdown }
+    }
+}
+
+#[tonic::async_trait]
+impl Revocation for RevocationService {
+    type WatchRevocationsStream = Pin<Box<dyn Stream<Item = Result<v1::SignedRevocations, Status>> + Send>>;
+
+    async fn watch_revocations(
+        &self,
+        request: Request<v1::WatchRevocationsRequest>,
+    ) -> Result<Response<Self::WatchRevocationsStream>, Status> {
+        let node = self.ca.node(peer(&request).as_ref()).await;
+        node.map_err(|error| error.log(&caller(&request), "WatchRevocations"))?;
+        let (sender, receiver) = mpsc::channel(1);
+        let (shutdown, mut published) = (self.shutdown.clone(), self.ca.follow_revocations());
+        self.shutdown.spawn("revocations of a node", async move {
+            let push = async {
+                loop {
+                    // One that is slow is told the newest when it is ready for it.
+                    let Ok(room) = sender.reserve().await else { return };
+                    let signed = published.borrow_and_update().signed.clone();
+                    room.send(Ok(signed));
+                    if published.changed().await.is_err() {
+                        return;
+                    }
+                }
+            };
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                () = sender.closed() => {}
+                () = push => {}
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
+
+pub(crate) struct RevocationAdministrationService {
+    ca: Ca,
+}
+
+impl RevocationAdministrationService {
+    pub(crate) fn new(ca: Ca) -> Self {
+        Self { ca }
+    }
+}
+
+#[tonic::async_trait]
+impl RevocationAdministration for RevocationAdministrationService {
+    async fn revoke(&self, request: Request<v1::RevokeRequest>) -> Result<Response<v1::RevokeResponse>, Status> {
+        let by = operator(&request);
+        let message = request.into_inner();
+        let subject = match message.subject {
+            Some(revoke_request::Subject::Serial(serial)) => Subject::Serial(serial),
+            Some(revoke_request::Subject::SpiffeId(id)) => Subject::Identity(id.parse().map_err(invalid)?),
+            Some(revoke_request::Subject::Intermediate(print)) => {
+                Subject::Intermediate(print.parse().map_err(invalid)?)
+            }
+            None => return Err(Status::invalid_argument("say what to revoke")),
+        };
+        let reason = u8::try_from(message.reason).ok().and_then(RevocationReason::from_code);
+        let reason = reason.ok_or_else(|| Status::invalid_argument("not a reason of RFC 5280"))?;
+        let entry = self.ca.revoke(subject, reason, &by).await.map_err(status)?;
+        Ok(Response::new(v1::RevokeResponse { entry: entry.map(|entry| message_of(&entry, &self.ca)) }))
+    }
+
+    async fn unrevoke(&self, request: Request<v1::UnrevokeRequest>) -> Result<Response<v1::UnrevokeResponse>, Status> {
+        let by = operator(&request);
+        let subject = match request.into_inner().subject {
+            Some(unrevoke_request::Subject::Serial(serial)) => Subject::Serial(serial),
+            Some(unrevoke_request::Subject::SpiffeId(id)) => Subject::Identity(id.parse().map_err(invalid)?),
+            None => return Err(Status::invalid_argument("say what to give back")),
+        };
+        let entry = self.ca.unrevoke(subject, &by).await.map_err(status)?;
+        Ok(Response::new(v1::UnrevokeResponse { entry: entry.map(|entry| message_of(&entry, &self.ca)) }))
+    }
+
+    async fn list_revocations(
+        &self,
+        _: Request<v1::ListRevocationsRequest>,
+    ) -> Result<Response<v1::ListRevocationsResponse>, Status> {
+        let published = self.ca.follow_revocations().borrow().clone();
+        let mut entries: Vec<_> = published.entries.iter().map(|entry| message_of(entry, &self.ca)).collect();
+        let own = format!("cluster:{}", self.ca.config().cluster);
+        for list in published.revocations.lists().filter(|list| list.issuer().to_string() != own) {
+            let entry = |kind: &str, subject: String, revocation: alcazar_identity::Revocation| v1::RevocationEntry {
+                kind: kind.into(),
+                subject,
+                reason: revocation.reason.code().into(),
+                since: epoch(revocation.since),
+                until: epoch(revocation.until),
+                issuer: list.issuer().to_string(),
+                ..v1::RevocationEntry::default()
+            };
+            entries.extend(list.serials().map(|serial| entry("serial", serial.serial, serial.revocation)));
+            entries
+                .extend(list.identities().map(|(id, revoked)| entry("identity", id.to_string(), revoked.revocation)));
+            entries.extend(list.intermediates().map(|(print, mark)| entry("intermediate", print.to_string(), mark)));
+        }
+        Ok(Response::new(v1::ListRevocationsResponse { version: published.version, entries }))
+    }
+
+    async fn import_revocations(
+        &self,
+        request: Request<v1::SignedRevocations>,
+    ) -> Result<Response<v1::ImportRevocationsResponse>, Status> {
+        let taken = self.ca.import_revocations(request.into_inner()).await.map_err(status)?;
+        Ok(Response::new(v1::ImportRevocationsResponse { taken: taken.iter().map(ToString::to_string).collect() }))
+    }
+
+    async fn export_revocations(
+        &self,
+        _: Request<v1::ExportRevocationsRequest>,
+    ) -> Result<Response<v1::SignedRevocations>, Status> {
+        Ok(Response::new(self.ca.follow_revocations().borrow().signed.clone()))
+    }
+}
+
+fn message_of(entry: &Entry, ca: &Ca) -> v1::RevocationEntry {
+    let name = |id: &SpiffeId| id.to_string();
+    let (kind, subject, spiffe_id, reinstated) = match &entry.named {
+        Named::Serial { serial, id } => ("serial", serial.clone(), id.as_ref().map(name), None),
+        Named::Identity { id, reinstated, .. } => ("identity", name(id), None, *reinstated),
+    };
+    let barred = kind == "identity" && reinstated.is_none();
+    v1::RevocationEntry {
+        kind: kind.into(),
+        subject,
+        reason: entry.reason.code().into(),
+        since: epoch(entry.since),
+        until: if barred { 0 } else { epoch(entry.until) },
+        by: entry.by.clone(),
+        reinstated_at: reinstated.map_or(0, epoch),
+        issuer: format!("cluster:{}", ca.config().cluster),
+        spiffe_id: spiffe_id.unwrap_or_default(),
+    }
+}
+
+/// Who is at the operator's socket, as the kernel says.
+fn operator<T>(request: &Request<T>) -> String {
+    let peer = request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
+    peer.map_or_else(|| "operator".to_owned(), |peer| format!("operator with uid {}", peer.uid()))
+}
+
+/// The operator is told the whole reason.
+fn invalid(error: impl std::error::Error + 'static) -> Status {
+    Status::invalid_argument(process::chain(&error))
+}
+
+fn status(error: RevokeError) -> Status {
+    let reason = process::chain(&error);
+    match error {
+        RevokeError::Serial(_) | RevokeError::Foreign(_) | RevokeError::Import(_) => Status::invalid_argument(reason),
+        RevokeError::NotRevoked(_) => Status::not_found(reason),
+        RevokeError::Over { .. }
+        | RevokeError::OurOwn(_)
+        | RevokeError::NotOnHold { .. }
+        | RevokeError::Final
+        | RevokeError::Signs(_)
+        | RevokeError::RootKey { .. } => Status::failed_precondition(reason),
+        RevokeError::Sign(_) | RevokeError::Refresh(_) | RevokeError::Records(_) | RevokeError::Interrupted => {
+            tracing::error!(reason, "could not serve the operator");
+            Status::unavailable(reason)
+        }
+    }
+}

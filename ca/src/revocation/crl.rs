@@ -1,0 +1,254 @@
+//! Certificate revocation lists of RFC 5280, for whoever checks certificates by those: made when they are asked for, kept
+//! until what they say changes.
+//!
+//! ```text
+//! GET /crl/<SHA-256 of an intermediate>.crl    leaves that it issued: by serial number, and those of revoked identities
+//! GET /crl/root.crl, /crl/<SHA-256>.crl        intermediates; where the root's key is here
+//! ```
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use alcazar_identity::{Fingerprint, ListIssuer, Revocation, RevocationReason};
+use alcazar_service::process;
+use axum::{
+    Router,
+    extract::{Path, State},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use rcgen::{CertificateRevocationListParams, KeyIdMethod, RevokedCertParams, SerialNumber};
+use thiserror::Error;
+use x509_parser::{certificate::X509Certificate, extensions::ParsedExtension, prelude::FromDer};
+
+use super::{Named, Published};
+use crate::{
+    authority::{Authority, AuthorityInfo},
+    ca::Ca,
+    hierarchy::HierarchyError,
+    issue::whole_seconds,
+    records::{RecordError, seconds},
+};
+
+/// The pages of the CRLs. Before the CA is there, they say to come back later.
+pub fn routes(ca: Arc<OnceLock<Ca>>) -> Router {
+    Router::new().route("/crl/{name}", get(page)).with_state((ca, Arc::default()))
+}
+
+/// The lists made last.
+type Made = Arc<Mutex<HashMap<Fingerprint, Kept>>>;
+
+#[derive(Clone)]
+struct Kept {
+    version: u64,
+    until: SystemTime,
+    der: Vec<u8>,
+}
+
+async fn page(State((ca, made)): State<(Arc<OnceLock<Ca>>, Made)>, Path(name): Path<String>) -> Response {
+    let Some(ca) = ca.get() else { return (StatusCode::SERVICE_UNAVAILABLE, "the CA is starting\n").into_response() };
+    let issuer = match name.strip_suffix(".crl") {
+        Some("root") => Some(ca.hierarchy().root().fingerprint),
+        Some(print) => print.parse().ok(),
+        None => None,
+    };
+    let Some(issuer) = issuer else {
+        return (StatusCode::NOT_FOUND, "ask for /crl/root.crl or /crl/<SHA-256 of an issuer>.crl\n").into_response();
+    };
+    match ca.crl_kept(issuer, &made).await {
+        Ok(der) => ([(header::CONTENT_TYPE, "application/pkix-crl")], der).into_response(),
+        Err(CrlError::Unknown(_)) => {
+            (StatusCode::NOT_FOUND, "this CA holds no key of such an issuer\n").into_response()
+        }
+        Err(error) => {
+            tracing::error!(reason = %process::chain(&error), "a CRL could not be made");
+            (StatusCode::SERVICE_UNAVAILABLE, "the CRL cannot be made now\n").into_response()
+        }
+    }
+}
+
+impl Ca {
+    async fn crl_kept(&self, issuer: Fingerprint, made: &Made) -> Result<Vec<u8>, CrlError> {
+        let (now, published) = ((self.0.clock)(), self.follow_revocations().borrow().clone());
+        let version = published.revocations.lists().map(|list| list.version()).fold(0, u64::wrapping_add);
+        let held = made.lock().unwrap_or_else(PoisonError::into_inner).get(&issuer).cloned();
+        if let Some(kept) = held.filter(|kept| kept.version == version && now < kept.until) {
+            return Ok(kept.der);
+        }
+        let der = self.crl(issuer).await?;
+        let kept = Kept { version, until: now + FRESH, der: der.clone() };
+        made.lock().unwrap_or_else(PoisonError::into_inner).insert(issuer, kept);
+        Ok(der)
+    }
+
+    /// The CRL of an intermediate or a root whose key is here; DER.
+    ///
+    /// # Errors
+    /// When the key is not here, or a record cannot be read.
+    pub async fn crl(&self, issuer: Fingerprint) -> Result<Vec<u8>, CrlError> {
+        let (now, published) = ((self.0.clock)(), self.follow_revocations().borrow().clone());
+        let is_root = self.hierarchy().roots().iter().any(|root| root.fingerprint == issuer);
+        let revoked = if is_root {
+            self.revoked_intermediates(issuer, &published).await?
+        } else {
+            self.revoked_leaves(&published, now).await?
+        };
+        let files = self.0.files.clone();
+        let active = self.hierarchy().signing().authority.clone();
+        let signed = tokio::task::spawn_blocking(move || match () {
+            () if active.info().fingerprint == issuer => encode(&active, revoked, now),
+            () if is_root => {
+                let root = files.root_signer(issuer).map_err(|source| CrlError::Unknown(Box::new(source)))?;
+                encode(&root, revoked, now)
+            }
+            () => {
+                let signing = files.load(issuer).map_err(|source| CrlError::Unknown(Box::new(source)))?;
+                encode(&signing.authority, revoked, now)
+            }
+        });
+        signed.await.map_err(|_ending| CrlError::Interrupted)?
+    }
+
+    /// Serial numbers of leaves: those revoked by number, and the living ones of revoked identities.
+    async fn revoked_leaves(
+        &self,
+        published: &Published,
+        now: SystemTime,
+    ) -> Result<BTreeMap<Vec<u8>, Revocation>, RecordError> {
+        let mut revoked = BTreeMap::new();
+        for entry in published.entries.iter() {
+            let revocation = Revocation { reason: entry.reason, since: entry.since, until: entry.until };
+            match &entry.named {
+                Named::Serial { serial, .. } => {
+                    revoked.insert(bytes_of(serial), revocation);
+                }
+                Named::Identity { id, before, .. } => {
+                    for record in self.0.records.issued(Some(id), usize::MAX).await? {
+                        if record.not_before < *before && now <= record.not_after {
+                            revoked.entry(bytes_of(&record.serial)).or_insert(revocation);
+                        }
+                    }
+                }
+            }
+        }
+        Ok(revoked)
+    }
+
+    /// Serial numbers of the intermediates that a root has revoked, of those that were known here.
+    async fn revoked_intermediates(
+        &self,
+        root: Fingerprint,
+        published: &Published,
+    ) -> Result<BTreeMap<Vec<u8>, Revocation>, CrlError> {
+        let mut revoked = BTreeMap::new();
+        let list = published.revocations.list(self.trust_domain(), &ListIssuer::Root(root));
+        for (print, revocation) in list.into_iter().flat_map(|list| list.intermediates()) {
+            match self.intermediate_on_record(print).await?.as_ref().and_then(serial_of) {
+                Some(serial) => {
+                    revoked.insert(serial, revocation);
+                }
+                None => {
+                    tracing::warn!(target: "alcazar::revoked", intermediate = %print, "its certificate is not known here, so the CRL cannot name it");
+                }
+            }
+        }
+        Ok(revoked)
+    }
+}
+
+fn encode(issuer: &Authority, revoked: BTreeMap<Vec<u8>, Revocation>, now: SystemTime) -> Result<Vec<u8>, CrlError> {
+    let this_update = whole_seconds(now);
+    let revoked_certs = revoked.into_iter().map(|(serial, revocation)| RevokedCertParams {
+        serial_number: SerialNumber::from_slice(&serial),
+        revocation_time: whole_seconds(revocation.since).into(),
+        reason_code: reason(revocation.reason),
+        invalidity_date: None,
+    });
+    let params = CertificateRevocationListParams {
+        this_update: this_update.into(),
+        next_update: (this_update + LIFE).into(),
+        // Later lists have higher numbers, also after a start with another store.
+        crl_number: SerialNumber::from(seconds::of(now)),
+        issuing_distribution_point: None,
+        revoked_certs: revoked_certs.collect(),
+        key_identifier_method: key_identifier(issuer.info()),
+    };
+    Ok(params.signed_by(issuer.issuer()).map_err(CrlError::Sign)?.der().to_vec())
+}
+
+/// The issuer's key as its own certificate identifies it: by that the CRL is found.
+fn key_identifier(issuer: &AuthorityInfo) -> KeyIdMethod {
+    let Ok((_, certificate)) = X509Certificate::from_der(&issuer.certificate) else { return KeyIdMethod::Sha256 };
+    let own = certificate.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0.to_vec()),
+        _ => None,
+    });
+    own.map_or(KeyIdMethod::Sha256, KeyIdMethod::PreSpecified)
+}
+
+/// RFC 5280 §5.3.1: unspecified is said by silence.
+fn reason(reason: RevocationReason) -> Option<rcgen::RevocationReason> {
+    use rcgen::RevocationReason as Code;
+    Some(match reason {
+        RevocationReason::Unspecified => return None,
+        RevocationReason::KeyCompromise => Code::KeyCompromise,
+        RevocationReason::CaCompromise => Code::CaCompromise,
+        RevocationReason::AffiliationChanged => Code::AffiliationChanged,
+        RevocationReason::Superseded => Code::Superseded,
+        RevocationReason::CessationOfOperation => Code::CessationOfOperation,
+        RevocationReason::CertificateHold => Code::CertificateHold,
+        RevocationReason::PrivilegeWithdrawn => Code::PrivilegeWithdrawn,
+        RevocationReason::AaCompromise => Code::AaCompromise,
+    })
+}
+
+/// The bytes of a serial number in hexadecimal, without leading zeros.
+fn bytes_of(serial: &str) -> Vec<u8> {
+    let digits = serial.trim_start_matches('0').as_bytes();
+    let value = |digit: u8| (digit as char).to_digit(16).map_or(0, |value| value.min(15) as u8);
+    digits.rchunks(2).rev().map(|pair| pair.iter().fold(0, |sum: u8, digit| (sum << 4) | value(*digit))).collect()
+}
+
+fn serial_of(info: &AuthorityInfo) -> Option<Vec<u8>> {
+    let (_, certificate) = X509Certificate::from_der(&info.certificate).ok()?;
+    Some(certificate.raw_serial().iter().copied().skip_while(|byte| *byte == 0).collect())
+}
+
+/// Why there is no CRL.
+#[derive(Debug, Error)]
+pub enum CrlError {
+    /// Its issuer's key is elsewhere.
+    #[error("the issuer's key is not here")]
+    Unknown(#[source] Box<HierarchyError>),
+    /// The records cannot be read.
+    #[error(transparent)]
+    Records(#[from] RecordError),
+    /// It could not be signed: a plugged-in issuer may lack cRLSign.
+    #[error("the CRL could not be signed")]
+    Sign(#[source] rcgen::Error),
+    /// The process is ending.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+/// How long a CRL is good.
+const LIFE: Duration = Duration::from_secs(24 * 3600);
+/// How long one is given out that says nothing new.
+const FRESH: Duration = Duration::from_secs(3600);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn serial_numbers_are_the_bytes_that_they_were() {
+        for (text, bytes) in [("ff", vec![0xff]), ("0abc", vec![0xa, 0xbc]), ("00", vec![]), ("1234", vec![0x12, 0x34])]
+        {
+            assert_eq!(bytes_of(text), bytes, "{text}");
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! What was taken back: on record, in force for issuance, and told to everybody as signed lists.
+//!
+//! ```text
+//! operator ─revoke─▶ Entry ─▶ store   ca/revocations/{serial,identity}/…      one record for each
+//!                                     ca/revocation-lists/own                 version and digest of this cluster's list
+//!                                     ca/revocation-lists/signed/<issuer>     lists of roots and of other clusters, as signed
+//!                               │ refresh: read, forget what is over, raise the version, sign, check
+//!                               ▼
+//!                            Published, in a watch ──▶ permits(id)            before every issuance
+//!                                                  ──▶ WatchRevocations       to every node
+//!                                                  ──▶ CRLs                   for whoever reads those
+//! ```
+//!
+//! # Invariants
+//! - A revocation is durable, in force here and on its way to the nodes when the operator is told that it was made.
+//! - The version of the list rises with every change of its content, whichever replica makes it, and whenever a replica
+//!   ends in between: the content's digest is beside the version.
+//! - A revoked identity is issued nothing until it is reinstated. What it is issued then is not backdated to before that
+//!   moment, so that its not-before alone tells it from the certificates that stay revoked.
+//! - Intermediates are revoked by a root alone.
+
+pub(crate) mod crl;
+mod entry;
+mod operator;
+mod refresh;
+mod sign;
+
+use std::{sync::Arc, time::SystemTime};
+
+use alcazar_api::{ca::v1, revocations::Keeper};
+use alcazar_identity::{Revocation, Revocations, SpiffeId, rfc3339};
+use thiserror::Error;
+use tokio::sync::{Mutex, watch};
+
+pub use self::{crl::routes as crl_routes, operator::RevokeError, refresh::RefreshError};
+pub(crate) use self::{
+    entry::{Entry, Named},
+    operator::Subject,
+};
+use crate::ca::Ca;
+
+/// The part of the CA that takes back.
+pub(crate) struct Revoking {
+    published: watch::Sender<Arc<Published>>,
+    /// Held by whoever refreshes.
+    keeper: Mutex<Keeper>,
+}
+
+/// What is revoked, as of one moment.
+#[derive(Debug, Default)]
+pub(crate) struct Published {
+    /// By every list that is held: this cluster's, the roots', other clusters'.
+    pub(crate) revocations: Arc<Revocations>,
+    /// The same as it is told to nodes.
+    pub(crate) signed: v1::SignedRevocations,
+    /// This cluster's entries.
+    pub(crate) entries: Arc<Vec<Entry>>,
+    pub(crate) version: u64,
+}
+
+impl Revoking {
+    pub(crate) fn new() -> Self {
+        Self { published: watch::Sender::default(), keeper: Mutex::default() }
+    }
+}
+
+/// Leave to issue: from when the certificate may be good, where the identity was revoked and reinstated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Permit {
+    pub(crate) earliest: Option<SystemTime>,
+}
+
+impl Permit {
+    /// Whether a certificate that was issued then is of after the revocation.
+    pub(crate) fn covers(&self, issued_at: SystemTime) -> bool {
+        self.earliest.is_none_or(|earliest| issued_at >= earliest)
+    }
+}
+
+/// An identity that gets nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error(
+    "the identity {id} is revoked since {} ({}); `alcazar unrevoke --identity {id}` reinstates it",
+    rfc3339(revocation.since), revocation.reason
+)]
+pub struct Barred {
+    id: SpiffeId,
+    revocation: Revocation,
+}
+
+impl Ca {
+    /// Whether an identity may be issued anything.
+    pub(crate) fn permits(&self, id: &SpiffeId) -> Result<Permit, Barred> {
+        permits(&self.revocations(), id)
+    }
+
+    /// What is revoked now.
+    pub(crate) fn revocations(&self) -> Arc<Revocations> {
+        self.0.revoking.published.borrow().revocations.clone()
+    }
+
+    /// What is revoked, to be followed.
+    pub(crate) fn follow_revocations(&self) -> watch::Receiver<Arc<Published>> {
+        self.0.revoking.published.subscribe()
+    }
+}
+
+/// Whether these lists let an identity be issued anything: any of them can bar it.
+fn permits(revocations: &Revocations, id: &SpiffeId) -> Result<Permit, Barred> {
+    let lists = revocations.lists().filter(|list| list.trust_domain() == id.trust_domain());
+    let mut earliest = None;
+    for identity in lists.filter_map(|list| list.identity(id)) {
+        if !identity.reinstated {
+            return Err(Barred { id: id.clone(), revocation: identity.revocation });
+        }
+        earliest = earliest.max(Some(identity.before));
+    }
+    Ok(Permit { earliest })
+}

@@ -1,0 +1,196 @@
+//! What was taken back: heard from the CA, checked, kept over a restart, and handed to whoever verifies.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use alcazar_api::ca::v1;
+use alcazar_api::revocations::{Keeper, read_evidence};
+use alcazar_identity::{Revocations, TrustBundles};
+use alcazar_mtls::Clock;
+use alcazar_service::Shutdown;
+use alcazar_service::files::write_atomic;
+use alcazar_service::process::chain;
+use tokio::sync::watch;
+
+/// Checks the lists of revocations that the CA says, and keeps the newest of each issuer.
+pub(crate) struct Checking {
+    pub(crate) file: RevocationsFile,
+    pub(crate) clock: Clock,
+    /// What the CA says, as it arrives.
+    pub(crate) said: watch::Receiver<Option<Arc<v1::SignedRevocations>>>,
+    /// By which signatures are checked.
+    pub(crate) bundles: watch::Receiver<Option<Arc<TrustBundles>>>,
+    /// What is good of it.
+    pub(crate) checked: watch::Sender<Arc<Revocations>>,
+}
+
+impl Checking {
+    /// Runs until the shutdown. What an earlier run has saved is in force as soon as there is a bundle to check it by, so
+    /// that a restart while the CA is away forgets nothing.
+    pub(crate) async fn keep(mut self, shutdown: Shutdown) {
+        let mut keeper = Keeper::default();
+        let mut saved = self.file.load().map(Arc::new);
+        loop {
+            let bundles = self.bundles.borrow_and_update().clone();
+            let said = self.said.borrow_and_update().clone();
+            if let Some(bundles) = bundles {
+                let shown = saved.take().into_iter().chain(said);
+                let mut taken = false;
+                for shown in shown {
+                    taken |= self.take(&mut keeper, &shown, &bundles);
+                }
+                if taken {
+                    let revocations = keeper.current().clone();
+                    self.save(&revocations).await;
+                    self.checked.send_replace(revocations);
+                }
+            }
+            let change = tokio::select! {
+                change = self.said.changed() => change,
+                change = self.bundles.changed() => change,
+                () = shutdown.cancelled() => return,
+            };
+            if change.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn take(&self, keeper: &mut Keeper, shown: &v1::SignedRevocations, bundles: &TrustBundles) -> bool {
+        let outcome = keeper.take(shown, bundles, (self.clock)());
+        for refused in &outcome.refused {
+            tracing::warn!(target: "alcazar::revoked", reason = chain(refused), "a list of revocations is not taken; what is held stays");
+        }
+        for issuer in &outcome.taken {
+            let entries: usize = keeper.current().lists().filter(|l| l.issuer() == issuer).map(|l| l.len()).sum();
+            tracing::info!(target: "alcazar::revoked", %issuer, entries, "a list of revocations is in force");
+        }
+        !outcome.taken.is_empty()
+    }
+
+    async fn save(&self, revocations: &Arc<Revocations>) {
+        let (path, revocations) = (self.file.0.clone(), revocations.clone());
+        let written = tokio::task::spawn_blocking(move || write_atomic(&path, revocations.evidence(), 0o600)).await;
+        if let Err(error) = written.map_err(io::Error::other).and_then(|written| written) {
+            // They are in force; a restart while the CA is away would forget them.
+            tracing::error!(file = %self.file.0.display(), %error, "the revocations could not be saved; they are in force all the same");
+        }
+    }
+}
+
+/// The file in which the lists are kept as they were signed: nobody needs to trust it.
+#[derive(Debug, Clone)]
+pub(crate) struct RevocationsFile(PathBuf);
+
+impl RevocationsFile {
+    pub(crate) fn within(data_dir: &Path) -> Self {
+        Self(data_dir.join("revocations.pb"))
+    }
+
+    /// What was saved. What cannot be read is as good as none, and is told.
+    fn load(&self) -> Option<v1::SignedRevocations> {
+        let read = match std::fs::read(&self.0) {
+            Ok(bytes) => read_evidence(&bytes).map_err(io::Error::other),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+            Err(error) => Err(error),
+        };
+        read.inspect_err(|error| {
+            tracing::error!(target: "alcazar::revoked", file = %self.0.display(), %error, "the saved revocations cannot be read; until the CA says them again none are in force");
+        })
+        .ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use alcazar_identity::{ListIssuer, Revocation, RevocationList, RevocationReason};
+
+    use super::*;
+    use crate::testing::{ca, clock};
+
+    /// A list of this version with one certificate on it.
+    fn list(version: u64) -> RevocationList {
+        let now = clock()();
+        let mut list =
+            RevocationList::new(ca::TRUST_DOMAIN.parse().unwrap(), ListIssuer::Cluster("east".into()), version);
+        let until = now + Duration::from_secs(3600);
+        let why = Revocation { reason: RevocationReason::KeyCompromise, since: now, until };
+        assert!(list.revoke_serial("77", None, why));
+        list
+    }
+
+    /// One run of the agent's part.
+    struct Run {
+        said: watch::Sender<Option<Arc<v1::SignedRevocations>>>,
+        bundles: watch::Sender<Option<Arc<TrustBundles>>>,
+        checked: watch::Receiver<Arc<Revocations>>,
+        shutdown: Shutdown,
+    }
+
+    impl Run {
+        fn start(directory: &Path) -> Self {
+            let (said, bundles) = (watch::Sender::new(None), watch::Sender::new(None));
+            let checked = watch::Sender::new(Arc::default());
+            let run = Self { said, bundles, checked: checked.subscribe(), shutdown: Shutdown::new() };
+            let checking = Checking {
+                file: RevocationsFile::within(directory),
+                clock: clock(),
+                said: run.said.subscribe(),
+                bundles: run.bundles.subscribe(),
+                checked,
+            };
+            run.shutdown.spawn("revocations", checking.keep(run.shutdown.clone()));
+            run
+        }
+
+        fn say(&self, signed: v1::SignedRevocationList) {
+            self.said.send_replace(Some(Arc::new(v1::SignedRevocations { lists: vec![signed] })));
+        }
+
+        /// The version in force, once there is one above `than`.
+        async fn above(&mut self, than: u64) -> u64 {
+            let newest = |held: &Revocations| held.lists().map(RevocationList::version).max().unwrap_or_default();
+            let waiting = self.checked.wait_for(|held| newest(held) > than);
+            newest(&tokio::time::timeout(Duration::from_secs(20), waiting).await.unwrap().unwrap().clone())
+        }
+
+        async fn stop(self) {
+            self.shutdown.trigger("the run is over");
+            self.shutdown.finished(Duration::from_secs(20)).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn what_the_ca_said_is_in_force_after_a_restart_without_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let now = clock()();
+        let ca = ca::Ca::new(now);
+        let mut run = Run::start(directory.path());
+        run.say(ca.signed(&list(3), now));
+        // Nothing can be checked before there are roots.
+        assert!(run.checked.borrow().is_empty());
+        run.bundles.send_replace(Some(Arc::new(ca.bundles())));
+        assert_eq!(run.above(0).await, 3);
+        run.stop().await;
+
+        let mut run = Run::start(directory.path());
+        run.bundles.send_replace(Some(Arc::new(ca.bundles())));
+        assert_eq!(run.above(0).await, 3);
+        // An older list and one of a stranger change nothing; a newer one does.
+        run.say(ca.signed(&list(2), now));
+        run.say(ca::Ca::new(now).signed(&list(9), now));
+        run.say(ca.signed(&list(4), now));
+        assert_eq!(run.above(3).await, 4);
+        run.stop().await;
+
+        std::fs::write(directory.path().join("revocations.pb"), b"\xff\xff damaged").unwrap();
+        let mut run = Run::start(directory.path());
+        run.bundles.send_replace(Some(Arc::new(ca.bundles())));
+        run.say(ca.signed(&list(4), now));
+        assert_eq!(run.above(0).await, 4);
+        run.stop().await;
+    }
+}
