@@ -348,7 +348,7 @@ pub enum RevokeError {
     Signs(Fingerprint),
     /// The root is offline.
     #[error(
-        "the intermediate {intermediate} can be revoked by its root alone, whose key is not here; where it is, run `alcazar root revoke-intermediate`, then import its file here with `alcazar revocations import`"
+        "the intermediate {intermediate} can be revoked by its root alone, whose key is not here; revoke it at a CA that has the key, and carry the list over: `alcazar revocations export FILE` there, `alcazar revocations import FILE` here"
     )]
     RootKey {
         /// Which.
