@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use alcazar_identity::{Credentials, SpiffeId, TrustBundles, TrustDomain};
+use alcazar_identity::{Credentials, SpiffeId, TrustDomain};
 use alcazar_service::{Metrics, clock::Clock, files::private_directory};
 use alcazar_store::{Expected, Store};
 use thiserror::Error;
@@ -18,7 +18,9 @@ use crate::{
     authority::AuthorityInfo,
     callers::{Callers, CallersError},
     config::{Config, ConfigError, RegistrationError},
+    federation::{Federation, ForeignError},
     hierarchy::{Hierarchy, HierarchyError, HierarchyFiles},
+    jwt_authority::JwtKeys,
     keys::KeyStore,
     metrics::CaMetrics,
     profile::{DnsName, Profile, Profiles},
@@ -60,6 +62,10 @@ pub(crate) struct Inner {
     pub(crate) hierarchy_turn: tokio::sync::Mutex<()>,
     pub(crate) serving: watch::Sender<Arc<Credentials>>,
     pub(crate) revoking: crate::revocation::Revoking,
+    /// The keys for JWT-SVIDs that are here.
+    pub(crate) jwt: JwtKeys,
+    /// Other trust domains.
+    pub(crate) federation: Federation,
 }
 
 /// What a person compares: the certificates that everything stands on.
@@ -105,6 +111,8 @@ impl Ca {
         let serving =
             crate::serving::issue(&hierarchy, &config.trust_domain, &checked.dns_names, &checked.profile, now)?;
         records.record(&serving.issued, "ca").await?;
+        let admission = Admission::new(&config.limits, &metrics);
+        let metrics = CaMetrics::new(metrics);
         let inner = Inner {
             profile: checked.profile,
             profiles: checked.profiles,
@@ -113,9 +121,10 @@ impl Ca {
             troubles: Troubles::default(),
             facts: Facts::default(),
             started_at: now,
-            admission: Admission::new(&config.limits, &metrics),
+            admission,
             callers,
-            metrics: CaMetrics::new(metrics),
+            federation: Federation::new(checked.relations, &metrics, now),
+            metrics,
             store,
             records,
             keys,
@@ -124,12 +133,14 @@ impl Ca {
             hierarchy_turn: tokio::sync::Mutex::default(),
             serving: watch::Sender::new(Arc::new(serving.credentials)),
             revoking: crate::revocation::Revoking::new(),
+            jwt: JwtKeys::default(),
             config,
         };
         let ca = Self(Arc::new(inner));
         ca.measure_at_scrapes();
         ca.refresh_revocations().await?;
         ca.reconcile(checked.registrations).await?;
+        ca.open_federation().await?;
         Ok(ca)
     }
 
@@ -162,11 +173,6 @@ impl Ca {
     pub fn fingerprints(&self) -> Fingerprints {
         let hierarchy = self.hierarchy();
         Fingerprints { root: hierarchy.root().clone(), intermediate: hierarchy.intermediate().info().clone() }
-    }
-
-    /// What everybody in the trust domain believes.
-    pub fn trust_bundles(&self) -> TrustBundles {
-        self.hierarchy().bundles().clone()
     }
 
     /// Makes a token that admits `node` once, within `ttl` (10 minutes where `None`); the token and its end.
@@ -309,6 +315,9 @@ fn is_foreign(data_dir: &Path) -> io::Result<bool> {
 /// Why a CA did not open.
 #[derive(Debug, Error)]
 pub enum OpenError {
+    /// What is held of other trust domains cannot be read.
+    #[error("the bundles of other trust domains cannot be used")]
+    Federation(#[from] ForeignError),
     /// The configuration makes no sense.
     #[error("the CA's configuration makes no sense")]
     Config(#[from] ConfigError),

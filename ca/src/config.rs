@@ -16,6 +16,8 @@ use crate::{
     authority::is_cluster_name,
     callers::CallersConfig,
     duration,
+    federation::{self, BundleEndpointConfig, FederationConfig, FederationConfigError, Relation},
+    jwt_authority::{JwtConfig, JwtConfigError},
     keys::KeysConfig,
     kubernetes::KubernetesConfig,
     profile::{DnsName, ParseDnsNameError, Profile, ProfileConfig, ProfileError, Profiles},
@@ -54,6 +56,15 @@ pub struct Config {
     /// at most 3650 days.
     #[serde(default = "default_keep_records", deserialize_with = "duration::deserialize")]
     pub keep_records: Duration,
+    /// The lives of JWT-SVIDs and of the keys that sign them.
+    #[serde(default)]
+    pub jwt: JwtConfig,
+    /// Where other trust domains fetch our bundle. Default: nowhere.
+    #[serde(default)]
+    pub bundle_endpoint: Option<BundleEndpointConfig>,
+    /// Other trust domains, whose bundles are fetched. One that leaves this list is believed no more. Default: none.
+    #[serde(default)]
+    pub federation: Vec<FederationConfig>,
     /// Workloads, beside those that are put in by administration. One that leaves this list is removed.
     #[serde(default)]
     pub registrations: Vec<ConfiguredRegistration>,
@@ -124,6 +135,9 @@ impl Config {
             certificates: Certificates::default(),
             keys: KeysConfig::default(),
             keep_records: default_keep_records(),
+            jwt: JwtConfig::default(),
+            bundle_endpoint: None,
+            federation: Vec::new(),
             registrations: Vec::new(),
             admin: None,
             limits: Limits::default(),
@@ -152,12 +166,20 @@ impl Config {
             && matches!(id.kind(), SpiffeIdKind::Node { cluster, .. } if cluster == self.cluster)
     }
 
+    /// How often who keeps a copy of our bundle should look for a newer one.
+    pub(crate) fn refresh_hint(&self) -> Duration {
+        self.bundle_endpoint.as_ref().map_or_else(federation::default_refresh_hint, |endpoint| endpoint.refresh_hint)
+    }
+
     pub(crate) fn checked(&self) -> Result<Checked, ConfigError> {
         if !is_cluster_name(&self.trust_domain, &self.cluster) {
             return Err(ConfigError::Cluster(self.cluster.clone()));
         }
         let profiles = Profiles::new(&self.profiles, &self.certificates)?;
         self.store.check(&self.trust_domain, &self.cluster)?;
+        self.jwt.check()?;
+        self.bundle_endpoint.as_ref().map_or(Ok(()), BundleEndpointConfig::check)?;
+        let relations = federation::relations(&self.federation, &self.trust_domain)?;
         let dns_names = self.dns_names.iter().map(|name| name.parse()).collect::<Result<_, _>>()?;
         if self.keep_records > KEEP_LONGEST {
             return Err(ConfigError::KeepRecords);
@@ -178,7 +200,7 @@ impl Config {
                 .map_err(|source| ConfigError::Profiles { id: configured.id.clone(), source })?;
             registrations.push(registration);
         }
-        Ok(Checked { profile: profiles.default().clone(), profiles, dns_names, registrations })
+        Ok(Checked { profile: profiles.default().clone(), profiles, dns_names, registrations, relations })
     }
 
     fn registration(&self, configured: &ConfiguredRegistration) -> Result<Registration, ParseRegistrationError> {
@@ -246,6 +268,7 @@ pub(crate) struct Checked {
     pub(crate) profiles: Profiles,
     pub(crate) dns_names: Vec<DnsName>,
     pub(crate) registrations: Vec<Registration>,
+    pub(crate) relations: Vec<Relation>,
 }
 
 impl Default for Certificates {
@@ -266,6 +289,12 @@ pub enum ConfigError {
     /// The lives do not fit.
     #[error("certificates or profiles")]
     Profile(#[from] ProfileError),
+    /// The lives of JWT-SVIDs do not fit.
+    #[error(transparent)]
+    Jwt(#[from] JwtConfigError),
+    /// Federation makes no sense.
+    #[error(transparent)]
+    Federation(#[from] FederationConfigError),
     /// Not a DNS name.
     #[error("dnsNames")]
     Dns(#[from] ParseDnsNameError),

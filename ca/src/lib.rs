@@ -30,10 +30,12 @@ mod callers;
 mod config;
 mod csr;
 pub mod duration;
+mod federation;
 mod grpc;
 mod hierarchy;
 mod horizon;
 mod issue;
+mod jwt_authority;
 mod keys;
 mod kubernetes;
 mod metrics;
@@ -61,8 +63,13 @@ pub use callers::{
 };
 pub use config::{Certificates, Config, ConfigError, ConfiguredRegistration, RegistrationError};
 pub use csr::{Csr, CsrError, KeyHash, KeyKind};
+pub use federation::{
+    BundleEndpointConfig, EndpointError, EndpointProfile, FederationConfig, FederationConfigError, FederationError,
+    ForeignBundle, ForeignError, RelationProfile, RootChangeError, Source,
+};
 pub use hierarchy::{Authorities, HierarchyError};
 pub use issue::{IssueError, Issued, Subject, issue};
+pub use jwt_authority::{JwtConfig, JwtConfigError, JwtKeyError};
 pub use keys::{FileKeys, KeyAlgorithm, KeyError, KeyLabel, KeyPemError, KeyStore, KeysConfig, ParseKeyLabelError};
 pub use kubernetes::{KubernetesConfig, KubernetesError, SecretsConfig, client as kubernetes_client};
 pub use profile::{AllowedNamesConfig, DnsName, Longer, ParseDnsNameError, Profile, ProfileConfig, ProfileError};

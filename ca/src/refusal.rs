@@ -12,6 +12,7 @@ use crate::{
     callers::{CallerError, ChallengeFailed, Plug},
     csr::CsrError,
     issue::IssueError,
+    jwt_authority::JwtIssueError,
     records::{LineageRefusal, ParseRegistrationError, RecordError, TokenRefusal},
     revocation::Barred,
     serial::NoRandomness,
@@ -73,6 +74,8 @@ pub(crate) enum RequestError {
     Issue(#[from] IssueError),
     #[error("the CA has too much to do")]
     Overloaded(#[from] Overloaded),
+    #[error("no JWT-SVID was issued")]
+    Jwt(#[from] JwtIssueError),
     #[error("a field of the request makes no sense")]
     Field(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("a registration makes no sense")]
@@ -122,7 +125,7 @@ impl RequestError {
             Self::Field(_) | Self::Registration(_) => (Code::InvalidArgument, "malformed request"),
             Self::Overloaded(_) => (Code::ResourceExhausted, "try again later"),
             Self::TooMany { .. } => (Code::ResourceExhausted, "too many certificates in one request"),
-            Self::Issue(_) | Self::Raced(_) | Self::Records(_) | Self::Randomness(_) => {
+            Self::Issue(_) | Self::Jwt(_) | Self::Raced(_) | Self::Records(_) | Self::Randomness(_) => {
                 (Code::Unavailable, "try again later")
             }
         }

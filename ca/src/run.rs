@@ -4,7 +4,8 @@ use std::{io, os::unix::fs::PermissionsExt, path::PathBuf, sync::Arc, time::Dura
 
 use alcazar_api::{
     ca::v1::{
-        administration_server::AdministrationServer, certificate_authority_server::CertificateAuthorityServer,
+        administration_server::AdministrationServer, bundles_server::BundlesServer,
+        certificate_authority_server::CertificateAuthorityServer, jwt_server::JwtServer,
         node_attestation_server::NodeAttestationServer,
         revocation_administration_server::RevocationAdministrationServer, revocation_server::RevocationServer,
         status_server::StatusServer,
@@ -19,9 +20,10 @@ use tokio_stream::wrappers::UnixListenerStream;
 
 use crate::{
     ca::Ca,
+    federation::{Endpoint, EndpointError},
     grpc::{
-        AdministrationService, AuthorityService, IstioService, RevocationAdministrationService, RevocationService,
-        StatusService,
+        AdministrationService, AuthorityService, BundlesService, IstioService, JwtService,
+        RevocationAdministrationService, RevocationService, StatusService,
     },
     kubernetes,
     records::{RecordError, TokenRecord, family},
@@ -78,6 +80,19 @@ impl Ca {
             );
         }
         shutdown.spawn("pods of the cluster", self.clone().follow_pods(shutdown.clone()));
+        // Certificates are issued without them, and they are tried again.
+        if let Err(error) = self.look_after_jwt_svids().await {
+            tracing::error!(reason = %process::chain(&error), "no JWT-SVIDs for now: their keys cannot be used");
+        }
+        shutdown.spawn("keys for JWT-SVIDs", self.clone().follow_jwt_keys(shutdown.clone()));
+        if let Some(config) = &self.0.config.bundle_endpoint {
+            let endpoint = Endpoint::bind(self, config).await?;
+            shutdown.spawn("bundle endpoint", endpoint.run(shutdown.clone()));
+        }
+        shutdown.spawn("other trust domains", self.clone().follow_foreign_bundles(shutdown.clone()));
+        for relation in self.0.federation.relations.clone() {
+            shutdown.spawn("another trust domain", self.clone().follow_relation(relation, shutdown.clone()));
+        }
         let acceptor =
             Acceptor::new(self.0.serving.subscribe(), Clients::Optional, grpc::ALPN, Arc::clone(&self.0.clock));
         let nodes = grpc::server()
@@ -85,11 +100,13 @@ impl Ca {
             .add_service(NodeAttestationServer::new(AuthorityService::new(self.clone(), shutdown.clone())))
             .add_service(RevocationServer::new(RevocationService::new(self.clone(), shutdown.clone())))
             .add_service(IstioCertificateServiceServer::new(IstioService::new(self.clone())))
+            .add_service(JwtServer::new(JwtService::new(self.clone())))
             .serve_with_incoming_shutdown(grpc::incoming(listener, acceptor), shutdown.cancelled());
         let operator = tonic::transport::Server::builder()
             .add_service(AdministrationServer::new(AdministrationService::new(self.clone())))
             .add_service(StatusServer::new(StatusService::new(self.clone(), readiness.clone())))
             .add_service(RevocationAdministrationServer::new(RevocationAdministrationService::new(self.clone())))
+            .add_service(BundlesServer::new(BundlesService::new(self.clone())))
             .serve_with_incoming_shutdown(UnixListenerStream::new(operator), shutdown.cancelled());
         let prints = self.fingerprints();
         tracing::info!(root = %prints.root.fingerprint, intermediate = %prints.intermediate.fingerprint, "the certificate authority serves");
@@ -184,6 +201,9 @@ pub enum RunError {
         /// What the system said.
         source: io::Error,
     },
+    /// The bundle endpoint.
+    #[error("the certificate authority cannot serve")]
+    BundleEndpoint(#[from] EndpointError),
     /// A listener failed.
     #[error("the certificate authority cannot serve")]
     Serve(#[from] tonic::transport::Error),

@@ -80,6 +80,15 @@ impl Ca {
         }
     }
 
+    /// The same certificate, with what is believed now.
+    pub(crate) fn serve_with_new_bundles(&self) {
+        let bundles = self.hierarchy().bundles().clone();
+        self.0.serving.send_modify(|serving| {
+            let revocations = Arc::clone(serving.revocations());
+            *serving = Arc::new(Credentials::new(serving.svid().clone(), bundles).with_revocations(revocations));
+        });
+    }
+
     pub(crate) async fn renew_serving(&self) -> Result<(), ServingError> {
         let serving =
             issue(&self.hierarchy(), self.trust_domain(), &self.0.dns_names, &self.0.profile, (self.0.clock)())?;

@@ -8,7 +8,7 @@ use alcazar_identity::TrustDomain;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::{app, ca, revocation};
+use crate::{app, bundle, ca, revocation};
 
 /// An identity for every workload, mutual TLS between them, and RBAC that explains itself.
 #[derive(Debug, Parser)]
@@ -36,6 +36,9 @@ pub(crate) enum Command {
     Unrevoke(revocation::UnrevokeArgs),
     /// Show what is revoked
     Revocations(revocation::RevocationsArgs),
+    /// Say whom the trust domain believes: its own roots, and other trust domains
+    #[command(subcommand)]
+    Bundle(bundle::Command),
     /// Print the version
     Version,
     /// Print a completion script for a shell

@@ -5,6 +5,7 @@
 //!   alcazar status ─▶ asks the running `up` over a Unix socket in its data directory
 //!   alcazar ca ... ─▶ asks a running CA over its administration socket
 //!   alcazar revoke, unrevoke, revocations ─▶ the same
+//!   alcazar bundle ... ─▶ roots and other trust domains, by the same socket
 //!   alcazar policy explain ─▶ the decision engine of the proxies, asked directly
 //! ```
 //!
@@ -12,6 +13,7 @@
 
 mod app;
 mod args;
+mod bundle;
 mod ca;
 mod explain;
 mod operator;
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
         Command::Revoke(args) => revocation::revoke(&args),
         Command::Unrevoke(args) => revocation::unrevoke(&args),
         Command::Revocations(args) => revocation::list(&args),
+        Command::Bundle(command) => bundle::run(&command),
         Command::Version => say(&format!("alcazar {}\n", env!("CARGO_PKG_VERSION"))),
         Command::Completions { shell } => {
             let mut script = Vec::new();

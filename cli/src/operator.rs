@@ -49,6 +49,9 @@ pub(crate) enum OperatorError {
     /// The CA said no. It tells an operator the whole reason.
     #[error("{}", .0.message())]
     Refused(#[from] Status),
+    /// A file that the operator named.
+    #[error("{}: {what}", path.display())]
+    File { path: PathBuf, what: String },
     /// What the CA sent is not what it should be.
     #[error("the CA's answer cannot be read: {0}")]
     Answer(String),

@@ -69,7 +69,7 @@ impl AuthorityService {
             // To check a request and to sign costs the processor: others have their turn in between.
             tokio::task::yield_now().await;
             let outcome = match measured(&self.ca, self.issue_one(&node, item)).await {
-                Ok(reply) => Outcome::Svid(svid(&reply)),
+                Ok(reply) => Outcome::Svid(svid(&self.ca, &reply)),
                 Err(error) => {
                     let status = self.ca.refuse(&error, &caller, "IssueWorkloads");
                     let retry_after = error.retry_after().unwrap_or_default();
@@ -105,7 +105,7 @@ impl CertificateAuthority for AuthorityService {
         };
         let outcome = measured(&self.ca, outcome).await;
         let reply = outcome.map_err(|error| self.ca.refuse(&error, &caller(&request), "AttestNode"))?;
-        Ok(Response::new(svid(&reply)))
+        Ok(Response::new(svid(&self.ca, &reply)))
     }
 
     async fn renew_node(&self, request: Request<v1::RenewNodeRequest>) -> Result<Response<v1::IssuedSvid>, Status> {
@@ -118,7 +118,7 @@ impl CertificateAuthority for AuthorityService {
         let reply = measured(&self.ca, outcome)
             .await
             .map_err(|error| self.ca.refuse(&error, &caller(&request), "RenewNode"))?;
-        Ok(Response::new(svid(&reply)))
+        Ok(Response::new(svid(&self.ca, &reply)))
     }
 
     type WatchRegistrationsStream = Messages<v1::Registrations>;
@@ -159,19 +159,26 @@ impl CertificateAuthority for AuthorityService {
         node.map_err(|error| self.ca.refuse(&error, &caller(&request), "WatchTrustBundles"))?;
         let (sender, receiver) = mpsc::channel(1);
         let shutdown = self.shutdown.clone();
-        let mut hierarchy = self.ca.0.hierarchy.subscribe();
+        let ca = self.ca.clone();
+        let (mut hierarchy, mut foreign) = (ca.0.hierarchy.subscribe(), ca.0.federation.foreign.subscribe());
         self.shutdown.spawn("trust bundles of a node", async move {
             let push = async {
                 let mut sent = None;
                 loop {
-                    let bundles = hierarchy.borrow_and_update().bundles().clone();
+                    hierarchy.mark_unchanged();
+                    foreign.mark_unchanged();
+                    let bundles = ca.trust_bundles();
                     if sent.as_ref() != Some(&bundles) {
                         if sender.send(Ok((&bundles).into())).await.is_err() {
                             return;
                         }
                         sent = Some(bundles);
                     }
-                    if hierarchy.changed().await.is_err() {
+                    let changed = tokio::select! {
+                        changed = hierarchy.changed() => changed,
+                        changed = foreign.changed() => changed,
+                    };
+                    if changed.is_err() {
                         return;
                     }
                 }

@@ -2,7 +2,9 @@
 
 mod administration;
 mod authority;
+mod bundles;
 mod istio;
+mod jwt;
 mod registrations;
 mod revocation;
 mod status;
@@ -19,7 +21,9 @@ use tonic::Request;
 pub(crate) use self::{
     administration::AdministrationService,
     authority::AuthorityService,
+    bundles::BundlesService,
     istio::IstioService,
+    jwt::JwtService,
     revocation::{RevocationAdministrationService, RevocationService},
     status::StatusService,
 };
@@ -69,13 +73,13 @@ fn epoch(at: SystemTime) -> i64 {
     i64::try_from(seconds::of(at)).unwrap_or(i64::MAX)
 }
 
-fn svid(reply: &Reply) -> v1::IssuedSvid {
+fn svid(ca: &Ca, reply: &Reply) -> v1::IssuedSvid {
     v1::IssuedSvid {
         spiffe_id: reply.id.to_string(),
         chain: reply.chain.iter().map(|certificate| certificate.to_vec()).collect(),
         issued_at: epoch(reply.issued_at),
         not_after: epoch(reply.not_after),
-        bundles: Some(reply.hierarchy.bundles().into()),
+        bundles: Some((&ca.bundles_with(&reply.hierarchy)).into()),
     }
 }
 

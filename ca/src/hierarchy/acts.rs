@@ -18,6 +18,7 @@ use super::{
 use crate::{
     authority::AuthorityInfo,
     ca::Ca,
+    jwt_authority::keys::JwtKey,
     records::{Records, Stored, family, text},
 };
 
@@ -101,6 +102,54 @@ impl Ca {
                 Ok(()) => {
                     self.publish(&next, self.hierarchy().signing().clone()).await?;
                     return Ok(next.sequence);
+                }
+            }
+        }
+    }
+
+    /// Changes the trusted roots by the operator's hand; `None` changes nothing.
+    pub(crate) async fn change_trusted_roots(
+        &self,
+        change: impl Fn(&TrustState) -> Option<TrustState>,
+    ) -> Result<(), HierarchyError> {
+        let _turn = self.0.hierarchy_turn.lock().await;
+        loop {
+            let present = self.trust_state().await?;
+            let Some(next) = change(&present.record) else { return Ok(()) };
+            match self.put_trust(&present, &next).await {
+                Err(error) if error.is_conflict() => {}
+                Err(error) => return Err(error),
+                Ok(()) => return self.publish(&next, self.hierarchy().signing().clone()).await,
+            }
+        }
+    }
+
+    /// From when on nothing stands on a root any more, where that is known.
+    pub(crate) async fn root_retires_at(&self, root: Fingerprint) -> Result<Option<SystemTime>, HierarchyError> {
+        let trust = self.trust_state().await?.record;
+        let trusted = trust.roots.iter().find(|trusted| Fingerprint::of(&trusted.certificate) == root);
+        Ok(trusted.and_then(|trusted| trusted.retire_at).map(|at| at.0))
+    }
+
+    /// Changes the keys for JWT-SVIDs in the trust state, and in what everybody believes; `None` changes nothing. `change` is
+    /// asked again when another replica was quicker.
+    pub(crate) async fn change_jwt_keys(
+        &self,
+        change: impl Fn(&[JwtKey]) -> Option<Vec<JwtKey>>,
+    ) -> Result<(), HierarchyError> {
+        let _turn = self.0.hierarchy_turn.lock().await;
+        loop {
+            let present = self.trust_state().await?;
+            let Some(keys) = change(&present.record.jwt_keys) else { return Ok(()) };
+            let next = present.record.with_jwt_keys(keys);
+            match self.put_trust(&present, &next).await {
+                Err(error) if error.is_conflict() => {}
+                Err(error) => return Err(error),
+                Ok(()) => {
+                    let hierarchy = Hierarchy::new(&next, self.hierarchy().signing().clone(), self.trust_domain())?;
+                    self.0.hierarchy.send_replace(Arc::new(hierarchy));
+                    self.serve_with_new_bundles();
+                    return Ok(());
                 }
             }
         }

@@ -29,13 +29,17 @@ use alcazar_identity::{CertificateDer, Fingerprint, TrustBundle, TrustBundles, T
 
 pub(crate) use self::{acts::open, files::HierarchyFiles, trust::TrustState};
 pub use self::{error::HierarchyError, files::Authorities};
-use crate::authority::{Authority, AuthorityInfo};
+use crate::{
+    authority::{Authority, AuthorityInfo},
+    jwt_authority::keys::JwtKey,
+};
 
 /// What the CA stands on at one moment.
 #[derive(Clone, Debug)]
 pub(crate) struct Hierarchy {
     roots: Vec<AuthorityInfo>,
     signing: Signing,
+    jwt_keys: Vec<JwtKey>,
     bundles: TrustBundles,
     /// What follows a leaf, for those who want PEM: made once, as each answer has it.
     above_in_pem: Vec<String>,
@@ -58,12 +62,15 @@ impl Hierarchy {
     ) -> Result<Self, HierarchyError> {
         let roots = trust.infos()?;
         let certificates = roots.iter().map(|root| root.certificate.clone());
-        let bundle = TrustBundle::new(trust_domain.clone(), trust.sequence, certificates);
+        let authorities = trust.jwt_keys.iter().map(JwtKey::authority).collect::<Result<Vec<_>, _>>();
+        let bundle = TrustBundle::new(trust_domain.clone(), trust.sequence, certificates)
+            .and_then(|bundle| bundle.with_jwt_authorities(authorities?))
+            .map_err(HierarchyError::Bundle)?;
         // The root of the chain comes last, where clients look for one root alone.
         let others = roots.iter().filter(|other| other.fingerprint != signing.root.fingerprint);
         let above = others.chain([&signing.root]).map(|root| &root.certificate);
         let above_in_pem = signing.upper.iter().chain(above).map(pem).collect();
-        Ok(Self { bundles: bundle.map_err(HierarchyError::Bundle)?.into(), roots, signing, above_in_pem })
+        Ok(Self { roots, signing, jwt_keys: trust.jwt_keys.clone(), bundles: bundle.into(), above_in_pem })
     }
 
     /// What follows a leaf in PEM: the certificates above it, then every root that is trusted, the one of the chain last.
@@ -98,7 +105,12 @@ impl Hierarchy {
         &self.signing
     }
 
-    /// What everybody in the trust domain believes.
+    /// The keys for JWT-SVIDs, with their times.
+    pub(crate) fn jwt_keys(&self) -> &[JwtKey] {
+        &self.jwt_keys
+    }
+
+    /// What everybody in the trust domain believes of it.
     pub(crate) fn bundles(&self) -> &TrustBundles {
         &self.bundles
     }

@@ -10,14 +10,17 @@ use serde::{Deserialize, Serialize};
 use super::HierarchyError;
 use crate::{
     authority::AuthorityInfo,
+    jwt_authority::keys::JwtKey,
     records::{seconds, text},
 };
 
-/// The roots of the trust domain, and which version of the set this is. Record `ca/trust/state`.
+/// The roots of the trust domain and its keys for JWT-SVIDs, and which version of both this is. Record `ca/trust/state`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct TrustState {
     pub(crate) sequence: u64,
     pub(crate) roots: Vec<TrustedRoot>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) jwt_keys: Vec<JwtKey>,
 }
 
 /// One of them.
@@ -45,7 +48,34 @@ impl TrustState {
     /// The first state, or one that goes on at `sequence`.
     pub(crate) fn new(sequence: u64, roots: impl IntoIterator<Item = CertificateDer<'static>>) -> Self {
         let roots = roots.into_iter().map(|certificate| TrustedRoot { certificate, retire_at: None });
-        Self { sequence, roots: roots.collect() }
+        Self { sequence, roots: roots.collect(), jwt_keys: Vec::new() }
+    }
+
+    /// The next state, with these keys for JWT-SVIDs.
+    pub(crate) fn with_jwt_keys(&self, jwt_keys: Vec<JwtKey>) -> Self {
+        Self { sequence: self.sequence + 1, roots: self.roots.clone(), jwt_keys }
+    }
+
+    /// The next state, with these roots too; `None` where all of them are trusted already.
+    pub(crate) fn with_roots(&self, roots: &[CertificateDer<'static>]) -> Option<Self> {
+        let mut next = Self { sequence: self.sequence + 1, ..self.clone() };
+        for root in roots {
+            if !next.trusts(Fingerprint::of(root)) {
+                next.roots.push(TrustedRoot { certificate: root.clone(), retire_at: None });
+            }
+        }
+        (next.roots.len() > self.roots.len()).then_some(next)
+    }
+
+    /// The next state, without this root; `None` where it is not trusted, or the only one.
+    pub(crate) fn without_root(&self, root: Fingerprint) -> Option<Self> {
+        let mut next = Self { sequence: self.sequence + 1, ..self.clone() };
+        next.roots.retain(|trusted| Fingerprint::of(&trusted.certificate) != root);
+        (next.roots.len() < self.roots.len() && !next.roots.is_empty()).then_some(next)
+    }
+
+    fn next_with(&self, roots: impl IntoIterator<Item = CertificateDer<'static>>) -> Self {
+        Self { jwt_keys: self.jwt_keys.clone(), ..Self::new(self.sequence + 1, roots) }
     }
 
     /// The roots, parsed.
@@ -60,7 +90,7 @@ impl TrustState {
 
     /// The next state, in which exactly these are trusted; `None` where nothing changes.
     pub(crate) fn exactly(&self, roots: impl IntoIterator<Item = CertificateDer<'static>>) -> Option<Self> {
-        let next = Self::new(self.sequence + 1, roots);
+        let next = self.next_with(roots);
         let same = next.roots.len() == self.roots.len() && next.roots.iter().all(|root| self.roots.contains(root));
         (!same).then_some(next)
     }
@@ -73,7 +103,7 @@ impl TrustState {
         roots: impl IntoIterator<Item = CertificateDer<'static>>,
         retire_at: SystemTime,
     ) -> Option<Self> {
-        let mut next = Self::new(self.sequence + 1, roots);
+        let mut next = self.next_with(roots);
         let staying: Vec<_> = self.roots.iter().filter(|old| !next.trusts(Fingerprint::of(&old.certificate))).collect();
         for old in staying {
             let retire_at = old.retire_at.or(Some(Seconds(crate::issue::whole_seconds(retire_at))));
@@ -90,7 +120,7 @@ impl TrustState {
             return None;
         }
         let roots: Vec<_> = self.roots.iter().filter(|root| !over(root)).cloned().collect();
-        (!roots.is_empty()).then_some(Self { sequence: self.sequence + 1, roots })
+        (!roots.is_empty()).then_some(Self { sequence: self.sequence + 1, roots, jwt_keys: self.jwt_keys.clone() })
     }
 }
 

@@ -7,7 +7,7 @@ use alcazar_store::Expected;
 use serde::{Deserialize, Serialize};
 
 use super::{RecordError, Records, family, prefix, read, seconds, text};
-use crate::issue::Issued;
+use crate::{issue::Issued, jwt_authority::JwtFacts};
 
 /// A certificate on record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,9 +79,14 @@ impl Records {
         }
     }
 
-    /// Forgets certificates that were issued before `before`; how many.
+    /// Forgets certificates and JWT-SVIDs that were issued before `before`; how many.
     pub(crate) async fn forget_issued(&self, before: SystemTime) -> Result<usize, RecordError> {
-        let prefix = prefix(family::ISSUED)?;
+        let certificates = self.forget_family(family::ISSUED, before).await?;
+        Ok(certificates + self.forget_family(family::ISSUED_JWT, before).await?)
+    }
+
+    async fn forget_family(&self, family: &str, before: SystemTime) -> Result<usize, RecordError> {
+        let prefix = prefix(family)?;
         let mut after = Some(prefix.key(&newest_first(before)).map_err(RecordError::Key)?);
         let mut forgotten = 0;
         loop {
@@ -98,6 +103,40 @@ impl Records {
                 return Ok(forgotten);
             }
         }
+    }
+}
+
+/// A JWT-SVID on record: all but the token, which is a secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct IssuedJwtRecord {
+    #[serde(with = "text")]
+    subject: SpiffeId,
+    audience: Vec<String>,
+    jti: String,
+    key_id: String,
+    #[serde(with = "seconds")]
+    issued_at: SystemTime,
+    #[serde(with = "seconds")]
+    expires: SystemTime,
+    caller: String,
+}
+
+impl Records {
+    /// Puts a JWT-SVID on record; durable when it returns. Nobody gets a token before that.
+    pub(crate) async fn record_jwt(&self, facts: &JwtFacts, caller: &str) -> Result<(), RecordError> {
+        let name = format!("{}/{}", newest_first(facts.issued_at), facts.id);
+        let facts = facts.clone();
+        let record = IssuedJwtRecord {
+            subject: facts.subject,
+            audience: facts.audience,
+            jti: facts.id,
+            key_id: facts.key_id,
+            issued_at: facts.issued_at,
+            expires: facts.expires,
+            caller: caller.into(),
+        };
+        self.put(family::ISSUED_JWT, &name, Expected::Absent, &record).await?;
+        Ok(())
     }
 }
 

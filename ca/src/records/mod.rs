@@ -9,9 +9,11 @@
 //! ca/tokens/<sha-256>           join tokens
 //! ca/nodes/<td>/node/<c>/<n>    the lineage of each node
 //! ca/registrations/<id>         which workloads a node may ask for
+//! ca/federation/<trust domain>  the bundles of other trust domains
 //! ca/issued/<newest first>      every certificate
 //! ca/revocations/<kind>/<what>  what was taken back
 //! ca/revocation-lists/<which>   the version of our list, and lists that others signed
+//! ca/issued-jwt/<newest first>  every JWT-SVID
 //! ```
 
 mod issued;
@@ -46,9 +48,11 @@ pub(crate) mod family {
     pub(crate) const TOKENS: &str = "ca/tokens";
     pub(crate) const NODES: &str = "ca/nodes";
     pub(crate) const REGISTRATIONS: &str = "ca/registrations";
+    pub(crate) const FEDERATION: &str = "ca/federation";
     pub(crate) const ISSUED: &str = "ca/issued";
     pub(crate) const REVOCATIONS: &str = "ca/revocations";
     pub(crate) const REVOCATION_LISTS: &str = "ca/revocation-lists";
+    pub(crate) const ISSUED_JWT: &str = "ca/issued-jwt";
 }
 
 /// The store, with records for values.

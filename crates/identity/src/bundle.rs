@@ -6,7 +6,7 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
 use crate::pem::{certificates_from_pem, certificates_to_pem};
-use crate::{Fingerprint, JwtAuthority, TrustDomain};
+use crate::{Fingerprint, JwtAuthority, JwtAuthorityError, TrustDomain};
 
 /// What one trust domain is known by: its roots, and the keys that sign its JWT-SVIDs. Both are *sets*, because more
 /// than one is the normal case during a rotation.
@@ -192,6 +192,9 @@ pub enum BundleError {
     /// One of the roots is not an X.509 certificate.
     #[error("the root with the SHA-256 fingerprint {0} is not an X.509 certificate")]
     NotACertificate(Fingerprint),
+    /// One of the JWT authorities is none.
+    #[error(transparent)]
+    JwtAuthority(#[from] JwtAuthorityError),
     /// Two JWT authorities of one name.
     #[error("the trust bundle of {trust_domain} has two JWT authorities with the key id {key_id:?}")]
     KeyIdTwice {
