@@ -67,8 +67,22 @@ impl Authority {
         serial: Serial,
         now: SystemTime,
     ) -> Result<Self, AuthorityError> {
+        Self::root_for(trust_domain, signer, serial, now, ROOT_LIFE)
+    }
+
+    /// The same, good for another life.
+    ///
+    /// # Errors
+    /// When the signer does not sign.
+    pub fn root_for(
+        trust_domain: &TrustDomain,
+        signer: Arc<dyn Signer>,
+        serial: Serial,
+        now: SystemTime,
+        life: Duration,
+    ) -> Result<Self, AuthorityError> {
         let handle = SigningHandle(signer.clone());
-        let mut params = params(1, &handle, serial, now, now + ROOT_LIFE)?;
+        let mut params = params(1, &handle, serial, now, now + life)?;
         params.distinguished_name = name("root", &handle, [(DnType::OrganizationName, trust_domain.as_str())]);
         let certificate = params.self_signed(&handle).map_err(AuthorityError::Sign)?;
         Self::new(certificate.der().clone(), signer)
@@ -87,16 +101,34 @@ impl Authority {
         now: SystemTime,
     ) -> Result<Self, AuthorityError> {
         let handle = SigningHandle(signer.clone());
-        let end = (now + INTERMEDIATE_LIFE).min(root.info.validity.not_after());
-        let mut params = params(0, &handle, serial, now, end)?;
+        let life = INTERMEDIATE_LIFE;
+        let certificate = Self::certify(root, trust_domain, cluster, &handle, serial, now, life)?;
+        Self::new(certificate, signer)
+    }
+
+    /// The certificate of an intermediate whose key is elsewhere, good for `life` but no longer than its root.
+    ///
+    /// # Errors
+    /// When the root's signer does not sign.
+    pub fn certify(
+        root: &Self,
+        trust_domain: &TrustDomain,
+        cluster: &str,
+        key: &impl PublicKeyData,
+        serial: Serial,
+        now: SystemTime,
+        life: Duration,
+    ) -> Result<CertificateDer<'static>, AuthorityError> {
+        let end = (now + life).min(root.info.validity.not_after());
+        let mut params = params(0, key, serial, now, end)?;
         let names = [(DnType::OrganizationName, trust_domain.as_str()), (DnType::OrganizationalUnitName, cluster)];
-        params.distinguished_name = name("intermediate", &handle, names);
+        params.distinguished_name = name("intermediate", key, names);
         // By this the verifier binds what it signs to its trust domain.
         let uri = trust_domain.to_uri().try_into().map_err(AuthorityError::Sign)?;
         params.subject_alt_names = vec![SanType::URI(uri)];
         params.use_authority_key_identifier_extension = true;
-        let certificate = params.signed_by(&handle, &root.issuer).map_err(AuthorityError::Sign)?;
-        Self::new(certificate.der().clone(), signer)
+        let certificate = params.signed_by(key, &root.issuer).map_err(AuthorityError::Sign)?;
+        Ok(certificate.der().clone())
     }
 
     /// What anybody may know of it.
@@ -191,7 +223,7 @@ const NAME_LIMIT: usize = 64;
 
 fn params(
     path_len: u8,
-    key: &SigningHandle,
+    key: &impl PublicKeyData,
     serial: Serial,
     now: SystemTime,
     end: SystemTime,
@@ -207,7 +239,11 @@ fn params(
 }
 
 /// A name that differs for each key, so that two roots of a trust domain are never mistaken for each other.
-fn name<'a>(kind: &str, key: &SigningHandle, more: impl IntoIterator<Item = (DnType, &'a str)>) -> DistinguishedName {
+fn name<'a>(
+    kind: &str,
+    key: &impl PublicKeyData,
+    more: impl IntoIterator<Item = (DnType, &'a str)>,
+) -> DistinguishedName {
     let id: String = key_id(key).iter().take(4).map(|byte| format!("{byte:02x}")).collect();
     let mut name = DistinguishedName::new();
     name.push(DnType::CommonName, format!("Alcazar {kind} {id}"));
@@ -218,7 +254,7 @@ fn name<'a>(kind: &str, key: &SigningHandle, more: impl IntoIterator<Item = (DnT
 }
 
 /// RFC 7093 §2, method 1: the first 160 bits of the SHA-256 of the public key.
-fn key_id(key: &SigningHandle) -> Vec<u8> {
+fn key_id(key: &impl PublicKeyData) -> Vec<u8> {
     let digest = ring::digest::digest(&ring::digest::SHA256, key.der_bytes());
     digest.as_ref().iter().take(20).copied().collect()
 }

@@ -60,6 +60,9 @@ pub(crate) struct Inner {
     pub(crate) hierarchy: watch::Sender<Arc<Hierarchy>>,
     /// Held by whoever changes the hierarchy.
     pub(crate) hierarchy_turn: tokio::sync::Mutex<()>,
+    pub(crate) hierarchy_trouble: watch::Sender<Option<String>>,
+    /// What the plugged-in files looked like when they were opened.
+    pub(crate) hierarchy_stamp: crate::cacerts::Stamp,
     pub(crate) serving: watch::Sender<Arc<Credentials>>,
     pub(crate) revoking: crate::revocation::Revoking,
     /// The keys for JWT-SVIDs that are here.
@@ -94,8 +97,8 @@ impl Ca {
         let checked = config.checked()?;
         let callers = Callers::open(&config, &clock, &metrics).await?;
         let data_dir = config.data_dir.clone();
-        let keys: Arc<dyn KeyStore> = Arc::new(config.keys.files(&data_dir.join("hierarchy")));
-        let files = HierarchyFiles::new(&data_dir, keys.clone(), &config.trust_domain, &config.cluster);
+        let keys = config.key_store();
+        let files = HierarchyFiles::new(&config, keys.clone());
         let opened = task::spawn_blocking(move || {
             let failed = |source| OpenError::DataDir { path: data_dir.clone(), source };
             if is_foreign(&data_dir).map_err(failed)? {
@@ -106,10 +109,14 @@ impl Ca {
         opened.await.map_err(|_panic| OpenError::Interrupted)??;
         let store = storage::open(&config, config.data_dir.join("store")).await?;
         let records = Records::new(store.clone());
+        // Before they are read: what changes in between is noticed.
+        let stamp = files.plugged.stamp();
         let hierarchy = crate::hierarchy::open(&records, &files, &config.trust_domain, clock()).await?;
         let now = clock();
-        let serving =
-            crate::serving::issue(&hierarchy, &config.trust_domain, &checked.dns_names, &checked.profile, now)?;
+        let (standing, domain) = (hierarchy.clone(), config.trust_domain.clone());
+        let (dns, profile) = (checked.dns_names.clone(), checked.profile.clone());
+        let serving = task::spawn_blocking(move || crate::serving::issue(&standing, &domain, &dns, &profile, now));
+        let serving = serving.await.map_err(|_ending| OpenError::Interrupted)??;
         records.record(&serving.issued, "ca").await?;
         let admission = Admission::new(&config.limits, &metrics);
         let metrics = CaMetrics::new(metrics);
@@ -131,6 +138,8 @@ impl Ca {
             files,
             hierarchy: watch::Sender::new(Arc::new(hierarchy)),
             hierarchy_turn: tokio::sync::Mutex::default(),
+            hierarchy_trouble: watch::Sender::default(),
+            hierarchy_stamp: stamp,
             serving: watch::Sender::new(Arc::new(serving.credentials)),
             revoking: crate::revocation::Revoking::new(),
             jwt: JwtKeys::default(),
@@ -167,6 +176,11 @@ impl Ca {
     /// The identity that its serving certificate has.
     pub fn id(&self) -> SpiffeId {
         self.0.serving.borrow().svid().id().clone()
+    }
+
+    /// What it serves with at this moment.
+    pub fn serving_credentials(&self) -> Arc<Credentials> {
+        self.0.serving.borrow().clone()
     }
 
     /// Root and intermediate, for people to compare.
@@ -303,7 +317,7 @@ fn is_foreign(data_dir: &Path) -> io::Result<bool> {
     for entry in entries {
         let name = entry?.file_name();
         match name.to_str() {
-            Some("hierarchy" | ADMIN_SOCKET) => return Ok(false),
+            Some("hierarchy" | crate::hierarchy::INSTALLED | ADMIN_SOCKET) => return Ok(false),
             // The last is on every fresh file system of the ext family.
             Some("store" | "hierarchy.new" | "lost+found") => {}
             _ => stranger = true,

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 
@@ -14,11 +15,12 @@ use thiserror::Error;
 use crate::{
     admission::Limits,
     authority::is_cluster_name,
+    cacerts::CacertsConfig,
     callers::CallersConfig,
     duration,
     federation::{self, BundleEndpointConfig, FederationConfig, FederationConfigError, Relation},
     jwt_authority::{JwtConfig, JwtConfigError},
-    keys::KeysConfig,
+    keys::{KeyStore, KeysConfig},
     kubernetes::KubernetesConfig,
     profile::{DnsName, ParseDnsNameError, Profile, ProfileConfig, ProfileError, Profiles},
     records::{ParseRegistrationError, Registration, text},
@@ -49,6 +51,9 @@ pub struct Config {
     /// The lives of certificates.
     #[serde(default)]
     pub certificates: Certificates,
+    /// Certificates that a person plugs in. Default: none, and the CA makes its own root, unless `alcazar ca install` has put some there.
+    #[serde(default)]
+    pub cacerts: Option<CacertsConfig>,
     /// How the CA's keys are kept. Default: in files, not encrypted.
     #[serde(default)]
     pub keys: KeysConfig,
@@ -133,6 +138,7 @@ impl Config {
             dns_names: Vec::new(),
             callers: CallersConfig::default(),
             certificates: Certificates::default(),
+            cacerts: None,
             keys: KeysConfig::default(),
             keep_records: default_keep_records(),
             jwt: JwtConfig::default(),
@@ -158,6 +164,11 @@ impl Config {
             SpiffeId::node(&self.trust_domain, &self.cluster, node)
         };
         parsed.map_err(|source| ConfigError::Node { node: node.into(), source })
+    }
+
+    /// Where this CA's keys are. Nothing is opened yet.
+    pub fn key_store(&self) -> Arc<dyn KeyStore> {
+        self.keys.store(&self.data_dir.join("hierarchy"), &format!("{}/{}", self.trust_domain, self.cluster))
     }
 
     /// Whether it is a node of this cluster: the CA of a cluster vouches for no other's nodes.

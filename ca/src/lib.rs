@@ -26,7 +26,9 @@
 mod admission;
 mod authority;
 mod ca;
+mod cacerts;
 mod callers;
+pub mod ceremony;
 mod config;
 mod csr;
 pub mod duration;
@@ -57,6 +59,7 @@ mod token;
 pub use admission::{Limit, Limits};
 pub use authority::{Authority, AuthorityError, AuthorityInfo};
 pub use ca::{AdminError, Ca, Fingerprints, OpenError};
+pub use cacerts::{CacertsConfig, CacertsError, CacertsFiles, PluggedIn, check as check_cacerts};
 pub use callers::{
     CallersConfig, CallersError, KubernetesCallers, MachineCallers, OidcCallers, ParseServiceAccountError, RuleConfig,
     RuleConfigError, RuleFault, VerifyTokens, machine_proof,
@@ -70,7 +73,10 @@ pub use federation::{
 pub use hierarchy::{Authorities, HierarchyError};
 pub use issue::{IssueError, Issued, Subject, issue};
 pub use jwt_authority::{JwtConfig, JwtConfigError, JwtKeyError};
-pub use keys::{FileKeys, KeyAlgorithm, KeyError, KeyLabel, KeyPemError, KeyStore, KeysConfig, ParseKeyLabelError};
+pub use keys::{
+    FileKeys, KeyAlgorithm, KeyError, KeyLabel, KeyPemError, KeyStore, KeysConfig, ParseKeyLabelError, Pkcs11Config,
+    Pkcs11Keys, read_passphrase,
+};
 pub use kubernetes::{KubernetesConfig, KubernetesError, SecretsConfig, client as kubernetes_client};
 pub use profile::{AllowedNamesConfig, DnsName, Longer, ParseDnsNameError, Profile, ProfileConfig, ProfileError};
 pub use records::{IssuedRecord, ParseRegistrationError, RecordError, Registration, RegistrationId, Selector};

@@ -14,12 +14,13 @@ use crate::{
     callers::Plug,
     csr::Csr,
     hierarchy::Hierarchy,
-    issue::{self, Issued, Subject},
+    issue::{self, IssueError, Issued, Subject},
     profile::Profile,
     records::{Attestation, Consumed, Leaf, Lineage, Registration, Renewal, Stored, TokenRecord, TokenRefusal, family},
     refusal::RequestError,
     revocation::Permit,
     serial::Serial,
+    signer::SignError,
     token::JoinToken,
 };
 
@@ -82,7 +83,8 @@ impl Ca {
                 leaf
             }
             Attestation::Issue | Attestation::Repeat { .. } => {
-                let issued = sign(&hierarchy, self.0.profiles.node(), &csr, (&record.node).into(), None, permit, now)?;
+                let issued =
+                    sign(&hierarchy, self.0.profiles.node(), &csr, (&record.node).into(), None, permit, now).await?;
                 let caller = format!("join token {}", hash.as_str().chars().take(16).collect::<String>());
                 self.record(&issued, &caller, Plug::JoinToken).await?;
                 let leaf = Leaf::from(&issued);
@@ -139,7 +141,8 @@ impl Ca {
                 return Ok(reply(hierarchy, node.id, leaf));
             }
             renewal => {
-                let issued = sign(&hierarchy, self.0.profiles.node(), csr, (&node.id).into(), Some(ttl), permit, now)?;
+                let issued =
+                    sign(&hierarchy, self.0.profiles.node(), csr, (&node.id).into(), Some(ttl), permit, now).await?;
                 self.record(&issued, node.id.as_str(), Plug::NodeCertificate).await?;
                 let leaf = Leaf::from(&issued);
                 match renewal {
@@ -239,7 +242,7 @@ impl Ca {
             tracing::warn!(registration = %registration.id(), spiffe_id = %id, names = ?more, "a certificate goes without DNS names that its profile does not allow any more");
         }
         let (subject, permit) = (Subject { id, dns: &dns }, self.permits(id)?);
-        let issued = sign(&hierarchy, profile, csr, subject, Some(ttl), permit, (self.0.clock)())?;
+        let issued = sign(&hierarchy, profile, csr, subject, Some(ttl), permit, (self.0.clock)()).await?;
         self.record(&issued, node.id.as_str(), Plug::NodeCertificate).await?;
         Ok(reply(hierarchy, issued.id.clone(), Leaf::from(&issued)))
     }
@@ -255,7 +258,8 @@ impl Ca {
     ) -> Result<Reply, RequestError> {
         let hierarchy = self.hierarchy();
         let permit = self.permits(id)?;
-        let issued = sign(&hierarchy, self.0.profiles.default(), csr, id.into(), Some(ttl), permit, (self.0.clock)())?;
+        let issued =
+            sign(&hierarchy, self.0.profiles.default(), csr, id.into(), Some(ttl), permit, (self.0.clock)()).await?;
         self.record(&issued, caller, plug).await?;
         Ok(reply(hierarchy, issued.id.clone(), Leaf::from(&issued)))
     }
@@ -294,9 +298,9 @@ impl Ca {
     }
 }
 
-/// By the profile; its default life where `ttl` is none.
-fn sign(
-    hierarchy: &Hierarchy,
+/// By the profile; its default life where `ttl` is none. A signer that waits for a token does so where a thread may wait.
+async fn sign(
+    hierarchy: &Arc<Hierarchy>,
     profile: &Profile,
     csr: &Csr,
     subject: Subject<'_>,
@@ -306,8 +310,18 @@ fn sign(
 ) -> Result<Issued, RequestError> {
     profile.check_key(csr.kind())?;
     let ttl = ttl.unwrap_or(profile.default_ttl()).min(profile.max_ttl());
-    let authority = hierarchy.intermediate();
-    Ok(issue::issue_from(csr, subject, ttl, authority, Serial::random()?, now, permit.earliest)?)
+    let (serial, earliest) = (Serial::random()?, permit.earliest);
+    if !hierarchy.intermediate().signer().is_remote() {
+        return Ok(issue::issue_from(csr, subject, ttl, hierarchy.intermediate(), serial, now, earliest)?);
+    }
+    let (hierarchy, csr) = (Arc::clone(hierarchy), csr.clone());
+    let (id, dns) = (subject.id.clone(), subject.dns.to_vec());
+    let issued = tokio::task::spawn_blocking(move || {
+        let subject = Subject { id: &id, dns: &dns };
+        issue::issue_from(&csr, subject, ttl, hierarchy.intermediate(), serial, now, earliest)
+    });
+    let interrupted = |ending: tokio::task::JoinError| IssueError::Sign(SignError(Box::new(ending)));
+    Ok(issued.await.map_err(interrupted)??)
 }
 
 fn is_repeatable(hierarchy: &Hierarchy, leaf: &Leaf, permit: Permit, now: SystemTime) -> bool {

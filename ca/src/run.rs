@@ -48,8 +48,10 @@ impl Ca {
     ) -> impl Future<Output = Result<(), RunError>> + Send + 'static {
         // At once and not at the first poll, so that nobody takes a CA for ready whose task has not begun.
         let ready = readiness.register("certificate authority");
+        let part = readiness.part("hierarchy");
         let ca = self.clone();
         async move {
+            shutdown.spawn("hierarchy of the CA", ca.clone().follow_hierarchy(part, shutdown.clone()));
             let outcome = ca.serve(listener, &shutdown, &readiness, || ready.ready()).await;
             shutdown.trigger("the certificate authority has ended");
             ca.close().await;
@@ -152,14 +154,13 @@ impl Ca {
         }
     }
 
-    /// Renews the intermediate when it is due and forgets what nobody needs, now and then until the end.
+    /// Forgets what nobody needs, now and then until the end.
     async fn upkeep(self, shutdown: Shutdown) {
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = tokio::time::sleep(UPKEEP) => {}
             }
-            self.look_after_hierarchy().await;
             if let Err(error) = self.forget_old_records().await {
                 tracing::error!(reason = %process::chain(&error), "old records were not removed");
             }

@@ -90,8 +90,13 @@ impl Ca {
     }
 
     pub(crate) async fn renew_serving(&self) -> Result<(), ServingError> {
-        let serving =
-            issue(&self.hierarchy(), self.trust_domain(), &self.0.dns_names, &self.0.profile, (self.0.clock)())?;
+        let (ca, hierarchy) = (self.clone(), self.hierarchy());
+        // A signer may wait for a token.
+        let serving = tokio::task::spawn_blocking(move || {
+            let inner = &ca.0;
+            issue(&hierarchy, ca.trust_domain(), &inner.dns_names, &inner.profile, (inner.clock)())
+        });
+        let serving = serving.await.map_err(|_ending| ServingError::Interrupted)??;
         self.0.records.record(&serving.issued, "ca").await?;
         let issued = &serving.issued;
         tracing::info!(target: "alcazar::rotation", spiffe_id = %issued.id, serial = %issued.serial, not_after = %rfc3339(issued.validity.not_after()), "the CA's serving certificate was renewed");
@@ -126,6 +131,9 @@ pub enum ServingError {
     /// What was issued is not an SVID.
     #[error("what was issued is not an SVID")]
     Svid(#[from] ParseSvidError),
+    /// The process is ending.
+    #[error("it was interrupted")]
+    Interrupted,
     /// It is not on record.
     #[error(transparent)]
     Records(#[from] RecordError),

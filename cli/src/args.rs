@@ -8,7 +8,7 @@ use alcazar_identity::TrustDomain;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::{app, bundle, ca, revocation};
+use crate::{app, bundle, ca, revocation, root};
 
 /// An identity for every workload, mutual TLS between them, and RBAC that explains itself.
 #[derive(Debug, Parser)]
@@ -39,6 +39,9 @@ pub(crate) enum Command {
     /// Say whom the trust domain believes: its own roots, and other trust domains
     #[command(subcommand)]
     Bundle(bundle::Command),
+    /// Make a root and sign with it, away from every CA
+    #[command(subcommand)]
+    Root(root::Command),
     /// Print the version
     Version,
     /// Print a completion script for a shell

@@ -6,6 +6,7 @@
 //!   alcazar ca ... ─▶ asks a running CA over its administration socket
 //!   alcazar revoke, unrevoke, revocations ─▶ the same
 //!   alcazar bundle ... ─▶ roots and other trust domains, by the same socket
+//!   alcazar root ... ▶ makes a root and signs with it, on a machine without a network
 //!   alcazar policy explain ─▶ the decision engine of the proxies, asked directly
 //! ```
 //!
@@ -18,6 +19,7 @@ mod ca;
 mod explain;
 mod operator;
 mod revocation;
+mod root;
 mod span;
 mod status;
 mod supervised;
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         Command::Unrevoke(args) => revocation::unrevoke(&args),
         Command::Revocations(args) => revocation::list(&args),
         Command::Bundle(command) => bundle::run(&command),
+        Command::Root(command) => root::run(&command),
         Command::Version => say(&format!("alcazar {}\n", env!("CARGO_PKG_VERSION"))),
         Command::Completions { shell } => {
             let mut script = Vec::new();

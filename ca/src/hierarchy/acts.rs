@@ -31,7 +31,7 @@ pub(crate) async fn open(
 ) -> Result<Hierarchy, HierarchyError> {
     let remembered = remembered(records).await?;
     let (opener, known) = (files.clone(), remembered.clone());
-    let opened = blocking(move || opener.open(&known, now)).await?;
+    let opened = blocking(move || opener.open(&known, None, now)).await?;
     settle(records, files, &remembered, &opened).await?;
     Hierarchy::new(&opened.trust, opened.signing, trust_domain)
 }
@@ -64,7 +64,8 @@ impl Ca {
     pub async fn activate(&self, intermediate: Fingerprint) -> Result<(), HierarchyError> {
         let _turn = self.0.hierarchy_turn.lock().await;
         let files = self.0.files.clone();
-        let signing = blocking(move || files.load(intermediate)).await?;
+        let now = (self.0.clock)();
+        let signing = blocking(move || files.load(intermediate, now)).await?;
         let trust = self.trust_state().await?.record;
         if !trust.trusts(signing.root.fingerprint) {
             return Err(HierarchyError::NotTrusted { intermediate, root: signing.root.fingerprint });
@@ -190,13 +191,19 @@ impl Ca {
         blocking(move || files.authorities()).await
     }
 
-    /// Looks at the hierarchy again: renews the intermediate when it is due, takes over what another replica changed, and drops
-    /// roots whose time is over. Where the disk cannot be used, what is in memory goes on.
-    pub(crate) async fn look_after_hierarchy(&self) {
+    /// Looks at the hierarchy again: renews the intermediate when it is due, takes over what a person plugged in and what another
+    /// replica changed, and drops roots whose time is over. Where the disk cannot be used, what is in memory goes on.
+    ///
+    /// # Errors
+    /// When what is on the disk, or in the store, cannot be used.
+    pub async fn look_after_hierarchy(&self) -> Result<(), HierarchyError> {
         let _turn = self.0.hierarchy_turn.lock().await;
-        if let Err(error) = self.try_look_after_hierarchy().await {
-            tracing::error!(reason = %process::chain(&error), "the CA's certificates on the disk cannot be used; the ones in memory go on");
-        }
+        self.try_look_after_hierarchy().await
+    }
+
+    /// What is wrong with the CA's certificates on the disk, or what a person must do about them; what is in memory goes on.
+    pub fn hierarchy_trouble(&self) -> Option<String> {
+        self.0.hierarchy_trouble.borrow().clone()
     }
 
     async fn try_look_after_hierarchy(&self) -> Result<(), HierarchyError> {
@@ -210,8 +217,9 @@ impl Ca {
         }
         let remembered = remembered(&self.0.records).await?;
         let (files, known) = (self.0.files.clone(), remembered.clone());
-        let opened = blocking(move || files.open(&known, now)).await?;
         let held = self.hierarchy();
+        let present = held.signing().clone();
+        let opened = blocking(move || files.open(&known, Some(&present), now)).await?;
         let same = held.intermediate().info() == opened.signing.authority.info();
         settle(&self.0.records, &self.0.files, &remembered, &opened).await?;
         if !same
@@ -264,8 +272,15 @@ pub(super) async fn settle(
     remembered: &Remembered,
     opened: &Opened,
 ) -> Result<(), HierarchyError> {
-    if remembered.trust.is_none() {
-        records.put(family::TRUST, STATE, Expected::Absent, &opened.trust).await?;
+    if remembered.trust.as_ref() != Some(&opened.trust) {
+        let stored = records.get::<TrustState>(family::TRUST, STATE).await?;
+        let expected = match stored {
+            None => Expected::Absent,
+            Some(stored) if Some(&stored.record) == remembered.trust.as_ref() => Expected::At(stored.revision),
+            // Another replica was faster: what it wrote is taken over at the next look.
+            Some(_) => return Err(HierarchyError::Raced),
+        };
+        records.put(family::TRUST, STATE, expected, &opened.trust).await?;
     }
     let active = opened.signing.authority.info().fingerprint;
     if remembered.active != Some(active) {

@@ -5,6 +5,8 @@ use thiserror::Error;
 
 use crate::{
     authority::AuthorityError,
+    cacerts::CacertsError,
+    csr::CsrError,
     keys::{KeyError, ParseKeyLabelError},
     records::RecordError,
     serial::NoRandomness,
@@ -88,6 +90,53 @@ pub enum HierarchyError {
         /// Its root.
         root: Fingerprint,
     },
+    /// What a person plugged in does not fit.
+    #[error("the CA's certificates in {} cannot be used", folder.display())]
+    PluggedIn {
+        /// The folder.
+        folder: PathBuf,
+        /// What is wrong, and how to mend it.
+        source: Box<CacertsError>,
+    },
+    /// What a person plugged in passes each check, and verifiers refuse what it signs all the same.
+    #[error(
+        "verifiers refuse what the CA's certificate in {} signs; compare it with the requirements in docs/ca.md",
+        folder.display()
+    )]
+    Trial {
+        /// The folder.
+        folder: PathBuf,
+        /// What a verifier said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The root's key is not here.
+    #[error(
+        "the key of the root is not here: the CA's certificate comes from {}. To renew it, run here `alcazar ca request --config ca.yaml`, where the root is kept `alcazar root sign REQUEST --root DIR`, and here `alcazar ca install DIR --config ca.yaml`",
+        folder.display()
+    )]
+    RootElsewhere {
+        /// Where the certificate comes from.
+        folder: PathBuf,
+    },
+    /// A certificate was asked for, and has not come.
+    #[error(
+        "this CA waits for its certificate: have {} signed where the root is kept (`alcazar root sign`), and bring the set by `alcazar ca install DIR --config ca.yaml` to {}. To begin with a root of its own instead, remove the request",
+        request.display(), folder.display()
+    )]
+    Waiting {
+        /// The request.
+        request: PathBuf,
+        /// Where the set goes.
+        folder: PathBuf,
+    },
+    /// A request of ours that cannot be read.
+    #[error("the request {} is damaged; restore it from a backup, or remove it and make another", file.display())]
+    Request {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong.
+        source: CsrError,
+    },
     /// A key.
     #[error(transparent)]
     Key(#[from] KeyError),
@@ -102,6 +151,9 @@ pub enum HierarchyError {
         "the store does not know which roots are trusted (ca/trust/state is gone); restore the store from its backup"
     )]
     NoState,
+    /// Two replicas changed the trust state at once.
+    #[error("another replica changed which roots are trusted at the same moment; it is looked at again")]
+    Raced,
     /// The store did not answer.
     #[error(transparent)]
     Records(#[from] RecordError),

@@ -4,17 +4,19 @@
 //! noted first: a crash leaves a note, and the next start clears away what the note names. So a folder without notes is whole,
 //! and a part that is missing from it is damage.
 
-use std::{fmt, fs, io, path::Path, sync::Arc, time::SystemTime};
+use std::{fmt, fs, io, sync::Arc, time::SystemTime};
 
 use alcazar_identity::{CertificateDer, Fingerprint, TrustDomain, rfc3339};
 
 use super::{
     HierarchyError, Signing,
     folder::{Folder, Held, Sort, io_error},
+    plugged::Plugged,
     trust::TrustState,
 };
 use crate::{
     authority::{Authority, AuthorityInfo},
+    config::Config,
     keys::{KeyLabel, KeyStore},
     serial::Serial,
 };
@@ -26,6 +28,7 @@ pub(crate) struct HierarchyFiles {
     pub(super) keys: Arc<dyn KeyStore>,
     pub(super) trust_domain: TrustDomain,
     pub(super) cluster: String,
+    pub(crate) plugged: Plugged,
 }
 
 /// What the store remembers.
@@ -57,13 +60,29 @@ pub struct Authorities {
 }
 
 impl HierarchyFiles {
-    pub(crate) fn new(data_dir: &Path, keys: Arc<dyn KeyStore>, trust_domain: &TrustDomain, cluster: &str) -> Self {
-        let folder = Folder::new(data_dir.join("hierarchy"));
-        Self { folder, keys, trust_domain: trust_domain.clone(), cluster: cluster.into() }
+    pub(crate) fn new(config: &Config, keys: Arc<dyn KeyStore>) -> Self {
+        Self {
+            folder: Folder::new(config.data_dir.join("hierarchy")),
+            keys,
+            trust_domain: config.trust_domain.clone(),
+            cluster: config.cluster.clone(),
+            plugged: Plugged::new(config),
+        }
     }
 
-    /// Finds the hierarchy again, or makes one where there has never been any.
-    pub(crate) fn open(&self, remembered: &Remembered, now: SystemTime) -> Result<Opened, HierarchyError> {
+    /// Finds the hierarchy again, or makes one where there has never been any. `present` is what signs at the moment.
+    pub(crate) fn open(
+        &self,
+        remembered: &Remembered,
+        present: Option<&Signing>,
+        now: SystemTime,
+    ) -> Result<Opened, HierarchyError> {
+        if let Some(folder) = self.plugged.folder()? {
+            if self.folder.exists()? {
+                self.clear(true)?;
+            }
+            return self.open_plugged(&folder, remembered, present, now);
+        }
         let known = self.known(remembered)?;
         match (self.folder.exists()?, known) {
             (true, _) => self.clear(known.is_some())?,
@@ -113,7 +132,7 @@ impl HierarchyFiles {
         };
         let made = match self.folder.held(Sort::Intermediate)?.into_iter().find(better) {
             Some(held) => held,
-            None => self.write_intermediate(&self.root_of(root.fingerprint)?, now)?,
+            None => self.write_intermediate(&self.root_authority(&self.root_of(root.fingerprint)?)?, now)?,
         };
         opened.signing = self.signing(&made, root)?;
         opened.stale.push(present.fingerprint);
@@ -123,6 +142,9 @@ impl HierarchyFiles {
 
     /// A new root, which nobody trusts yet.
     pub(crate) fn make_root(&self, now: SystemTime) -> Result<AuthorityInfo, HierarchyError> {
+        if let Some(folder) = self.plugged.folder()? {
+            return Err(HierarchyError::RootElsewhere { folder });
+        }
         Ok(self.write_root(KeyLabel::random(Sort::Root.as_str())?, now)?.info)
     }
 
@@ -132,16 +154,33 @@ impl HierarchyFiles {
         root: Fingerprint,
         now: SystemTime,
     ) -> Result<AuthorityInfo, HierarchyError> {
-        Ok(self.write_intermediate(&self.root_of(root)?, now)?.info)
+        Ok(self.write_intermediate(&self.issuing_root(root, now)?, now)?.info)
     }
 
     /// What is needed to sign with an intermediate.
-    pub(crate) fn load(&self, intermediate: Fingerprint) -> Result<Signing, HierarchyError> {
+    pub(crate) fn load(&self, intermediate: Fingerprint, now: SystemTime) -> Result<Signing, HierarchyError> {
         let unknown = || HierarchyError::Unknown { folder: self.folder.path().into(), fingerprint: intermediate };
         let mut held = self.folder.held(Sort::Intermediate)?.into_iter();
         let held = held.find(|held| held.info.fingerprint == intermediate).ok_or_else(unknown)?;
-        let root = self.root_above(&held, &self.roots()?)?;
+        let mut roots = self.folder.held(Sort::Root)?;
+        if let Some(plugged) = self.plugged_root(now)? {
+            let (info, chain) = (plugged.info().clone(), vec![plugged.info().certificate.clone()]);
+            roots.push(Held { label: FIRST.parse().map_err(HierarchyError::Label)?, info, chain });
+        }
+        let root = self.root_above(&held, &roots)?;
         self.signing(&held, root.info)
+    }
+
+    /// A root whose key is here, wherever it came from.
+    fn issuing_root(&self, root: Fingerprint, now: SystemTime) -> Result<Authority, HierarchyError> {
+        if let Some(held) = self.folder.held(Sort::Root)?.iter().find(|held| held.info.fingerprint == root) {
+            return self.root_authority(held);
+        }
+        match (self.plugged_root(now)?.filter(|plugged| plugged.info().fingerprint == root), self.plugged.folder()?) {
+            (Some(plugged), _) => Ok(plugged),
+            (None, Some(folder)) => Err(HierarchyError::RootElsewhere { folder }),
+            (None, None) => Err(HierarchyError::Unknown { folder: self.folder.path().into(), fingerprint: root }),
+        }
     }
 
     /// Removes a root and its key from the disk.
@@ -188,7 +227,7 @@ impl HierarchyFiles {
             }
         }
         for label in begun.iter().filter(|label| **label != first) {
-            if !self.folder.file(label).exists() {
+            if !self.folder.file(label).exists() && !self.folder.request(label).exists() {
                 self.keys.remove(label)?;
             }
             self.folder.finish(label)?;
@@ -207,7 +246,7 @@ impl HierarchyFiles {
         let first: KeyLabel = FIRST.parse().map_err(HierarchyError::Label)?;
         self.folder.begin(&first)?;
         let root = self.write_root(Sort::Root.as_str().parse().map_err(HierarchyError::Label)?, now)?;
-        let intermediate = self.write_intermediate(&root, now)?;
+        let intermediate = self.write_intermediate(&self.root_authority(&root)?, now)?;
         self.folder.finish(&first)?;
         let parent = self.folder.path().parent().unwrap_or(self.folder.path());
         let synced = fs::File::open(parent).and_then(|folder| folder.sync_all());
@@ -225,12 +264,11 @@ impl HierarchyFiles {
         self.hold(label, made.info().clone())
     }
 
-    fn write_intermediate(&self, root: &Held, now: SystemTime) -> Result<Held, HierarchyError> {
-        let root = self.root_authority(root)?;
+    pub(super) fn write_intermediate(&self, root: &Authority, now: SystemTime) -> Result<Held, HierarchyError> {
         let label = KeyLabel::random(Sort::Intermediate.as_str())?;
         self.folder.begin(&label)?;
         let signer = self.keys.generate(&label)?;
-        let made = Authority::intermediate(&root, &self.trust_domain, &self.cluster, signer, Serial::random()?, now);
+        let made = Authority::intermediate(root, &self.trust_domain, &self.cluster, signer, Serial::random()?, now);
         self.hold(label, made.map_err(HierarchyError::Make)?.info().clone())
     }
 
@@ -254,6 +292,12 @@ impl HierarchyFiles {
 
     fn roots(&self) -> Result<Vec<Held>, HierarchyError> {
         let roots = self.folder.held(Sort::Root)?;
+        if let (true, Some((label, _))) = (roots.is_empty(), self.folder.requests()?.first()) {
+            return Err(HierarchyError::Waiting {
+                request: self.folder.request(label),
+                folder: self.plugged.default_folder(),
+            });
+        }
         if roots.is_empty() {
             return Err(HierarchyError::Missing { file: self.folder.path().join("root.pem") });
         }
@@ -270,7 +314,7 @@ impl HierarchyFiles {
         Authority::new(root.info.certificate.clone(), signer).map_err(|source| self.wrong(&root.label, source))
     }
 
-    fn signing(&self, held: &Held, root: AuthorityInfo) -> Result<Signing, HierarchyError> {
+    pub(super) fn signing(&self, held: &Held, root: AuthorityInfo) -> Result<Signing, HierarchyError> {
         let signer = self.keys.open(&held.label)?;
         let authority = Authority::new(held.info.certificate.clone(), signer);
         let authority = authority.map_err(|source| self.wrong(&held.label, source))?;
@@ -300,7 +344,7 @@ impl HierarchyFiles {
         active.ok_or_else(|| HierarchyError::Unknown { folder: self.folder.path().into(), fingerprint: wanted })
     }
 
-    fn root_above(&self, held: &Held, roots: &[Held]) -> Result<Held, HierarchyError> {
+    pub(super) fn root_above(&self, held: &Held, roots: &[Held]) -> Result<Held, HierarchyError> {
         let wrong = |what| HierarchyError::Mismatch { file: self.folder.file(&held.label), what };
         let Some(root) = roots.iter().find(|root| held.info.is_signed_by(&root.info)) else {
             let names: Vec<_> = roots.iter().map(|root| root.info.fingerprint.to_string()).collect();
@@ -333,7 +377,7 @@ impl fmt::Debug for HierarchyFiles {
 const FIRST: &str = "hierarchy";
 
 /// Where there was a store and it is gone, nobody knows how far its sequence went: seconds are more than any that counted changes.
-fn first_sequence(remembered: &Remembered, now: SystemTime) -> u64 {
+pub(super) fn first_sequence(remembered: &Remembered, now: SystemTime) -> u64 {
     match remembered.root {
         Some(_) => 1,
         None => crate::records::seconds::of(now),

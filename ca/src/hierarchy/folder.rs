@@ -5,13 +5,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use alcazar_identity::CertificateDer;
+use alcazar_identity::{CertificateDer, Fingerprint};
 use alcazar_service::files::{private_directory, write_atomic};
 use rustls_pki_types::pem::PemObject;
 
 use super::{HierarchyError, pem};
 use crate::{
     authority::{AuthorityError, AuthorityInfo},
+    csr::{Csr, KeyHash},
     keys::KeyLabel,
 };
 
@@ -94,6 +95,12 @@ impl Folder {
         self.0.join(format!("{label}{CERTIFICATE}"))
     }
 
+    /// Whether an intermediate lies here, by its fingerprint.
+    pub(crate) fn has_intermediate(&self, fingerprint: Fingerprint) -> bool {
+        let held = self.held(Sort::Intermediate).unwrap_or_default();
+        held.iter().any(|held| held.info.fingerprint == fingerprint)
+    }
+
     fn read(&self, label: KeyLabel) -> Result<Held, HierarchyError> {
         let path = self.file(&label);
         let wrong = |source| HierarchyError::Wrong { file: path.clone(), source };
@@ -108,6 +115,34 @@ impl Folder {
     pub(crate) fn write(&self, label: &KeyLabel, chain: &[CertificateDer<'_>]) -> Result<(), HierarchyError> {
         let text: String = chain.iter().map(pem).collect();
         let path = self.file(label);
+        write_atomic(&path, text.as_bytes(), 0o644).map_err(|source| io_error("write", &path, source))
+    }
+
+    /// The requests that were made here, with the hashes of their keys.
+    pub(crate) fn requests(&self) -> Result<Vec<(KeyLabel, KeyHash)>, HierarchyError> {
+        let mut found = Vec::new();
+        if !self.exists()? {
+            return Ok(found);
+        }
+        for name in self.names()? {
+            let Some(label) = name.strip_suffix(REQUEST).and_then(|label| label.parse::<KeyLabel>().ok()) else {
+                continue;
+            };
+            let path = self.request(&label);
+            let text = fs::read_to_string(&path).map_err(|source| io_error("read", &path, source))?;
+            let csr = Csr::from_pem(&text).map_err(|source| HierarchyError::Request { file: path, source })?;
+            found.push((label, csr.key_hash()));
+        }
+        Ok(found)
+    }
+
+    /// The file of a request.
+    pub(crate) fn request(&self, label: &KeyLabel) -> PathBuf {
+        self.0.join(format!("{label}{REQUEST}"))
+    }
+
+    pub(crate) fn write_request(&self, label: &KeyLabel, text: &str) -> Result<(), HierarchyError> {
+        let path = self.request(label);
         write_atomic(&path, text.as_bytes(), 0o644).map_err(|source| io_error("write", &path, source))
     }
 
@@ -161,7 +196,13 @@ impl Folder {
     fn names(&self) -> Result<Vec<String>, HierarchyError> {
         let failed = |source| io_error("list", &self.0, source);
         let mut names = Vec::new();
-        for entry in fs::read_dir(&self.0).map_err(failed)? {
+        let entries = match fs::read_dir(&self.0) {
+            Ok(entries) => entries,
+            // Where certificates are plugged in there may be none of our own.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(names),
+            Err(error) => return Err(failed(error)),
+        };
+        for entry in entries {
             names.extend(entry.map_err(failed)?.file_name().into_string());
         }
         Ok(names)
@@ -181,6 +222,7 @@ impl Folder {
 
 const CERTIFICATE: &str = ".pem";
 const KEY: &str = "-key.pem";
+const REQUEST: &str = ".csr";
 const MAKING: &str = "making-";
 
 pub(crate) fn io_error(doing: &'static str, path: &Path, source: io::Error) -> HierarchyError {

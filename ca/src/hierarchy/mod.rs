@@ -21,13 +21,22 @@ mod acts;
 mod error;
 mod files;
 mod folder;
+mod follow;
+mod horizon;
+mod plugged;
 mod trust;
 
 use std::sync::Arc;
 
 use alcazar_identity::{CertificateDer, Fingerprint, TrustBundle, TrustBundles, TrustDomain};
 
-pub(crate) use self::{acts::open, files::HierarchyFiles, trust::TrustState};
+pub(crate) use self::{
+    acts::open,
+    files::HierarchyFiles,
+    folder::{Folder, Sort},
+    plugged::INSTALLED,
+    trust::TrustState,
+};
 pub use self::{error::HierarchyError, files::Authorities};
 use crate::{
     authority::{Authority, AuthorityInfo},

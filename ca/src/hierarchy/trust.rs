@@ -31,6 +31,9 @@ pub(crate) struct TrustedRoot {
     /// From when on nothing stands on it any more, where that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) retire_at: Option<Seconds>,
+    /// When it joined the others, where it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) since: Option<Seconds>,
 }
 
 /// A moment, as whole seconds since 1970.
@@ -47,7 +50,7 @@ pub(crate) struct Active {
 impl TrustState {
     /// The first state, or one that goes on at `sequence`.
     pub(crate) fn new(sequence: u64, roots: impl IntoIterator<Item = CertificateDer<'static>>) -> Self {
-        let roots = roots.into_iter().map(|certificate| TrustedRoot { certificate, retire_at: None });
+        let roots = roots.into_iter().map(|certificate| TrustedRoot { certificate, retire_at: None, since: None });
         Self { sequence, roots: roots.collect(), jwt_keys: Vec::new() }
     }
 
@@ -61,7 +64,7 @@ impl TrustState {
         let mut next = Self { sequence: self.sequence + 1, ..self.clone() };
         for root in roots {
             if !next.trusts(Fingerprint::of(root)) {
-                next.roots.push(TrustedRoot { certificate: root.clone(), retire_at: None });
+                next.roots.push(TrustedRoot { certificate: root.clone(), retire_at: None, since: None });
             }
         }
         (next.roots.len() > self.roots.len()).then_some(next)
@@ -91,26 +94,45 @@ impl TrustState {
     /// The next state, in which exactly these are trusted; `None` where nothing changes.
     pub(crate) fn exactly(&self, roots: impl IntoIterator<Item = CertificateDer<'static>>) -> Option<Self> {
         let next = self.next_with(roots);
-        let same = next.roots.len() == self.roots.len() && next.roots.iter().all(|root| self.roots.contains(root));
-        (!same).then_some(next)
+        (!next.is_like(self)).then_some(next)
     }
 
-    /// The next state, in which these are trusted, and the present others until `retire_at`: what was issued under them is in use
-    /// until then. `None` where nothing changes.
-    #[allow(dead_code, reason = "certificates that a person plugs in move the trust by it")]
+    /// The next state, in which these are trusted from `now` on, and the present others until `retire_at`: what was issued under
+    /// them is in use until then. `None` where nothing changes.
     pub(crate) fn moving_to(
         &self,
         roots: impl IntoIterator<Item = CertificateDer<'static>>,
+        now: SystemTime,
         retire_at: SystemTime,
     ) -> Option<Self> {
         let mut next = self.next_with(roots);
-        let staying: Vec<_> = self.roots.iter().filter(|old| !next.trusts(Fingerprint::of(&old.certificate))).collect();
-        for old in staying {
-            let retire_at = old.retire_at.or(Some(Seconds(crate::issue::whole_seconds(retire_at))));
-            next.roots.push(TrustedRoot { certificate: old.certificate.clone(), retire_at });
+        for root in &mut next.roots {
+            let present = self.roots.iter().find(|present| present.certificate == root.certificate);
+            root.since = present.map_or(Some(Seconds::of(now)), |present| present.since);
         }
-        let same = next.roots.len() == self.roots.len() && next.roots.iter().all(|root| self.roots.contains(root));
-        (!same).then_some(next)
+        for old in &self.roots {
+            if !next.trusts(Fingerprint::of(&old.certificate)) {
+                let retire_at = old.retire_at.or(Some(Seconds::of(retire_at)));
+                next.roots.push(TrustedRoot { retire_at, ..old.clone() });
+            }
+        }
+        (!next.is_like(self)).then_some(next)
+    }
+
+    /// Since when a root is trusted; `None` where it has been from the beginning, or is not.
+    pub(crate) fn since(&self, root: Fingerprint) -> Option<SystemTime> {
+        let mut roots = self.roots.iter();
+        let found = roots.find(|trusted| Fingerprint::of(&trusted.certificate) == root)?;
+        found.since.map(|since| since.0)
+    }
+
+    /// Whether both trust the same until the same moments.
+    fn is_like(&self, other: &Self) -> bool {
+        let ends = |state: &Self| {
+            let roots = state.roots.iter().map(|root| (root.certificate.to_vec(), root.retire_at));
+            roots.collect::<std::collections::BTreeSet<_>>()
+        };
+        ends(self) == ends(other)
     }
 
     /// The next state, without the roots whose time is over; `None` where there are none of them.
@@ -121,6 +143,12 @@ impl TrustState {
         }
         let roots: Vec<_> = self.roots.iter().filter(|root| !over(root)).cloned().collect();
         (!roots.is_empty()).then_some(Self { sequence: self.sequence + 1, roots, jwt_keys: self.jwt_keys.clone() })
+    }
+}
+
+impl Seconds {
+    fn of(at: SystemTime) -> Self {
+        Self(crate::issue::whole_seconds(at))
     }
 }
 
@@ -170,19 +198,21 @@ mod tests {
     #[test]
     fn a_root_that_is_moved_away_from_stays_until_its_time_is_over() {
         let one = TrustState::new(1, [der(1)]);
-        let moved = one.moving_to([der(2)], at(100)).unwrap();
+        let moved = one.moving_to([der(2)], at(50), at(100)).unwrap();
         assert_eq!((moved.sequence, names(&moved)), (2, vec![(2, None), (1, Some(100))]));
-        assert_eq!(moved.moving_to([der(2)], at(200)), None, "looking again does not prolong it");
+        assert_eq!(moved.moving_to([der(2)], at(60), at(200)), None, "looking again does not prolong it");
         assert_eq!(moved.without_retired(at(99)), None);
         let alone = moved.without_retired(at(100)).unwrap();
         assert_eq!((alone.sequence, names(&alone)), (3, vec![(2, None)]));
-        let back = moved.moving_to([der(1), der(2)], at(300)).unwrap();
+        let newer = |state: &TrustState| state.since(Fingerprint::of(&der(2)));
+        assert_eq!((newer(&one), newer(&moved)), (None, Some(at(50))));
+        let back = moved.moving_to([der(1), der(2)], at(70), at(300)).unwrap();
         assert_eq!((back.sequence, names(&back)), (3, vec![(1, None), (2, None)]));
     }
 
     #[test]
     fn a_state_is_read_as_it_was_written() {
-        let state = TrustState::new(1, [der(1)]).moving_to([der(2)], at(100)).unwrap();
+        let state = TrustState::new(1, [der(1)]).moving_to([der(2)], at(50), at(100)).unwrap();
         let text = serde_json::to_string(&state).unwrap();
         assert_eq!(serde_json::from_str::<TrustState>(&text).unwrap(), state);
     }

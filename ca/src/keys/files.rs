@@ -19,16 +19,30 @@ use super::{
 use crate::signer::{KeySigner, Signer};
 
 /// Keys as `<folder>/<label>-key.pem`, mode 0600, encrypted where there is a passphrase.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct FileKeys {
     folder: PathBuf,
-    passphrase: Option<PathBuf>,
+    passphrase: Passphrase,
+}
+
+#[derive(Clone)]
+enum Passphrase {
+    None,
+    /// Read at each use: it may be exchanged while the CA runs, and is in memory for a moment only.
+    File(PathBuf),
+    /// As a person typed it, for one command.
+    Given(Arc<Zeroizing<Vec<u8>>>),
 }
 
 impl FileKeys {
     /// The keys in this folder, which need not be there yet; `passphrase` is the file that holds theirs.
     pub fn new(folder: impl Into<PathBuf>, passphrase: Option<PathBuf>) -> Self {
-        Self { folder: folder.into(), passphrase }
+        Self { folder: folder.into(), passphrase: passphrase.map_or(Passphrase::None, Passphrase::File) }
+    }
+
+    /// The keys in this folder, encrypted with this passphrase.
+    pub fn sealed(folder: impl Into<PathBuf>, passphrase: Zeroizing<Vec<u8>>) -> Self {
+        Self { folder: folder.into(), passphrase: Passphrase::Given(Arc::new(passphrase)) }
     }
 
     /// The file of a key.
@@ -37,7 +51,11 @@ impl FileKeys {
     }
 
     fn passphrase(&self) -> Result<Option<Zeroizing<Vec<u8>>>, KeyError> {
-        self.passphrase.as_deref().map(read_passphrase).transpose()
+        match &self.passphrase {
+            Passphrase::None => Ok(None),
+            Passphrase::File(file) => read_passphrase(file).map(Some),
+            Passphrase::Given(passphrase) => Ok(Some(Zeroizing::clone(passphrase))),
+        }
     }
 
     fn write(&self, path: &Path, key: &KeyPair) -> Result<(), KeyError> {
@@ -66,14 +84,14 @@ impl KeyStore for FileKeys {
         let unreadable = |source| KeyError::Unreadable { file: path.clone(), source };
         let text = std::str::from_utf8(&text).map_err(|_reason| unreadable(KeyPemError::NotPem))?;
         let passphrase = self.passphrase()?;
-        let parsed = match (parse_key(text, passphrase.as_ref().map(|bytes| bytes.as_slice())), &self.passphrase) {
-            (Ok(parsed), _) => parsed,
-            (Err(KeyPemError::Locked), _) => return Err(KeyError::Locked { file: path }),
-            (Err(KeyPemError::Passphrase), Some(passphrase)) => {
-                return Err(KeyError::WrongPassphrase { file: path, passphrase: passphrase.clone() });
+        let parsed = parse_key(text, passphrase.as_ref().map(|bytes| bytes.as_slice()));
+        let parsed = parsed.map_err(|error| match (error, &self.passphrase) {
+            (KeyPemError::Locked, _) => KeyError::Locked { file: path.clone() },
+            (KeyPemError::Passphrase, Passphrase::File(passphrase)) => {
+                KeyError::WrongPassphrase { file: path.clone(), passphrase: passphrase.clone() }
             }
-            (Err(error), _) => return Err(unreadable(error)),
-        };
+            (error, _) => unreadable(error),
+        })?;
         if passphrase.is_some() && !parsed.encrypted {
             self.write(&path, &parsed.key)?;
             tracing::info!(file = %path.display(), "a key that lay open is encrypted now; copies of the old file are not");
@@ -112,7 +130,10 @@ impl KeyStore for FileKeys {
 }
 
 /// Reads a passphrase: the first line of a file, which others may not read.
-pub(crate) fn read_passphrase(path: &Path) -> Result<Zeroizing<Vec<u8>>, KeyError> {
+///
+/// # Errors
+/// When it cannot be read, everybody can read it, or its first line is empty.
+pub fn read_passphrase(path: &Path) -> Result<Zeroizing<Vec<u8>>, KeyError> {
     let wrong = |what: String| KeyError::Passphrase { file: path.into(), what };
     let bytes = fs::read(path).map(Zeroizing::new).map_err(|error| wrong(error.to_string()))?;
     let mode = fs::metadata(path).map_err(|error| wrong(error.to_string()))?.permissions().mode();
@@ -153,4 +174,10 @@ fn read_private(label: &KeyLabel, path: &Path) -> Result<Zeroizing<Vec<u8>>, Key
 
 fn io_error(doing: &'static str, path: &Path, source: io::Error) -> KeyError {
     KeyError::Io { doing, path: path.into(), source }
+}
+
+impl std::fmt::Debug for FileKeys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FileKeys").field("folder", &self.folder).finish_non_exhaustive()
+    }
 }

@@ -14,13 +14,20 @@
 mod config;
 mod files;
 mod pem;
+mod pkcs11;
 
 use std::{error::Error, fmt, io, path::PathBuf, str::FromStr, sync::Arc};
 
 use rcgen::{PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, SignatureAlgorithm};
 use thiserror::Error;
 
-pub use self::{config::KeysConfig, files::FileKeys, pem::KeyPemError};
+pub(crate) use self::pem::parse_key;
+pub use self::{
+    config::KeysConfig,
+    files::{FileKeys, read_passphrase},
+    pem::KeyPemError,
+    pkcs11::{Pkcs11Config, Pkcs11Keys},
+};
 use crate::{
     serial::{NoRandomness, random_bytes},
     signer::Signer,
@@ -226,8 +233,12 @@ pub enum KeyError {
     #[error("cannot make a key")]
     Generate(#[source] Box<dyn Error + Send + Sync>),
     /// The token did not do it.
-    #[error("the PKCS#11 token cannot {doing}")]
+    #[error("the PKCS#11 token {token} (module {}) cannot {doing}", module.display())]
     Token {
+        /// The token's label.
+        token: String,
+        /// The module.
+        module: PathBuf,
         /// What was being done, as a verb.
         doing: &'static str,
         /// What it said.

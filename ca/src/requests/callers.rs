@@ -152,7 +152,7 @@ impl Ca {
             Some(found) => (Expected::At(found.revision), found.revision),
             None => (Expected::Absent, Revision::new(0)),
         };
-        let issued = sign(&hierarchy, self.0.profiles.node(), &csr, (&node).into(), None, permit, now)?;
+        let issued = sign(&hierarchy, self.0.profiles.node(), &csr, (&node).into(), None, permit, now).await?;
         self.record(&issued, caller, plug).await?;
         let leaf = Leaf::from(&issued);
         let lineage = Lineage::begin(leaf.clone(), began);

@@ -106,7 +106,7 @@ impl Ca {
                 encode(&root, revoked, now)
             }
             () => {
-                let signing = files.load(issuer).map_err(|source| CrlError::Unknown(Box::new(source)))?;
+                let signing = files.load(issuer, now).map_err(|source| CrlError::Unknown(Box::new(source)))?;
                 encode(&signing.authority, revoked, now)
             }
         });

@@ -141,7 +141,7 @@ impl Ca {
         }
         let (files, root) = (self.0.files.clone(), hierarchy.root().fingerprint);
         let opened = tokio::task::spawn_blocking(move || {
-            let known = files.load(intermediate).ok();
+            let known = files.load(intermediate, now).ok();
             let root = known.as_ref().map_or(root, |signing| signing.root.fingerprint);
             let known = known.map(|signing| signing.authority.info().clone());
             files.root_signer(root).map(|authority| (authority, known))

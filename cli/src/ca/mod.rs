@@ -1,8 +1,11 @@
 //! `alcazar ca`: what an operator asks of a CA.
 
 mod hierarchy;
+mod install;
+mod request;
 mod status;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::operator::{self, CaArg};
@@ -23,11 +26,38 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Make the request for this cluster's intermediate, for a root that is kept elsewhere
+    Request {
+        /// The configuration file of the CA
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// Where a copy of the request is put
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Check a set of certificates for this CA, and put it where the CA finds it
+    Install {
+        /// The folder with the set, as `alcazar root sign` writes it
+        folder: PathBuf,
+        /// The configuration file of the CA
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
 }
 
 pub(crate) fn run(command: &Command) -> ExitCode {
     match command {
         Command::Hierarchy { ca } => operator::run(hierarchy::show(ca)),
         Command::Status { ca, json } => operator::run(status::show(ca, *json)),
+        Command::Request { config, out } => finished(request::run(config, out.as_deref())),
+        Command::Install { folder, config } => finished(install::run(config, folder)),
     }
+}
+
+/// The exit status of a command that speaks to nobody; a failure is printed with its causes.
+pub(crate) fn finished(outcome: anyhow::Result<ExitCode>) -> ExitCode {
+    outcome.unwrap_or_else(|error| {
+        eprintln!("alcazar: {error:#}");
+        ExitCode::FAILURE
+    })
 }

@@ -1,0 +1,35 @@
+//! CA material that a person plugs in: a folder of PEM files, such as a mounted Secret named `cacerts`.
+//!
+//! ```text
+//! ca-cert.pem     the CA's own certificate                                  tls.crt   the CA's own certificate, and those above it
+//! ca-key.pem      its key; absent where the CA made the key (`ca request`)  tls.key
+//! cert-chain.pem  from ca-cert.pem up, the root included or not
+//! root-cert.pem   the roots to trust                                        ca.crt
+//! ca-crl.pem      revocations by the issuers above; optional
+//! ```
+//!
+//! `check` is a pure function of the files: it says which file is wrong, in what, and how to mend it, or what the set amounts to.
+
+mod check;
+mod error;
+mod read;
+
+pub(crate) use self::read::Stamp;
+pub use self::{
+    check::{PluggedIn, check},
+    error::CacertsError,
+    read::CacertsFiles,
+};
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+/// The root or intermediate is brought by a person.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct CacertsConfig {
+    /// The folder with the files; it is watched, and a good change is taken over at once. Default: `cacerts` in the data folder, where
+    /// `alcazar ca install` puts a set, if it is there.
+    pub dir: PathBuf,
+}

@@ -1,0 +1,92 @@
+//! Looking after the hierarchy while the CA runs.
+
+use std::time::Duration;
+
+use alcazar_service::{Part, Shutdown, process};
+use tokio::time::Instant;
+
+use super::{
+    HierarchyError,
+    horizon::{self, Left},
+};
+use crate::{ca::Ca, cacerts::Stamp};
+
+/// What was said last, so that a log is not filled with it.
+#[derive(Default)]
+struct Said {
+    trouble: Option<String>,
+    errand: Option<(Left, Instant)>,
+}
+
+impl Ca {
+    /// Takes over what a person plugs in, within seconds, and renews what is due, until the end. What is wrong is said in the log,
+    /// in the health of `part`, and in [`Ca::hierarchy_trouble`]; what is in memory goes on.
+    pub(crate) async fn follow_hierarchy(self, part: Part, shutdown: Shutdown) {
+        let (mut seen, mut settled) = (Some(self.0.hierarchy_stamp.clone()), true);
+        let (mut looked, mut said) = (Instant::now(), Said::default());
+        self.report(Ok(()), &part, &mut said);
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(LOOK) => {}
+            }
+            let stamp = self.stamp().await;
+            // Files that are copied one by one are read when they have come to rest.
+            if stamp != seen {
+                (seen, settled) = (stamp, false);
+                continue;
+            }
+            let plugged = self.0.files.plugged.folder().is_ok_and(|folder| folder.is_some());
+            let due = looked.elapsed() >= if plugged { OFTEN } else { SELDOM };
+            if settled && !due {
+                continue;
+            }
+            let outcome = self.look_after_hierarchy().await;
+            (looked, settled) = (Instant::now(), true);
+            self.report(outcome, &part, &mut said);
+        }
+    }
+
+    async fn stamp(&self) -> Option<Stamp> {
+        let files = self.0.files.clone();
+        tokio::task::spawn_blocking(move || files.plugged.stamp()).await.ok()
+    }
+
+    fn report(&self, outcome: Result<(), HierarchyError>, part: &Part, said: &mut Said) {
+        let trouble = outcome.err().map(|error| process::chain(&error));
+        if let Some(reason) = trouble.as_ref().filter(|reason| said.trouble.as_ref() != Some(reason)) {
+            tracing::error!(target: "alcazar::reload", reason, "the CA's certificates on the disk cannot be used; the ones in memory go on");
+        }
+        if trouble.is_none() && said.trouble.is_some() {
+            tracing::info!(target: "alcazar::reload", "the CA's certificates on the disk can be used again");
+        }
+        let errand = horizon::errand(&self.hierarchy(), &self.0.files, (self.0.clock)());
+        let again = |left: Left| said.errand.is_none_or(|(last, at)| left > last || at.elapsed() >= DAILY);
+        if let Some((left, what)) = errand.as_ref().filter(|(left, _)| again(*left)) {
+            said.errand = Some((*left, Instant::now()));
+            if *left >= Left::Tenth {
+                tracing::error!(target: "alcazar::rotation", "{what}");
+            } else {
+                tracing::warn!(target: "alcazar::rotation", "{what}");
+            }
+        }
+        said.trouble.clone_from(&trouble);
+        let trouble = trouble.or(errand.map(|(_, what)| what));
+        match &trouble {
+            Some(what) => part.degraded(what.clone()),
+            None => part.ready(),
+        }
+        self.0.hierarchy_trouble.send_if_modified(|held| {
+            let changed = *held != trouble;
+            *held = trouble;
+            changed
+        });
+    }
+}
+
+/// A look costs a few calls of `stat`.
+const LOOK: Duration = Duration::from_secs(1);
+/// Where a person plugs certificates in, time alone can change what they amount to.
+const OFTEN: Duration = Duration::from_secs(30);
+const SELDOM: Duration = Duration::from_secs(600);
+const DAILY: Duration = Duration::from_secs(24 * 3600);

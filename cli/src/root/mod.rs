@@ -1,0 +1,75 @@
+//! `alcazar root`: a root that is kept away from every CA. Needs no network and no running CA.
+
+mod init;
+mod keys;
+mod sign;
+mod transcript;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use alcazar_ca::duration;
+use alcazar_identity::TrustDomain;
+
+use self::keys::KeyArgs;
+
+/// What is done with a root.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// Make a root in a folder of its own, on a machine that you keep away from others
+    Init {
+        /// The folder; it is made
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// The trust domain that it is the root of
+        #[arg(long, value_name = "NAME")]
+        trust_domain: TrustDomain,
+        /// The kind of its key
+        #[arg(long, value_name = "KIND", default_value = "p256")]
+        algorithm: init::Algorithm,
+        /// How long it is good
+        #[arg(long, value_name = "TIME", default_value = "3650d", value_parser = duration::parse)]
+        life: Duration,
+        #[command(flatten)]
+        keys: KeyArgs,
+    },
+    /// Sign the certificate authority of a cluster, as `alcazar ca request` asks for it
+    Sign {
+        /// The request
+        request: PathBuf,
+        /// The folder of the root
+        #[arg(long, value_name = "DIR")]
+        root: PathBuf,
+        /// Where the set for the cluster is put; without it, a folder beside the request
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+        /// How long it is good
+        #[arg(long, value_name = "TIME", default_value = "365d", value_parser = duration::parse)]
+        life: Duration,
+        /// Sign without asking
+        #[arg(long)]
+        yes: bool,
+        #[command(flatten)]
+        keys: KeyArgs,
+    },
+    /// Check the record of what a root has signed
+    VerifyTranscript {
+        /// The folder of the root
+        #[arg(long, value_name = "DIR")]
+        root: PathBuf,
+    },
+}
+
+pub(crate) fn run(command: &Command) -> ExitCode {
+    let outcome = match command {
+        Command::Init { out, trust_domain, algorithm, life, keys } => {
+            init::run(out, trust_domain, *algorithm, *life, keys)
+        }
+        Command::Sign { request, root, out, life, yes, keys } => {
+            sign::run(request, root, out.as_deref(), *life, *yes, keys)
+        }
+        Command::VerifyTranscript { root } => transcript::run(root),
+    };
+    crate::ca::finished(outcome)
+}
