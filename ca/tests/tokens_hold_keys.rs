@@ -201,7 +201,9 @@ fn a_ca_and_an_offline_root_keep_their_keys_in_the_token() {
         hands.advance(Duration::from_secs(190 * 24 * 3600));
         ca.look_after_hierarchy().await.unwrap();
         assert_ne!(ca.fingerprints().intermediate, prints.intermediate);
-        assert_eq!(ca.keys().labels().unwrap().len(), 2, "the old intermediate's key is gone from the token");
+        let labels = ca.keys().labels().unwrap();
+        let of_the_hierarchy: Vec<_> = labels.iter().filter(|label| !label.as_str().starts_with("jwt-")).collect();
+        assert_eq!(of_the_hierarchy.len(), 2, "the old intermediate's key is gone from the token: {labels:?}");
         ca.close().await;
     });
     // An offline root in the same token.

@@ -161,11 +161,11 @@ mod tests {
     fn the_first_key_signs_at_once_and_every_other_is_known_before() {
         assert_eq!(plan(&[], &held(&[]), LIVES, at(0)), Plan { make: Some(at(0)), forget: vec![] });
         let first = key("a", at(0), at(0));
-        assert_eq!(plan(&[first.clone()], &held(&["a"]), LIVES, at(1)), Plan::default());
+        assert_eq!(plan(std::slice::from_ref(&first), &held(&["a"]), LIVES, at(1)), Plan::default());
         let due = first.signs_until - LIVES.lead;
-        assert_eq!(plan(&[first.clone()], &held(&["a"]), LIVES, due).make, Some(first.signs_until));
+        assert_eq!(plan(std::slice::from_ref(&first), &held(&["a"]), LIVES, due).make, Some(first.signs_until));
         // Another replica, which holds none of the keys that verifiers know.
-        assert_eq!(plan(&[first.clone()], &held(&[]), LIVES, at(5)).make, Some(at(5) + LIVES.lead));
+        assert_eq!(plan(std::slice::from_ref(&first), &held(&[]), LIVES, at(5)).make, Some(at(5) + LIVES.lead));
         assert_eq!(signing(&[first], &held(&[]), at(5)), None);
     }
 
