@@ -69,6 +69,7 @@ pub(crate) struct Inner {
     pub(crate) jwt: JwtKeys,
     /// Other trust domains.
     pub(crate) federation: Federation,
+    pub(crate) rotations: crate::rotation::Rotations,
 }
 
 /// What a person compares: the certificates that everything stands on.
@@ -143,6 +144,7 @@ impl Ca {
             serving: watch::Sender::new(Arc::new(serving.credentials)),
             revoking: crate::revocation::Revoking::new(),
             jwt: JwtKeys::default(),
+            rotations: crate::rotation::Rotations::default(),
             config,
         };
         let ca = Self(Arc::new(inner));

@@ -46,7 +46,6 @@ pub mod records;
 mod refusal;
 mod requests;
 mod revocation;
-#[allow(dead_code, unused_imports, reason = "the driver comes next")]
 mod rotation;
 mod run;
 mod serial;

@@ -4,11 +4,11 @@ use std::{io, os::unix::fs::PermissionsExt, path::PathBuf, sync::Arc, time::Dura
 
 use alcazar_api::{
     ca::v1::{
-        administration_server::AdministrationServer, bundles_server::BundlesServer,
+        administration_server::AdministrationServer, adoption_server::AdoptionServer, bundles_server::BundlesServer,
         certificate_authority_server::CertificateAuthorityServer, jwt_server::JwtServer,
         node_attestation_server::NodeAttestationServer,
         revocation_administration_server::RevocationAdministrationServer, revocation_server::RevocationServer,
-        status_server::StatusServer,
+        rotation_server::RotationServer, status_server::StatusServer,
     },
     istio::v1::auth::istio_certificate_service_server::IstioCertificateServiceServer,
 };
@@ -22,8 +22,8 @@ use crate::{
     ca::Ca,
     federation::{Endpoint, EndpointError},
     grpc::{
-        AdministrationService, AuthorityService, BundlesService, IstioService, JwtService,
-        RevocationAdministrationService, RevocationService, StatusService,
+        AdministrationService, AdoptionService, AuthorityService, BundlesService, IstioService, JwtService,
+        RevocationAdministrationService, RevocationService, RotationService, StatusService,
     },
     kubernetes,
     records::{RecordError, TokenRecord, family},
@@ -95,12 +95,14 @@ impl Ca {
         for relation in self.0.federation.relations.clone() {
             shutdown.spawn("another trust domain", self.clone().follow_relation(relation, shutdown.clone()));
         }
+        shutdown.spawn("rotations", self.clone().drive_rotations(shutdown.clone()));
         let acceptor =
             Acceptor::new(self.0.serving.subscribe(), Clients::Optional, grpc::ALPN, Arc::clone(&self.0.clock));
         let nodes = grpc::server()
             .add_service(CertificateAuthorityServer::new(AuthorityService::new(self.clone(), shutdown.clone())))
             .add_service(NodeAttestationServer::new(AuthorityService::new(self.clone(), shutdown.clone())))
             .add_service(RevocationServer::new(RevocationService::new(self.clone(), shutdown.clone())))
+            .add_service(AdoptionServer::new(AdoptionService::new(self.clone(), shutdown.clone())))
             .add_service(IstioCertificateServiceServer::new(IstioService::new(self.clone())))
             .add_service(JwtServer::new(JwtService::new(self.clone())))
             .serve_with_incoming_shutdown(grpc::incoming(listener, acceptor), shutdown.cancelled());
@@ -109,6 +111,7 @@ impl Ca {
             .add_service(StatusServer::new(StatusService::new(self.clone(), readiness.clone())))
             .add_service(RevocationAdministrationServer::new(RevocationAdministrationService::new(self.clone())))
             .add_service(BundlesServer::new(BundlesService::new(self.clone())))
+            .add_service(RotationServer::new(RotationService::new(self.clone())))
             .serve_with_incoming_shutdown(UnixListenerStream::new(operator), shutdown.cancelled());
         let prints = self.fingerprints();
         tracing::info!(root = %prints.root.fingerprint, intermediate = %prints.intermediate.fingerprint, "the certificate authority serves");

@@ -39,7 +39,7 @@ pub(crate) enum Command {
     /// Say whom the trust domain believes: its own roots, and other trust domains
     #[command(subcommand)]
     Bundle(bundle::Command),
-    /// Make a root and sign with it, away from every CA
+    /// Make, use and exchange a root
     #[command(subcommand)]
     Root(root::Command),
     /// Print the version

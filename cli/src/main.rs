@@ -20,6 +20,7 @@ mod explain;
 mod operator;
 mod revocation;
 mod root;
+mod rotation;
 mod span;
 mod status;
 mod supervised;

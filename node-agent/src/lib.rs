@@ -24,6 +24,7 @@
 //! - A caller is known by what the kernel says of it and by the socket it came by; whoever matches nothing gets
 //!   nothing.
 
+mod adoption;
 mod agent;
 mod authority;
 mod chance;

@@ -12,6 +12,7 @@ use futures::StreamExt;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use crate::adoption::Reissue;
 use crate::authority::{Authority, CallError, Session};
 use crate::chance;
 use crate::issued::{ReplyError, read_bundles};
@@ -41,6 +42,8 @@ pub(crate) struct Heard {
     pub(crate) said: watch::Sender<Option<Arc<TrustBundles>>>,
     /// What the CA says to be revoked, unchecked.
     pub(crate) revocations: watch::Sender<Option<Arc<v1::SignedRevocations>>>,
+    /// What it says to be issued anew.
+    pub(crate) reissue: watch::Sender<Arc<Reissue>>,
 }
 
 impl Link {
@@ -86,6 +89,12 @@ impl Link {
         let outcome: Result<(), LinkError> = async {
             let (mut registrations, mut bundles, mut revocations) =
                 tokio::try_join!(session.registrations(), session.bundles(), session.revocations())?;
+            let mut reissues = match session.reissues().await {
+                Ok(reissues) => reissues,
+                // A CA of an earlier version: it rotates nothing.
+                Err(error) if error.is_final() => futures::stream::pending().boxed(),
+                Err(error) => return Err(error.into()),
+            };
             loop {
                 tokio::select! {
                     said = registrations.next() => {
@@ -97,6 +106,16 @@ impl Link {
                     said = revocations.next() => {
                         let said = said.ok_or(LinkError::Ended)??;
                         self.out.revocations.send_replace(Some(Arc::new(said)));
+                    }
+                    said = reissues.next() => {
+                        let said = Arc::new(Reissue::read(&said.ok_or(LinkError::Ended)??));
+                        self.out.reissue.send_if_modified(|held| {
+                            let other = *held != said;
+                            if other {
+                                *held = said;
+                            }
+                            other
+                        });
                     }
                     said = bundles.next() => {
                         let said = said.ok_or(LinkError::Ended)??;

@@ -8,6 +8,7 @@ use alcazar_service::{ReadyGuard, Shutdown};
 use futures::FutureExt;
 use tokio::sync::{Notify, watch};
 
+use crate::adoption::Reissue;
 use crate::authority::{Authority, CallError};
 use crate::chance;
 use crate::issued::{Issued, ReplyError, Trust, advance, warn_of_skew};
@@ -31,6 +32,9 @@ pub(crate) struct Node {
     pub(crate) status: watch::Sender<NodeStatus>,
     /// What the CA says to be believed, as it arrives.
     pub(crate) said: watch::Receiver<Option<Arc<TrustBundles>>>,
+    /// What is to be issued anew, and the round of it that has been heard of here.
+    pub(crate) reissue: watch::Receiver<Arc<Reissue>>,
+    pub(crate) round: watch::Sender<u64>,
     /// What is believed.
     pub(crate) bundles: watch::Sender<Option<Arc<TrustBundles>>>,
     /// Rung when the CA does not take the node's certificate for its other calls.
@@ -46,9 +50,13 @@ impl Node {
             self.publish("the certificate saved by an earlier run is good");
             drop(ready.take());
         }
+        // When the CA wants this node's own certificate to be issued anew.
+        let mut wanted = None;
         loop {
             let life = self.saved.current.as_ref().map(|current| *current.life());
             let due = next_attempt(life.as_ref(), failures.as_ref(), chance::jitter());
+            let due =
+                if failures.is_none() { due.map(|due| wanted.map_or(due, |wanted| due.min(wanted))) } else { due };
             tokio::select! {
                 () = until(due, &self.clock) => {}
                 // A doubt while attempts fail anyway changes nothing: the back-off stands.
@@ -58,6 +66,18 @@ impl Node {
                         return;
                     }
                     self.believe().await;
+                    continue;
+                }
+                change = self.reissue.changed() => {
+                    if change.is_err() {
+                        return;
+                    }
+                    // Nothing is under way here: this loop waits for its own answers.
+                    let reissue = self.reissue.borrow_and_update().clone();
+                    let concerned = |current: &Issued| reissue.concerns(current.svid());
+                    let soon = || (self.clock)() + chance::jitter().of(reissue.spread);
+                    wanted = self.saved.current.as_ref().filter(|current| concerned(current)).map(|_| soon());
+                    self.round.send_replace(reissue.round);
                     continue;
                 }
                 () = shutdown.cancelled() => return,
@@ -70,6 +90,7 @@ impl Node {
             match outcome {
                 Ok(how) => {
                     failures = None;
+                    wanted = None;
                     // A doubt from before this certificate is about another one.
                     self.doubt.notified().now_or_never();
                     drop(ready.take());

@@ -14,6 +14,7 @@ use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::watch;
 
+use crate::adoption::Reissue;
 use crate::authority::{CallError, Session};
 use crate::chance;
 use crate::issued::{Issued, ReplyError, Trust};
@@ -35,6 +36,11 @@ pub(crate) struct Renewal {
     pub(crate) revocations: watch::Receiver<Arc<Revocations>>,
     /// What is served.
     pub(crate) registry: watch::Sender<Arc<Registry>>,
+    /// What is to be issued anew, and the round of it that no request from before is under way of.
+    pub(crate) reissue: watch::Receiver<Arc<Reissue>>,
+    pub(crate) round: watch::Sender<u64>,
+    /// Rung at each certificate.
+    pub(crate) renewed: watch::Sender<u64>,
     pub(crate) status: watch::Sender<Vec<RegistrationStatus>>,
 }
 
@@ -55,12 +61,24 @@ impl Renewal {
                 asking.push(Box::pin(ask(session.clone(), batch)));
             }
             self.status.send_replace(workloads.status());
+            let round = workloads.round();
+            self.round.send_if_modified(|held| std::mem::replace(held, round) != round);
             let can_ask = session.is_some() && asking.len() < CONCURRENT;
             let due = if can_ask { workloads.next_due() } else { None };
             let event = [due, workloads.next_expiry()].into_iter().flatten().min();
             tokio::select! {
                 () = until(event, &self.clock), if event.is_some() => {}
-                Some(answered) = asking.next() => self.take(answered, &mut workloads),
+                Some(answered) = asking.next() => {
+                    self.take(answered, &mut workloads);
+                    self.renewed.send_modify(|count| *count += 1);
+                }
+                change = self.reissue.changed() => {
+                    if change.is_err() {
+                        return;
+                    }
+                    let reissue = self.reissue.borrow_and_update().clone();
+                    workloads.reissue(reissue, (self.clock)(), chance::jitter);
+                }
                 change = self.session.changed() => if change.is_err() { return },
                 change = self.registrations.changed() => {
                     if change.is_err() {

@@ -70,7 +70,8 @@ impl Jitter {
         Self(parts)
     }
 
-    fn of(self, span: Duration) -> Duration {
+    /// This fraction of a span.
+    pub fn of(self, span: Duration) -> Duration {
         span.mul_f64(f64::from(self.0) / (f64::from(u32::MAX) + 1.0))
     }
 }

@@ -14,6 +14,7 @@ use futures::{Stream, stream};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 
+use crate::adoption::Clients;
 use crate::registry::{Registry, Served};
 use crate::sds::SdsService;
 use crate::selector::{SHARED_SOCKET, SocketName};
@@ -145,6 +146,7 @@ fn incoming(listener: UnixListener) -> impl Stream<Item = io::Result<UnixStream>
 pub(crate) async fn keep(
     directory: SocketsDir,
     mut registry: watch::Receiver<Arc<Registry>>,
+    clients: Clients,
     shutdown: Shutdown,
     problems: watch::Sender<BTreeMap<SocketName, String>>,
 ) {
@@ -156,7 +158,7 @@ pub(crate) async fn keep(
             if serving.contains_key(name) || served.now().credentials().is_none() {
                 continue;
             }
-            match open(&directory, name, served, &registry, &shutdown) {
+            match open(&directory, name, served, &registry, &clients, &shutdown) {
                 Ok(child) => {
                     problems.send_if_modified(|problems| problems.remove(name).is_some());
                     serving.insert(name.clone(), child);
@@ -178,13 +180,14 @@ fn open(
     name: &SocketName,
     served: &Served,
     registry: &watch::Receiver<Arc<Registry>>,
+    clients: &Clients,
     shutdown: &Shutdown,
 ) -> Result<Shutdown, BindError> {
     // A workload of another user must be able to open its socket; nobody else may.
     let owner = served.registration().uid();
     let bound = directory.bind(name.as_str(), OWN_SOCKET_MODE, owner)?;
     let child = shutdown.child();
-    let service = SdsService::new(Some(name.clone()), registry.clone(), child.clone());
+    let service = SdsService::new(Some(name.clone()), registry.clone(), clients.clone(), child.clone());
     child.spawn("sds socket", bound.serve(service, child.clone()));
     Ok(child)
 }
@@ -193,10 +196,11 @@ fn open(
 pub(crate) fn open_shared(
     directory: &SocketsDir,
     registry: &watch::Receiver<Arc<Registry>>,
+    clients: &Clients,
     shutdown: &Shutdown,
 ) -> Result<(), BindError> {
     let bound = directory.bind(SHARED_SOCKET, SHARED_SOCKET_MODE, None)?;
-    let service = SdsService::new(None, registry.clone(), shutdown.clone());
+    let service = SdsService::new(None, registry.clone(), clients.clone(), shutdown.clone());
     shutdown.spawn("shared sds socket", bound.serve(service, shutdown.clone()));
     Ok(())
 }

@@ -121,6 +121,17 @@ impl Session for MemoryAuthority {
         self.tell(|ca| v1::Registrations { registrations: ca.registrations.clone() })
     }
 
+    fn report(&self, report: v1::ReportAdoptionRequest) -> Call<'_, ()> {
+        self.call(move |ca, _now| {
+            ca.reports.push(report);
+            Ok(())
+        })
+    }
+
+    fn reissues(&self) -> Call<'_, Updates<v1::Reissue>> {
+        self.tell(|ca| ca.reissue.clone())
+    }
+
     fn bundles(&self) -> Call<'_, Updates<v1::TrustBundles>> {
         self.tell(|ca| (&ca.bundles()).into())
     }

@@ -9,6 +9,7 @@ use alcazar_mtls::{Side, verify_peer};
 use alcazar_service::{Readiness, ReadyGuard};
 use tokio::sync::watch;
 
+use crate::adoption::Reissue;
 use crate::issued::Issued;
 use crate::registration::Registration;
 use crate::registry::{Held, Registry, Served};
@@ -23,6 +24,8 @@ pub(crate) struct Workloads {
     bundles: Option<Arc<TrustBundles>>,
     /// What is revoked, for everybody's handshakes.
     revocations: Arc<Revocations>,
+    /// What the CA wants to be issued anew.
+    reissue: Arc<Reissue>,
 }
 
 struct Entry {
@@ -33,6 +36,8 @@ struct Entry {
     last_error: Option<String>,
     /// A request for it is under way.
     asked: bool,
+    /// It was under way when the reissue was heard of: what it brings may be from before.
+    asked_before: bool,
     /// When the next certificate is to be asked for; `None`: at once.
     due: Option<SystemTime>,
     /// Held while there is no good certificate.
@@ -99,6 +104,8 @@ impl Workloads {
     /// A certificate came. Returns whether it is the first one of its registration.
     pub(crate) fn issued(&mut self, asked: &Arc<Served>, mut issued: Issued, jitter: Jitter) -> bool {
         let (bundles, revocations) = (self.bundles.clone(), self.revocations.clone());
+        let bundles = self.bundles.clone();
+        let reissue = self.reissue.clone();
         let Some(entry) = self.current(asked) else { return false };
         issued.revoke(revocations);
         if let Some(bundles) = bundles {
@@ -118,9 +125,12 @@ impl Workloads {
         );
         let first = entry.held.borrow().credentials().is_none();
         entry.asked = false;
+        let before = std::mem::take(&mut entry.asked_before);
         entry.failures = None;
         entry.last_error = None;
-        entry.due = due;
+        // Asked for before the reissue was heard of, and issued by the wrong one: once more. What was asked for after it is
+        // what the CA gives.
+        entry.due = if before && reissue.concerns(issued.svid()) { None } else { due };
         entry.held.send_replace(Arc::new(Held::Certificate(issued.credentials())));
         entry.issued = Some(issued);
         entry.unready = None;
@@ -132,6 +142,7 @@ impl Workloads {
         let Some(entry) = self.current(asked) else { return false };
         let failures = Failures::another(entry.failures, now);
         entry.asked = false;
+        entry.asked_before = false;
         entry.failures = Some(failures);
         entry.due = next_attempt(entry.issued.as_ref().map(Issued::life), Some(&failures), jitter);
         let new = entry.last_error.as_deref() != Some(reason);
@@ -205,6 +216,24 @@ impl Workloads {
         self.revocations = revocations;
     }
 
+    /// The CA wants what others have issued to be issued anew: now, spread as it says.
+    pub(crate) fn reissue(&mut self, reissue: Arc<Reissue>, now: SystemTime, jitter: impl Fn() -> Jitter) {
+        for entry in self.entries.values_mut() {
+            entry.asked_before |= entry.asked && reissue.round > 0;
+            let concerned = entry.issued.as_ref().is_some_and(|issued| reissue.concerns(issued.svid()));
+            if concerned && !entry.asked {
+                let soon = now + jitter().of(reissue.spread);
+                entry.due = entry.due.map(|due| due.min(soon));
+            }
+        }
+        self.reissue = reissue;
+    }
+
+    /// The reissue that no answer from before is under way of.
+    pub(crate) fn round(&self) -> u64 {
+        if self.entries.values().any(|entry| entry.asked_before) { 0 } else { self.reissue.round }
+    }
+
     /// What is held and due, for those who ask. The sockets are not known here.
     pub(crate) fn status(&self) -> Vec<RegistrationStatus> {
         let status = |entry: &Entry| {
@@ -240,6 +269,7 @@ impl Entry {
             failures: None,
             last_error: None,
             asked: false,
+            asked_before: false,
             due: None,
             unready: Some(unready),
         }

@@ -7,6 +7,7 @@ mod istio;
 mod jwt;
 mod registrations;
 mod revocation;
+mod rotation;
 mod status;
 
 use std::{
@@ -25,6 +26,7 @@ pub(crate) use self::{
     istio::IstioService,
     jwt::JwtService,
     revocation::{RevocationAdministrationService, RevocationService},
+    rotation::{AdoptionService, RotationService},
     status::StatusService,
 };
 use crate::{

@@ -10,6 +10,8 @@
 //! ca/nodes/<td>/node/<c>/<n>    the lineage of each node
 //! ca/registrations/<id>         which workloads a node may ask for
 //! ca/federation/<trust domain>  the bundles of other trust domains
+//! ca/rotation/current           the rotation that is under way, or the last one; beside it its fence
+//! ca/adoption/<td>/node/<c>/<n> what each node enforces, as it said last
 //! ca/issued/<newest first>      every certificate
 //! ca/revocations/<kind>/<what>  what was taken back
 //! ca/revocation-lists/<which>   the version of our list, and lists that others signed
@@ -49,6 +51,8 @@ pub(crate) mod family {
     pub(crate) const NODES: &str = "ca/nodes";
     pub(crate) const REGISTRATIONS: &str = "ca/registrations";
     pub(crate) const FEDERATION: &str = "ca/federation";
+    pub(crate) const ROTATION: &str = "ca/rotation";
+    pub(crate) const ADOPTION: &str = "ca/adoption";
     pub(crate) const ISSUED: &str = "ca/issued";
     pub(crate) const REVOCATIONS: &str = "ca/revocations";
     pub(crate) const REVOCATION_LISTS: &str = "ca/revocation-lists";

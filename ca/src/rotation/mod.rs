@@ -20,15 +20,20 @@
 //! - Each phase says how the world should be, not what to do: an action may be executed never, once, twice or late. What is
 //!   late is refused by its step, because each phase puts its own step on the trust state before its gate is looked at.
 
+mod driver;
 mod gate;
 mod machine;
 mod parties;
+mod records;
 mod state;
+mod world;
 
 pub(crate) use self::{
+    driver::{Reissue, RotationError, Rotations, Shown},
     gate::{Standing, Wait, Why},
-    machine::{Action, NotAborted, NotForced, Step},
+    machine::{Action, NotAborted, NotForced},
     parties::{Class, Limits, Observations, Observed, Party, Report, Role, Timed, Trust},
+    records::Adopted,
     state::{Anchor, Kind, Phase, Rotation},
 };
 

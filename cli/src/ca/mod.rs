@@ -8,7 +8,10 @@ mod status;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use alcazar_api::ca::v1::RotationKind;
+
 use crate::operator::{self, CaArg};
+use crate::rotation;
 
 /// What is asked.
 #[derive(Debug, clap::Subcommand)]
@@ -43,6 +46,16 @@ pub(crate) enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Exchange the intermediate, or the key of JWT-SVIDs, while everything goes on
+    Rotate {
+        /// The key of JWT-SVIDs, and not the intermediate
+        #[arg(long)]
+        jwt: bool,
+        #[command(flatten)]
+        args: rotation::RotateArgs,
+    },
+    /// Show the rotation that is under way: its phase, and who is waited for
+    Rotation(rotation::RotationArgs),
 }
 
 pub(crate) fn run(command: &Command) -> ExitCode {
@@ -51,6 +64,11 @@ pub(crate) fn run(command: &Command) -> ExitCode {
         Command::Status { ca, json } => operator::run(status::show(ca, *json)),
         Command::Request { config, out } => finished(request::run(config, out.as_deref())),
         Command::Install { folder, config } => finished(install::run(config, folder)),
+        Command::Rotate { jwt, args } => {
+            let kind = if *jwt { RotationKind::Jwt } else { RotationKind::Intermediate };
+            operator::run(rotation::rotate(kind, args))
+        }
+        Command::Rotation(args) => operator::run(rotation::rotation(args)),
     }
 }
 

@@ -1,4 +1,5 @@
-//! `alcazar root`: a root that is kept away from every CA. Needs no network and no running CA.
+//! `alcazar root`: a root that is kept away from every CA, which needs no network and no running CA; and the exchange of the one
+//! that a running CA has.
 
 mod init;
 mod keys;
@@ -9,10 +10,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use alcazar_api::ca::v1::RotationKind;
 use alcazar_ca::duration;
 use alcazar_identity::TrustDomain;
 
 use self::keys::KeyArgs;
+use crate::{operator, rotation};
 
 /// What is done with a root.
 #[derive(Debug, clap::Subcommand)]
@@ -59,6 +62,10 @@ pub(crate) enum Command {
         #[arg(long, value_name = "DIR")]
         root: PathBuf,
     },
+    /// Exchange the root of a running CA while everything goes on
+    Rotate(rotation::RotateArgs),
+    /// Show the rotation that is under way: its phase, and who is waited for
+    Rotation(rotation::RotationArgs),
 }
 
 pub(crate) fn run(command: &Command) -> ExitCode {
@@ -70,6 +77,8 @@ pub(crate) fn run(command: &Command) -> ExitCode {
             sign::run(request, root, out.as_deref(), *life, *yes, keys)
         }
         Command::VerifyTranscript { root } => transcript::run(root),
+        Command::Rotate(args) => return operator::run(rotation::rotate(RotationKind::Root, args)),
+        Command::Rotation(args) => return operator::run(rotation::rotation(args)),
     };
     crate::ca::finished(outcome)
 }

@@ -12,6 +12,7 @@ use alcazar_service::{Readiness, Shutdown, admin, files};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 
+use crate::adoption::{Clients, Reporter};
 use crate::authority::{Authority, GrpcAuthority};
 use crate::config::{Config, ConfigError};
 use crate::link::{Heard, Link};
@@ -94,13 +95,17 @@ impl Agent {
     pub async fn run(self, shutdown: Shutdown, readiness: Readiness) -> Result<(), RunError> {
         let parts = shutdown.child();
         let registry = watch::Sender::new(Arc::new(Registry::default()));
-        sockets::open_shared(&self.sockets, &registry.subscribe(), &parts)?;
+        let clients = Clients::new();
+        sockets::open_shared(&self.sockets, &registry.subscribe(), &clients, &parts)?;
 
         let doubt = Arc::new(Notify::new());
         let identity = watch::Sender::new(None);
         let bundles = watch::Sender::new(None);
         let said = watch::Sender::new(None);
         let session = watch::Sender::new(None);
+        let reissue = watch::Sender::new(Arc::default());
+        let rounds = [watch::Sender::new(0), watch::Sender::new(0)];
+        let renewed = watch::Sender::new(0);
         let registrations = watch::Sender::new(None);
         let revoked = watch::Sender::new(Arc::default());
         let revocations = watch::Sender::new(None);
@@ -117,7 +122,23 @@ impl Agent {
         };
         let socket_paths = self.sockets.paths();
         parts.spawn("status", show.keep(socket_paths, parts.clone()));
-        parts.spawn("sockets", sockets::keep(self.sockets, registry.subscribe(), parts.clone(), problems));
+        parts.spawn(
+            "sockets",
+            sockets::keep(self.sockets, registry.subscribe(), clients.clone(), parts.clone(), problems),
+        );
+        let reporter = Reporter {
+            node: self.id.clone(),
+            session: session.subscribe(),
+            identity: identity.subscribe(),
+            bundles: bundles.subscribe(),
+            registry: registry.subscribe(),
+            clients,
+            rounds: rounds.each_ref().map(watch::Sender::subscribe),
+            renewed: renewed.subscribe(),
+            resumed: self.saved.current.is_some(),
+        };
+        parts.spawn("adoption", reporter.keep(parts.clone()));
+        let [node_round, round] = rounds;
         let renewal = Renewal {
             node: self.id.clone(),
             clock: self.clock.clone(),
@@ -127,6 +148,9 @@ impl Agent {
             bundles: bundles.subscribe(),
             revocations: revoked.subscribe(),
             registry,
+            reissue: reissue.subscribe(),
+            round,
+            renewed,
             status: workload_status,
         };
         parts.spawn("renewal", renewal.keep(readiness.register("registrations of this node"), parts.clone()));
@@ -137,7 +161,13 @@ impl Agent {
             revoked: revoked.subscribe(),
             clock: self.clock.clone(),
             status: node_status.clone(),
-            out: Heard { session, registrations, said: said.clone(), revocations: revocations.clone() },
+            out: Heard {
+                session,
+                registrations,
+                said: said.clone(),
+                reissue: reissue.clone(),
+                revocations: revocations.clone(),
+            },
             doubt: doubt.clone(),
         };
         parts.spawn("link to the CA", link.keep(parts.clone()));
@@ -159,6 +189,8 @@ impl Agent {
             identity,
             status: node_status,
             said: said.subscribe(),
+            reissue: reissue.subscribe(),
+            round: node_round,
             bundles,
             doubt,
         };

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use alcazar_api::ca::v1;
 use tempfile::TempDir;
 
 use super::*;
@@ -404,4 +405,35 @@ async fn an_agent_does_not_start_by_a_key_that_others_can_read() {
     let opened = Agent::with_authority(world.config(None), Arc::new(world.authority.clone()), world.clock.clone());
     let refused = opened.await.err().unwrap().to_string();
     assert!(refused.contains("chmod 600"), "{refused}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_ca_wants_anew_is_asked_for_at_once_and_once_and_told_when_it_is_done() {
+    let world = World::new();
+    world.authority.ca().register("shop.reviews", "reviews", &["uid:1"]);
+    let mut agent = world.start_new().await;
+    let before = agent.settled().await;
+    let first = (before.node.certificate.as_ref().unwrap().serial.clone(), serial(&before));
+    let begun = tokio::time::Instant::now();
+    // An issuer that issues nothing here: the certificates that come are not of it either.
+    let issuers = vec![vec![7; 32]];
+    world.authority.change(|ca| ca.reissue = v1::Reissue { round: 5, issuers, spread_milliseconds: 1000 });
+    let after = agent
+        .until(|status| {
+            let node = status.node.certificate.as_ref().map(|certificate| certificate.serial.clone());
+            node.is_some_and(|node| node != first.0) && serial(status) != first.1
+        })
+        .await;
+    let second = (after.node.certificate.as_ref().unwrap().serial.clone(), serial(&after));
+    tokio::time::sleep(Duration::from_secs(90)).await;
+    assert!(begun.elapsed() < Duration::from_secs(100), "long before half of their life");
+    {
+        let ca = world.authority.ca();
+        let last = ca.reports.last().expect("it reports");
+        assert_eq!((last.round, last.sequence, last.leaves.len()), (5, 1, 2), "{last:?}");
+        assert!(last.leaves.iter().all(|leaf| [&second.0, &second.1].contains(&&leaf.serial)), "{last:?}");
+    }
+    let now = agent.status.borrow().clone();
+    assert_eq!(serial(&now), second.1, "once, and not again and again");
+    agent.stop().await;
 }

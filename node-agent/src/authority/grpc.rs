@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alcazar_api::ca::v1;
+use alcazar_api::ca::v1::adoption_client::AdoptionClient;
 use alcazar_api::ca::v1::attest_node_request::Evidence;
 use alcazar_api::ca::v1::certificate_authority_client::CertificateAuthorityClient;
 use alcazar_api::ca::v1::revocation_client::RevocationClient;
@@ -39,10 +40,6 @@ impl GrpcAuthority {
         channel(self.target.clone(), connector, self.expected.clone())
     }
 
-    fn client(&self, connector: Connector) -> CertificateAuthorityClient<Channel> {
-        CertificateAuthorityClient::new(self.channel(connector))
-    }
-
     fn as_node(&self, node: Arc<Credentials>) -> Channel {
         // A connection belongs to the certificate it was opened with: after a rotation there is a new client.
         let (_, fixed) = watch::channel(node);
@@ -54,7 +51,7 @@ impl Authority for GrpcAuthority {
     fn attest<'a>(&'a self, token: &'a JoinToken, csr: Vec<u8>) -> Call<'a, v1::IssuedSvid> {
         async move {
             let pinned = Connector::pinned(self.trust_domain.clone(), token.pin(), ALPN, self.clock.clone());
-            let mut client = self.client(pinned);
+            let mut client = CertificateAuthorityClient::new(self.channel(pinned));
             let request = v1::AttestNodeRequest { evidence: Some(Evidence::JoinToken(token.text().to_owned())), csr };
             Ok(answer(client.attest_node(request)).await?.into_inner())
         }
@@ -72,13 +69,18 @@ impl Authority for GrpcAuthority {
     fn session(&self, node: Arc<Credentials>) -> Arc<dyn Session> {
         let channel = self.as_node(node);
         let revocations = RevocationClient::new(channel.clone()).max_decoding_message_size(MAX_REVOCATIONS);
-        Arc::new(GrpcSession { client: CertificateAuthorityClient::new(channel), revocations })
+        Arc::new(GrpcSession {
+            client: CertificateAuthorityClient::new(channel.clone()),
+            adoption: AdoptionClient::new(channel),
+            revocations,
+        })
     }
 }
 
 struct GrpcSession {
     client: CertificateAuthorityClient<Channel>,
     revocations: RevocationClient<Channel>,
+    adoption: AdoptionClient<Channel>,
 }
 
 impl Session for GrpcSession {
@@ -94,6 +96,24 @@ impl Session for GrpcSession {
         let mut client = self.client.clone();
         async move {
             let updates = answer(client.watch_registrations(v1::WatchRegistrationsRequest {})).await?.into_inner();
+            Ok(updates.map(|update| update.map_err(CallError::from)).boxed())
+        }
+        .boxed()
+    }
+
+    fn report(&self, report: v1::ReportAdoptionRequest) -> Call<'_, ()> {
+        let mut client = self.adoption.clone();
+        async move {
+            answer(client.report_adoption(report)).await?;
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn reissues(&self) -> Call<'_, Updates<v1::Reissue>> {
+        let mut client = self.adoption.clone();
+        async move {
+            let updates = answer(client.watch_reissue(v1::WatchReissueRequest {})).await?.into_inner();
             Ok(updates.map(|update| update.map_err(CallError::from)).boxed())
         }
         .boxed()

@@ -41,6 +41,12 @@ pub(crate) trait Session: Send + Sync + 'static {
     /// The registrations of this node.
     fn registrations(&self) -> Call<'_, Updates<v1::Registrations>>;
 
+    /// Says what this node and its clients enforce.
+    fn report(&self, report: v1::ReportAdoptionRequest) -> Call<'_, ()>;
+
+    /// What is to be issued anew before its time.
+    fn reissues(&self) -> Call<'_, Updates<v1::Reissue>>;
+
     /// The trust bundles.
     fn bundles(&self) -> Call<'_, Updates<v1::TrustBundles>>;
 

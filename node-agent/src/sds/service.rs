@@ -17,6 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::follow::Follow;
 use super::secrets::View;
 use super::{Delta, Heard, RequestError, Sotw};
+use crate::adoption::{ClientStream, Clients, Holds};
 use crate::registry::{NotAdmitted, Registry};
 use crate::selector::{Caller, SocketName};
 
@@ -26,6 +27,7 @@ pub(crate) struct SdsService {
     /// The workload's own socket that this is; `None`: the shared one.
     socket: Option<SocketName>,
     registry: watch::Receiver<Arc<Registry>>,
+    clients: Clients,
     shutdown: Shutdown,
 }
 
@@ -33,9 +35,10 @@ impl SdsService {
     pub(crate) fn new(
         socket: Option<SocketName>,
         registry: watch::Receiver<Arc<Registry>>,
+        clients: Clients,
         shutdown: Shutdown,
     ) -> Self {
-        Self { socket, registry, shutdown }
+        Self { socket, registry, clients, shutdown }
     }
 
     /// Who calls, and what it may see.
@@ -59,6 +62,7 @@ impl SdsService {
             requests: request.into_inner(),
             machine: M::default(),
             follow,
+            stream: self.clients.enter(caller.clone()),
             caller,
             told_absent: BTreeSet::new(),
             shutdown: self.shutdown.clone(),
@@ -156,6 +160,8 @@ struct Conversation<M: Machine> {
     requests: Streaming<M::Request>,
     machine: M,
     follow: Follow,
+    /// What the client is known to hold.
+    stream: ClientStream,
     caller: Caller,
     /// The names whose absence has been logged.
     told_absent: BTreeSet<String>,
@@ -169,8 +175,10 @@ impl<M: Machine> Conversation<M> {
             let view = self.follow.view();
             if let Some(response) = self.machine.say(&view) {
                 say_what_is_missing(self.machine.subscribed(), &view, &mut self.told_absent, &self.caller);
+                self.stream.sent(Holds::of(self.machine.subscribed(), &view));
                 return Ok(Some(response));
             }
+            self.stream.current(Holds::of(self.machine.subscribed(), &view));
             tokio::select! {
                 request = self.requests.message() => match request? {
                     Some(request) => self.hear(&request)?,
@@ -187,8 +195,10 @@ impl<M: Machine> Conversation<M> {
         let caller = &self.caller;
         match heard {
             Heard::Rejected(reason) => {
+                self.stream.refused(&reason);
                 tracing::warn!(target: "alcazar::refused", %caller, reason, "a client could not use a secret that it was sent");
             }
+            Heard::Acknowledged => self.stream.acknowledged(),
             heard => tracing::trace!(%caller, ?heard, "heard an SDS client"),
         }
         Ok(())

@@ -42,6 +42,12 @@ pub(crate) struct Ca {
     pub(crate) issued: usize,
     /// By which way the node came, in order.
     pub(crate) node_log: Vec<&'static str>,
+    /// What is to be issued anew.
+    #[allow(dead_code, reason = "not every test has a CA that rotates")]
+    pub(crate) reissue: v1::Reissue,
+    /// What the node has reported.
+    #[allow(dead_code, reason = "not every test has a CA that rotates")]
+    pub(crate) reports: Vec<v1::ReportAdoptionRequest>,
 }
 
 impl Ca {
@@ -65,6 +71,8 @@ impl Ca {
             refuse_workloads: None,
             issued: 0,
             node_log: Vec::new(),
+            reissue: v1::Reissue::default(),
+            reports: Vec::new(),
         }
     }
 

@@ -1,0 +1,222 @@
+//! `alcazar.ca.v1.Rotation` for the operator, `alcazar.ca.v1.Adoption` for nodes.
+
+use std::{collections::BTreeMap, pin::Pin};
+
+use alcazar_api::ca::v1::{self, RotationKind, adoption_server::Adoption, rotation_server::Rotation};
+use alcazar_service::{Shutdown, process};
+use tokio::sync::mpsc;
+use tokio_stream::{Stream, wrappers::ReceiverStream};
+use tonic::{Request, Response, Status};
+
+use super::{caller, epoch, peer};
+use crate::{
+    ca::Ca,
+    rotation::{Adopted, Kind, Reissue, RotationError, Shown, Standing, Wait, Why},
+};
+
+pub(crate) struct RotationService {
+    ca: Ca,
+}
+
+impl RotationService {
+    pub(crate) fn new(ca: Ca) -> Self {
+        Self { ca }
+    }
+}
+
+#[tonic::async_trait]
+impl Rotation for RotationService {
+    async fn start_rotation(
+        &self,
+        request: Request<v1::StartRotationRequest>,
+    ) -> Result<Response<v1::RotationStatus>, Status> {
+        let kind = match request.get_ref().kind() {
+            RotationKind::Root => Kind::Root,
+            RotationKind::Intermediate => Kind::Intermediate,
+            RotationKind::Jwt => Kind::Jwt,
+            RotationKind::Unspecified => return Err(Status::invalid_argument("no such kind of rotation")),
+        };
+        answer(self.ca.start_rotation(kind).await)
+    }
+
+    async fn get_rotation(
+        &self,
+        _request: Request<v1::GetRotationRequest>,
+    ) -> Result<Response<v1::RotationStatus>, Status> {
+        match self.ca.rotation().await {
+            Ok(None) => Ok(Response::new(v1::RotationStatus::default())),
+            Ok(Some(shown)) => answer(Ok(shown)),
+            Err(error) => answer(Err(error)),
+        }
+    }
+
+    async fn abort_rotation(
+        &self,
+        _request: Request<v1::AbortRotationRequest>,
+    ) -> Result<Response<v1::RotationStatus>, Status> {
+        answer(self.ca.abort_rotation().await)
+    }
+
+    async fn force_rotation(
+        &self,
+        request: Request<v1::ForceRotationRequest>,
+    ) -> Result<Response<v1::RotationStatus>, Status> {
+        let parties = request.into_inner().parties.into_iter().collect();
+        answer(self.ca.force_rotation(&parties).await)
+    }
+}
+
+pub(crate) struct AdoptionService {
+    ca: Ca,
+    shutdown: Shutdown,
+}
+
+impl AdoptionService {
+    pub(crate) fn new(ca: Ca, shutdown: Shutdown) -> Self {
+        Self { ca, shutdown }
+    }
+}
+
+#[tonic::async_trait]
+impl Adoption for AdoptionService {
+    async fn report_adoption(
+        &self,
+        request: Request<v1::ReportAdoptionRequest>,
+    ) -> Result<Response<v1::ReportAdoptionResponse>, Status> {
+        let node = self.ca.node(peer(&request).as_ref()).await;
+        let node = node.map_err(|error| self.ca.refuse(&error, &caller(&request), "ReportAdoption"))?;
+        let said = adopted(&self.ca, request.into_inner());
+        let kept = self.ca.0.records.put_adopted(&node.id, &said).await;
+        kept.map_err(|error| {
+            tracing::error!(node = %node.id, reason = %process::chain(&error), "what a node reported was not kept");
+            Status::unavailable("try again")
+        })?;
+        self.ca.0.rotations.wake.notify_one();
+        Ok(Response::new(v1::ReportAdoptionResponse {}))
+    }
+
+    type WatchReissueStream = Pin<Box<dyn Stream<Item = Result<v1::Reissue, Status>> + Send>>;
+
+    async fn watch_reissue(
+        &self,
+        request: Request<v1::WatchReissueRequest>,
+    ) -> Result<Response<Self::WatchReissueStream>, Status> {
+        let node = self.ca.node(peer(&request).as_ref()).await;
+        node.map_err(|error| self.ca.refuse(&error, &caller(&request), "WatchReissue"))?;
+        let (sender, receiver) = mpsc::channel(1);
+        let shutdown = self.shutdown.clone();
+        let mut reissue = self.ca.0.rotations.reissue.subscribe();
+        self.shutdown.spawn("reissues for a node", async move {
+            let push = async {
+                loop {
+                    let message = reissue_message(&reissue.borrow_and_update().clone());
+                    if sender.send(Ok(message)).await.is_err() || reissue.changed().await.is_err() {
+                        return;
+                    }
+                }
+            };
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                () = sender.closed() => {}
+                () = push => {}
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
+
+/// What a node says, in the form in which it is kept: bounded, whatever it sends.
+fn adopted(ca: &Ca, message: v1::ReportAdoptionRequest) -> Adopted {
+    let now = (ca.0.clock)();
+    let mut leaves = BTreeMap::new();
+    for leaf in message.leaves.iter().filter(|leaf| leaf.not_after > epoch(now)) {
+        // What cannot be read counts as somebody's whom nobody knows.
+        let issuer = match leaf.issuer.len() {
+            32 => leaf.issuer.iter().map(|byte| format!("{byte:02x}")).collect(),
+            _ => UNKNOWN.to_owned(),
+        };
+        if leaves.len() < ISSUERS || leaves.contains_key(&issuer) {
+            *leaves.entry(issuer).or_insert(0) += 1;
+        } else {
+            *leaves.entry(UNKNOWN.to_owned()).or_insert(0) += 1;
+        }
+    }
+    let short = |text: String| text.chars().take(NAME).collect();
+    let behind = message.behind.into_iter().take(NAMED).map(short).collect();
+    Adopted { heard: now, sequence: message.sequence, round: message.round, leaves, behind }
+}
+
+fn reissue_message(reissue: &Reissue) -> v1::Reissue {
+    v1::Reissue {
+        round: reissue.round,
+        issuers: reissue.issuers.iter().map(|issuer| issuer.as_bytes().to_vec()).collect(),
+        spread_milliseconds: u32::try_from(reissue.spread.as_millis()).unwrap_or(u32::MAX),
+    }
+}
+
+fn answer(outcome: Result<Shown, RotationError>) -> Result<Response<v1::RotationStatus>, Status> {
+    let shown = outcome.map_err(|error| match error {
+        RotationError::None | RotationError::UnderWay(_) | RotationError::Abort(_) | RotationError::Force(_) => {
+            Status::failed_precondition(error.to_string())
+        }
+        other => Status::unavailable(process::chain(&other).to_string()),
+    })?;
+    let rotation = &shown.rotation;
+    let kind = match rotation.kind {
+        Kind::Root => RotationKind::Root,
+        Kind::Intermediate => RotationKind::Intermediate,
+        Kind::Jwt => RotationKind::Jwt,
+    };
+    Ok(Response::new(v1::RotationStatus {
+        kind: kind.into(),
+        phase: rotation.phase.to_string(),
+        back: rotation.back,
+        started: epoch(rotation.started),
+        entered: epoch(rotation.entered),
+        old: rotation.old.to_string(),
+        new: rotation.new.as_ref().map(ToString::to_string).unwrap_or_default(),
+        waits: shown.waits.iter().map(wait_message).collect(),
+        problem: shown.problem.unwrap_or_default(),
+    }))
+}
+
+fn wait_message(wait: &Wait) -> v1::RotationWait {
+    let (standing, span) = match wait.standing {
+        Standing::Awaited => ("awaited", None),
+        Standing::Unreachable(silent) => ("unreachable", Some(silent)),
+        Standing::Timed(left) => ("timed", Some(left)),
+        Standing::Person => ("person", None),
+    };
+    v1::RotationWait {
+        party: wait.party.clone(),
+        standing: standing.into(),
+        seconds: span.map_or(0, |span| i64::try_from(span.as_secs()).unwrap_or(i64::MAX)),
+        why: why(&wait.why),
+        forceable: wait.is_forceable(),
+    }
+}
+
+fn why(why: &Why) -> String {
+    let of = |behind: &[String]| match behind {
+        [] => String::new(),
+        names => format!(" ({})", names.join(", ")),
+    };
+    match why {
+        Why::Unheard => "has never reported".into(),
+        Why::Bundle { holds, wanted, behind } => {
+            format!("enforces the trust bundle of sequence {holds}, not {wanted}{}", of(behind))
+        }
+        Why::Signer => "does not sign by the new one yet".into(),
+        Why::Round => "has not heard of the reissue yet".into(),
+        Why::Leaves { count, behind } => format!("{count} certificates are not issued anew yet{}", of(behind)),
+        Why::BundleLife => "looks at the trust bundle no more often than that".into(),
+        Why::LeafLife => "what was issued to it lives no longer than that".into(),
+        Why::Intermediate => "an intermediate under the new root is needed".into(),
+    }
+}
+
+/// No node has leaves of more issuers than that at a time.
+const ISSUERS: usize = 64;
+const UNKNOWN: &str = "unknown";
+const NAMED: usize = 16;
+const NAME: usize = 256;

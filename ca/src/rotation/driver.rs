@@ -1,0 +1,320 @@
+//! The loop that drives a rotation, and what a person can ask of it.
+
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use alcazar_identity::Fingerprint;
+use alcazar_service::{Shutdown, process};
+use alcazar_store::{Expected, LeaseError, Revision};
+use thiserror::Error;
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
+
+use super::{
+    Anchor, Kind, Limits, NotAborted, NotForced, Phase, Rotation, Wait,
+    world::{WorldError, signing},
+};
+use crate::{ca::Ca, records::RecordError};
+
+/// What the parts of a CA share of its rotation.
+#[derive(Debug)]
+pub(crate) struct Rotations {
+    /// Rung when something may have changed.
+    pub(crate) wake: Notify,
+    /// Which leaves are to be issued anew.
+    pub(crate) reissue: watch::Sender<Arc<Reissue>>,
+    /// What kept the last look from going on.
+    problem: watch::Sender<Option<String>>,
+}
+
+/// Leaves of other issuers than these are to be replaced now. Round zero: nothing is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Reissue {
+    pub(crate) round: u64,
+    pub(crate) issuers: Vec<Fingerprint>,
+    pub(crate) spread: Duration,
+}
+
+/// A rotation, for people.
+#[derive(Clone, Debug)]
+pub(crate) struct Shown {
+    pub(crate) rotation: Rotation,
+    pub(crate) waits: Vec<Wait>,
+    pub(crate) problem: Option<String>,
+}
+
+/// What the driver knows between two looks.
+struct Memory {
+    revision: Revision,
+    rotation: Rotation,
+    looked: Instant,
+    written: Instant,
+}
+
+/// What a look led to.
+enum Looked {
+    Nothing,
+    Moved,
+    Acted,
+    Waits,
+}
+
+impl Default for Rotations {
+    fn default() -> Self {
+        Self { wake: Notify::new(), reissue: watch::Sender::new(Arc::default()), problem: watch::Sender::new(None) }
+    }
+}
+
+impl Ca {
+    /// Begins a rotation.
+    ///
+    /// # Errors
+    /// When one is under way, or the store does not answer.
+    pub(crate) async fn start_rotation(&self, kind: Kind) -> Result<Shown, RotationError> {
+        if kind == Kind::Jwt {
+            return Err(WorldError::Jwt.into());
+        }
+        let found = self.0.records.rotation().await?;
+        let expected = match &found {
+            Some(found) if !found.record.rotation.is_over() => {
+                return Err(RotationError::UnderWay(found.record.rotation.kind));
+            }
+            Some(found) => Expected::At(found.revision),
+            None => Expected::Absent,
+        };
+        let last = found.map_or(0, |found| found.record.rotation.step);
+        let after = self.0.records.fence().await?.step.max(last);
+        let rotation = Rotation::new(kind, signing(kind, &self.hierarchy()), None, after, (self.0.clock)());
+        self.0.records.put_rotation(expected, &rotation).await?;
+        tracing::info!(target: "alcazar::rotation", %kind, old = %rotation.old, "a rotation began");
+        self.0.rotations.wake.notify_one();
+        self.show(rotation).await
+    }
+
+    /// The rotation that is under way, or the last one.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub(crate) async fn rotation(&self) -> Result<Option<Shown>, RotationError> {
+        match self.0.records.rotation().await? {
+            Some(found) => Ok(Some(self.show(found.record.rotation).await?)),
+            None => Ok(None),
+        }
+    }
+
+    /// Sends the rotation back to where it came from.
+    ///
+    /// # Errors
+    /// When there is none, it goes back already, or it is too late.
+    pub(crate) async fn abort_rotation(&self) -> Result<Shown, RotationError> {
+        let aborted = self.change_rotation(|rotation, now| Ok(rotation.aborted(now)?)).await?;
+        tracing::warn!(target: "alcazar::rotation", kind = %aborted.kind, phase = %aborted.phase, "the rotation was aborted and goes back");
+        self.show(aborted).await
+    }
+
+    /// Goes on without these.
+    ///
+    /// # Errors
+    /// When there is no rotation, or one of them is not waited for.
+    pub(crate) async fn force_rotation(&self, parties: &BTreeSet<String>) -> Result<Shown, RotationError> {
+        let found = self.0.records.rotation().await?.ok_or(RotationError::None)?;
+        let seen = self.observe(&found.record.rotation, Duration::ZERO).await?;
+        let limits = self.limits();
+        let forced = self.change_rotation(|rotation, _now| Ok(rotation.forced(parties, &seen, &limits)?.0)).await?;
+        let named = parties.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+        tracing::warn!(target: "alcazar::rotation", kind = %forced.kind, phase = %forced.phase, parties = named, "a person forced the rotation past parties that have not followed: they may be cut off");
+        self.show(forced).await
+    }
+
+    async fn change_rotation(
+        &self,
+        change: impl Fn(&Rotation, SystemTime) -> Result<Rotation, RotationError>,
+    ) -> Result<Rotation, RotationError> {
+        loop {
+            let found = self.0.records.rotation().await?.ok_or(RotationError::None)?;
+            let next = change(&found.record.rotation, (self.0.clock)())?;
+            match self.0.records.put_rotation(Expected::At(found.revision), &next).await {
+                Err(error) if error.is_conflict() => {}
+                Err(error) => return Err(error.into()),
+                Ok(_) => {
+                    self.0.rotations.wake.notify_one();
+                    return Ok(next);
+                }
+            }
+        }
+    }
+
+    async fn show(&self, rotation: Rotation) -> Result<Shown, RotationError> {
+        let problem = self.0.rotations.problem.borrow().clone();
+        if rotation.is_over() {
+            return Ok(Shown { rotation, waits: Vec::new(), problem: None });
+        }
+        let seen = self.observe(&rotation, Duration::ZERO).await?;
+        let waits = rotation.step(&seen, &self.limits(), (self.0.clock)()).waiting;
+        Ok(Shown { rotation, waits, problem })
+    }
+
+    fn limits(&self) -> Limits {
+        let longest_life = self.0.profile.max_ttl() + SKEW;
+        Limits { silence: SILENCE, settle: SETTLE, longest_life }
+    }
+
+    /// Drives whatever rotation there is, until the end. Of several replicas the one that has the lease does.
+    pub(crate) async fn drive_rotations(self, shutdown: Shutdown) {
+        let mut memory = None;
+        loop {
+            let pause = match self.look_at_rotation(&mut memory).await {
+                Ok(Looked::Moved) => {
+                    self.0.rotations.problem.send_replace(None);
+                    Duration::ZERO
+                }
+                Ok(Looked::Acted) => TOGETHER,
+                Ok(Looked::Waits) => {
+                    self.0.rotations.problem.send_replace(None);
+                    TICK
+                }
+                Ok(Looked::Nothing) => IDLE,
+                Err(error) => {
+                    let reason = process::chain(&error);
+                    if self.0.rotations.problem.send_replace(Some(reason.clone())).as_ref() != Some(&reason) {
+                        tracing::error!(target: "alcazar::rotation", reason, "the rotation cannot go on; it is tried again");
+                    }
+                    RETRY
+                }
+            };
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+                () = self.0.rotations.wake.notified(), if !pause.is_zero() => {
+                    // What comes together is looked at together.
+                    tokio::time::sleep(TOGETHER).await;
+                }
+            }
+        }
+    }
+
+    async fn look_at_rotation(&self, memory: &mut Option<Memory>) -> Result<Looked, RotationError> {
+        let found = self.0.records.rotation().await?;
+        let Some(found) = found.filter(|found| !found.record.rotation.is_over()) else {
+            self.order_reissue(None, 0);
+            return Ok(Looked::Nothing);
+        };
+        match self.lease().await {
+            Ok(()) => {}
+            // Another replica drives; this one tells its nodes all the same.
+            Err(LeaseError::Held { .. }) => {
+                self.order_reissue(Some(&found.record.rotation), 0);
+                return Ok(Looked::Nothing);
+            }
+            Err(error) => return Err(error.into()),
+        }
+        let known = memory.take().filter(|memory| memory.revision == found.revision);
+        let looked = Instant::now();
+        let (rotation, elapsed, written) = match known {
+            Some(known) => (known.rotation, looked.duration_since(known.looked), known.written),
+            None => (found.record.rotation, Duration::ZERO, looked),
+        };
+        let seen = self.observe(&rotation, elapsed).await?;
+        let step = rotation.step(&seen, &self.limits(), (self.0.clock)());
+        let moved = step.next.step != rotation.step || step.next.new != rotation.new;
+        let (mut revision, mut written) = (found.revision, written);
+        if moved || (step.next.waited != rotation.waited && looked.duration_since(written) > WRITE) {
+            revision = match self.0.records.put_rotation(Expected::At(revision), &step.next).await {
+                // A person was quicker.
+                Err(error) if error.is_conflict() => return Ok(Looked::Moved),
+                outcome => outcome?,
+            };
+            written = looked;
+        }
+        if step.next.phase != rotation.phase {
+            let next = &step.next;
+            tracing::info!(target: "alcazar::rotation", kind = %next.kind, phase = %next.phase, back = next.back, old = %next.old, new = next.new.as_ref().map(Anchor::as_str), "the rotation goes on");
+        }
+        let leaves = seen.parties.len();
+        self.order_reissue(Some(&step.next), leaves);
+        for action in &step.actions {
+            self.act(&step.next, action).await?;
+        }
+        let acted = !step.actions.is_empty();
+        *memory = Some(Memory { revision, rotation: step.next, looked, written });
+        Ok(match (moved, acted) {
+            (true, _) => Looked::Moved,
+            (false, true) => Looked::Acted,
+            (false, false) => Looked::Waits,
+        })
+    }
+
+    /// Tells the nodes what is to be issued anew.
+    fn order_reissue(&self, rotation: Option<&Rotation>, parties: usize) {
+        let reissue = match rotation {
+            Some(rotation) if rotation.phase == Phase::Reissue && rotation.kind != Kind::Jwt => Reissue {
+                round: rotation.step,
+                issuers: vec![self.hierarchy().intermediate().info().fingerprint],
+                spread: (PER_PARTY * u32::try_from(parties).unwrap_or(u32::MAX)).min(LONGEST_SPREAD),
+            },
+            _ => Reissue::default(),
+        };
+        self.0.rotations.reissue.send_if_modified(|held| {
+            // How long it takes is decided once.
+            let same = held.round == reissue.round && held.issuers == reissue.issuers;
+            if !same {
+                *held = Arc::new(reissue);
+            }
+            !same
+        });
+    }
+
+    async fn lease(&self) -> Result<(), LeaseError> {
+        // The same after a restart: nobody waits for a lease that its own dead self holds.
+        let holder = format!("{} {}", self.config().cluster, self.config().data_dir.display());
+        self.0.store.acquire_lease(LEASE, &holder, LEASE_TTL, (self.0.clock)()).await.map(drop)
+    }
+}
+
+/// Why a rotation does not do what was asked.
+#[derive(Debug, Error)]
+pub(crate) enum RotationError {
+    /// There is none.
+    #[error("no rotation is under way")]
+    None,
+    /// One at a time.
+    #[error("a rotation of the {0} is under way; wait for its end, or abort it")]
+    UnderWay(Kind),
+    /// It does not go back.
+    #[error(transparent)]
+    Abort(#[from] NotAborted),
+    /// It does not go on.
+    #[error(transparent)]
+    Force(#[from] NotForced),
+    /// The store.
+    #[error(transparent)]
+    Records(#[from] RecordError),
+    /// The lease.
+    #[error("the lease of whoever drives rotations cannot be had")]
+    Lease(#[from] LeaseError),
+    /// The world.
+    #[error(transparent)]
+    World(#[from] WorldError),
+}
+
+const LEASE: &str = "rotation";
+const LEASE_TTL: Duration = Duration::from_secs(30);
+/// Reports come every minute: who misses three is silent.
+const SILENCE: Duration = Duration::from_secs(200);
+const SETTLE: Duration = Duration::from_millis(500);
+/// Clocks may differ by so much before nothing works anyway.
+const SKEW: Duration = Duration::from_secs(300);
+const TICK: Duration = Duration::from_secs(1);
+const IDLE: Duration = Duration::from_secs(5);
+const RETRY: Duration = Duration::from_secs(2);
+const TOGETHER: Duration = Duration::from_millis(50);
+/// How often time that was waited is written down: so much is lost at most when the process dies.
+const WRITE: Duration = Duration::from_secs(20);
+/// A node asks for its leaves in a few requests; so many nodes in a second are no storm.
+const PER_PARTY: Duration = Duration::from_millis(5);
+const LONGEST_SPREAD: Duration = Duration::from_secs(600);
