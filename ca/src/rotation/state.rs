@@ -167,6 +167,7 @@ impl Rotation {
 
 impl Anchor {
     /// An anchor of this name.
+    #[cfg(test)]
     pub(crate) fn new(name: impl Into<String>) -> Self {
         Self(name.into())
     }
