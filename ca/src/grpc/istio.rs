@@ -42,7 +42,7 @@ impl IstioService {
             (Caller::Node(node), None) => self.ca.renew(*node, &csr, ttl).await?,
         };
         // Whoever comes by this way says nothing of what it enforces: a rotation waits for it by time.
-        self.ca.0.records.note_unreported(reply.issued_at, reply.not_after).await?;
+        self.ca.note_unreported(reply.issued_at, reply.not_after).await?;
         // Of one moment: the chain's other certificates are those of this hierarchy.
         let mut cert_chain: Vec<_> = reply.chain.first().map(pem).into_iter().collect();
         cert_chain.extend_from_slice(reply.hierarchy.above_in_pem());

@@ -17,6 +17,7 @@ use tokio::{
 
 use super::{
     Anchor, Kind, Limits, NotAborted, NotForced, Phase, Rotation, Wait,
+    records::Unreported,
     world::{WorldError, signing},
 };
 use crate::{ca::Ca, records::RecordError};
@@ -30,6 +31,8 @@ pub(crate) struct Rotations {
     pub(crate) reissue: watch::Sender<Arc<Reissue>>,
     /// What kept the last look from going on.
     problem: watch::Sender<Option<String>>,
+    /// What is noted of those who never report.
+    noted: watch::Sender<Option<Unreported>>,
 }
 
 /// Leaves of other issuers than these are to be replaced now. Round zero: nothing is.
@@ -66,11 +69,26 @@ enum Looked {
 
 impl Default for Rotations {
     fn default() -> Self {
-        Self { wake: Notify::new(), reissue: watch::Sender::new(Arc::default()), problem: watch::Sender::new(None) }
+        Self {
+            wake: Notify::new(),
+            reissue: watch::Sender::new(Arc::default()),
+            noted: watch::Sender::new(None),
+            problem: watch::Sender::new(None),
+        }
     }
 }
 
 impl Ca {
+    /// Notes, durably, that something was issued to somebody who never reports. Most of the time it is noted already.
+    pub(crate) async fn note_unreported(&self, issued: SystemTime, until: SystemTime) -> Result<(), RecordError> {
+        if self.0.rotations.noted.borrow().is_some_and(|noted| noted.covers(issued, until)) {
+            return Ok(());
+        }
+        let noted = self.0.records.note_unreported(issued, until).await?;
+        self.0.rotations.noted.send_replace(Some(noted));
+        Ok(())
+    }
+
     /// Begins a rotation.
     ///
     /// # Errors
@@ -235,8 +253,7 @@ impl Ca {
             let next = &step.next;
             tracing::info!(target: "alcazar::rotation", kind = %next.kind, phase = %next.phase, back = next.back, old = %next.old, new = next.new.as_ref().map(Anchor::as_str), "the rotation goes on");
         }
-        let leaves = seen.parties.len();
-        self.order_reissue(Some(&step.next), leaves);
+        self.order_reissue(Some(&step.next), seen.parties.len());
         for action in &step.actions {
             self.act(&step.next, action).await?;
         }

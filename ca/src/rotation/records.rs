@@ -70,6 +70,12 @@ impl Adopted {
 }
 
 impl Unreported {
+    /// Whether what was issued then, until then, is covered by the note.
+    pub(crate) fn covers(&self, issued: SystemTime, until: SystemTime) -> bool {
+        let life = until.duration_since(issued).unwrap_or_default();
+        self.until >= until && self.longest_seconds >= life.as_secs()
+    }
+
     /// How long those who hold it may go without a look at the bundle, and how long it lives.
     pub(crate) fn timed(&self) -> Timed {
         let longest = Duration::from_secs(self.longest_seconds);
@@ -137,7 +143,11 @@ impl Records {
     }
 
     /// Notes that something was issued to somebody who never reports. Written when it says much more than is noted.
-    pub(crate) async fn note_unreported(&self, issued: SystemTime, until: SystemTime) -> Result<(), RecordError> {
+    pub(crate) async fn note_unreported(
+        &self,
+        issued: SystemTime,
+        until: SystemTime,
+    ) -> Result<Unreported, RecordError> {
         let life = until.duration_since(issued).unwrap_or_default();
         loop {
             let found = self.get::<Unreported>(family::ROTATION, UNREPORTED).await?;
@@ -146,14 +156,14 @@ impl Records {
                 None => (Expected::Absent, None),
             };
             // The note runs ahead of what is issued, so that not every certificate is a write.
-            if noted.is_some_and(|noted| noted.until >= until && noted.longest_seconds >= life.as_secs()) {
-                return Ok(());
+            if let Some(noted) = noted.filter(|noted| noted.covers(issued, until)) {
+                return Ok(noted);
             }
             let longest_seconds = noted.map_or(0, |noted| noted.longest_seconds).max(life.as_secs());
             let next = Unreported { until: until + life / 4, longest_seconds };
             match self.put(family::ROTATION, UNREPORTED, expected, &next).await {
                 Err(error) if error.is_conflict() => {}
-                outcome => return outcome.map(drop),
+                outcome => return outcome.map(|_revision| next),
             }
         }
     }
