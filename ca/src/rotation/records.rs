@@ -133,9 +133,10 @@ impl Records {
 
     /// What every node has said, by its name.
     pub(crate) async fn adopted(&self) -> Result<BTreeMap<String, Adopted>, RecordError> {
-        let listing = self.store().list(&prefix(family::ADOPTION)?).await?;
-        let said = listing.entries.iter().map(|entry| Ok((entry.key().name().to_owned(), read(entry)?.record)));
-        said.collect()
+        let family = prefix(family::ADOPTION)?;
+        let listing = self.store().list(&family).await?;
+        let named = listing.entries.iter().filter_map(|entry| Some((family.strip(entry.key())?.to_owned(), entry)));
+        named.map(|(name, entry)| Ok((name, read(entry)?.record))).collect()
     }
 
     pub(crate) async fn unreported(&self) -> Result<Option<Unreported>, RecordError> {
