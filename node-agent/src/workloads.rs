@@ -104,7 +104,6 @@ impl Workloads {
     /// A certificate came. Returns whether it is the first one of its registration.
     pub(crate) fn issued(&mut self, asked: &Arc<Served>, mut issued: Issued, jitter: Jitter) -> bool {
         let (bundles, revocations) = (self.bundles.clone(), self.revocations.clone());
-        let bundles = self.bundles.clone();
         let reissue = self.reissue.clone();
         let Some(entry) = self.current(asked) else { return false };
         issued.revoke(revocations);
