@@ -186,7 +186,9 @@ fn hierarchy(mesh: &Mesh) -> PathBuf {
 
 fn keys(mesh: &Mesh) -> Vec<PathBuf> {
     let all = fs::read_dir(hierarchy(mesh)).unwrap().map(|entry| entry.unwrap().path());
-    all.filter(|path| name(path).ends_with("-key.pem")).collect()
+    let is_key =
+        |name: &str| name.ends_with("-key.pem") && (name.starts_with("root") || name.starts_with("intermediate"));
+    all.filter(|path| is_key(&name(path))).collect()
 }
 
 fn name(path: &Path) -> String {
