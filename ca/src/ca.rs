@@ -22,9 +22,10 @@ use crate::{
     hierarchy::{Hierarchy, HierarchyError, HierarchyFiles},
     jwt_authority::JwtKeys,
     keys::KeyStore,
+    ledger::{Entry, Filter, Ledger, LedgerError, OpenLedgerError, Recorded},
     metrics::CaMetrics,
     profile::{DnsName, Profile, Profiles},
-    records::{IssuedRecord, RecordError, Records, Registration, RegistrationId, TokenRecord, family},
+    records::{RecordError, Records, Registration, RegistrationId, TokenRecord, family},
     revocation::Barred,
     run::ADMIN_SOCKET,
     serial::NoRandomness,
@@ -54,6 +55,8 @@ pub(crate) struct Inner {
     pub(crate) started_at: SystemTime,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) records: Records,
+    /// Everything that was issued.
+    pub(crate) ledger: Arc<Ledger>,
     /// Every key of the CA. Its calls block.
     pub(crate) keys: Arc<dyn KeyStore>,
     pub(crate) files: HierarchyFiles,
@@ -90,11 +93,32 @@ impl Ca {
         Self::open_with(config, clock, Metrics::new()).await
     }
 
+    /// The same, and `observe` is told of each step of each group of the ledger's appends.
+    ///
+    /// # Errors
+    /// As [`Ca::open`].
+    pub async fn open_observed(
+        config: Config,
+        clock: Clock,
+        observe: alcazar_ledger::Observe,
+    ) -> Result<Self, OpenError> {
+        Self::open_all(config, clock, Metrics::new(), Some(observe)).await
+    }
+
     /// The same, counting on these metrics, which may be served already while it opens.
     ///
     /// # Errors
     /// As [`Ca::open`].
     pub async fn open_with(config: Config, clock: Clock, metrics: Metrics) -> Result<Self, OpenError> {
+        Self::open_all(config, clock, metrics, None).await
+    }
+
+    async fn open_all(
+        config: Config,
+        clock: Clock,
+        metrics: Metrics,
+        observe: Option<alcazar_ledger::Observe>,
+    ) -> Result<Self, OpenError> {
         let checked = config.checked()?;
         let callers = Callers::open(&config, &clock, &metrics).await?;
         let data_dir = config.data_dir.clone();
@@ -118,7 +142,8 @@ impl Ca {
         let (dns, profile) = (checked.dns_names.clone(), checked.profile.clone());
         let serving = task::spawn_blocking(move || crate::serving::issue(&standing, &domain, &dns, &profile, now));
         let serving = serving.await.map_err(|_ending| OpenError::Interrupted)??;
-        records.record(&serving.issued, "ca").await?;
+        let ledger = Ledger::open(&config.data_dir.join("ledger"), &records, &metrics, observe).await?;
+        ledger.record(&Entry::Certificate { issued: &serving.issued, caller: "ca" }).await?;
         let admission = Admission::new(&config.limits, &metrics);
         let metrics = CaMetrics::new(metrics);
         let inner = Inner {
@@ -135,6 +160,7 @@ impl Ca {
             metrics,
             store,
             records,
+            ledger: Arc::new(ledger),
             keys,
             files,
             hierarchy: watch::Sender::new(Arc::new(hierarchy)),
@@ -268,16 +294,44 @@ impl Ca {
         Ok(stored.into_iter().map(|stored| stored.record).collect())
     }
 
-    /// The newest `limit` certificates on record, of one identity where it is given.
+    /// The newest `limit` things on record, of one identity where it is given.
     ///
     /// # Errors
-    /// When the store does not answer.
-    pub async fn issued(&self, id: Option<&SpiffeId>, limit: usize) -> Result<Vec<IssuedRecord>, AdminError> {
-        Ok(self.0.records.issued(id, limit).await?)
+    /// When the ledger cannot be read.
+    pub async fn issued(&self, id: Option<&SpiffeId>, limit: usize) -> Result<Vec<Recorded>, LedgerError> {
+        self.recorded(Filter { identity: id.cloned(), ..Filter::default() }, limit).await
     }
 
-    /// Closes the store: another process may open it when this returns.
+    /// The newest `limit` things on record that are looked for.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub async fn recorded(&self, filter: Filter, limit: usize) -> Result<Vec<Recorded>, LedgerError> {
+        self.0.ledger.list(filter, limit).await
+    }
+
+    /// What has this serial number, in lower-case hexadecimal, or is the token of this id.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub async fn find_serial(&self, serial: &str) -> Result<Option<Recorded>, LedgerError> {
+        self.0.ledger.find_serial(serial).await
+    }
+
+    /// Everything on record that names the identity and is not over at `now`, the newest first.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub async fn live_of_identity(&self, id: &SpiffeId, now: SystemTime) -> Result<Vec<Recorded>, LedgerError> {
+        self.0.ledger.live_of_identity(id, now).await
+    }
+
+    /// Keeps the ledger's head, and closes ledger and store: another process may open them when this returns.
     pub async fn close(&self) {
+        if let Err(error) = self.keep_head().await {
+            tracing::warn!(reason = %alcazar_service::process::chain(&error), "the ledger's last head was not kept");
+        }
+        self.0.ledger.close().await;
         self.0.store.close().await;
     }
 
@@ -321,7 +375,7 @@ fn is_foreign(data_dir: &Path) -> io::Result<bool> {
         match name.to_str() {
             Some("hierarchy" | crate::hierarchy::INSTALLED | ADMIN_SOCKET) => return Ok(false),
             // The last is on every fresh file system of the ext family.
-            Some("store" | "hierarchy.new" | "lost+found") => {}
+            Some("store" | "ledger" | "hierarchy.new" | "lost+found") => {}
             _ => stranger = true,
         }
     }
@@ -363,6 +417,12 @@ pub enum OpenError {
     /// The records cannot be read.
     #[error("the CA's records cannot be used")]
     Records(#[from] RecordError),
+    /// The ledger did not open.
+    #[error("the CA's ledger did not open")]
+    OpenLedger(#[from] OpenLedgerError),
+    /// The ledger did not take what is to be on record.
+    #[error("the CA's ledger cannot be used")]
+    Ledger(#[from] LedgerError),
     /// No serving certificate.
     #[error("the CA has no certificate to serve with")]
     Serving(#[from] ServingError),

@@ -57,10 +57,6 @@ pub struct Config {
     /// How the CA's keys are kept. Default: in files, not encrypted.
     #[serde(default)]
     pub keys: KeysConfig,
-    /// How long a certificate stays on record after it was issued. Default: 7 days, and never less than the longest life;
-    /// at most 3650 days.
-    #[serde(default = "default_keep_records", deserialize_with = "duration::deserialize")]
-    pub keep_records: Duration,
     /// The lives of JWT-SVIDs and of the keys that sign them.
     #[serde(default)]
     pub jwt: JwtConfig,
@@ -140,7 +136,6 @@ impl Config {
             certificates: Certificates::default(),
             cacerts: None,
             keys: KeysConfig::default(),
-            keep_records: default_keep_records(),
             jwt: JwtConfig::default(),
             bundle_endpoint: None,
             federation: Vec::new(),
@@ -192,9 +187,6 @@ impl Config {
         self.bundle_endpoint.as_ref().map_or(Ok(()), BundleEndpointConfig::check)?;
         let relations = federation::relations(&self.federation, &self.trust_domain)?;
         let dns_names = self.dns_names.iter().map(|name| name.parse()).collect::<Result<_, _>>()?;
-        if self.keep_records > KEEP_LONGEST {
-            return Err(ConfigError::KeepRecords);
-        }
         self.limits.check()?;
         let mut ids = BTreeSet::new();
         let mut registrations = Vec::new();
@@ -333,9 +325,6 @@ pub enum ConfigError {
         /// The node.
         node: SpiffeId,
     },
-    /// Records are kept for longer than anybody can mean.
-    #[error("keepRecords: at most 3650d")]
-    KeepRecords,
     /// Limits that would stop everything.
     #[error("limits: {0}")]
     Limits(String),
@@ -364,11 +353,4 @@ fn default_cluster() -> String {
 
 fn default_listen() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, 15012).into()
-}
-
-/// Ten years, as long as a root lives.
-const KEEP_LONGEST: Duration = Duration::from_secs(3650 * 24 * 3600);
-
-fn default_keep_records() -> Duration {
-    Duration::from_secs(7 * 24 * 3600)
 }

@@ -8,13 +8,13 @@
 //! callers    one plug decides who it is                               │
 //! requests   authenticate ─▶ authorize ─▶ Csr ─▶ issue() ─▶ record ─▶ reply
 //!                        │                 pure    pure       │
-//! records    tokens, lineages, registrations (decisions: pure) ▼
-//!                        └───────────────────────▶ alcazar-store (fsynced)
+//! ledger     entries, indexes, signed heads             ◀────┴──▶ alcazar-ledger (Merkle log, fsynced)
+//! records    tokens, lineages, registrations (decisions: pure) ──▶ alcazar-store (fsynced)
 //! hierarchy  root ─signs─▶ intermediate of this cluster ─signs─▶ leaves      Signer: the only holder of a CA key
 //! ```
 //!
 //! # Invariants
-//! - A certificate is on record, durably, before anybody has it.
+//! - A certificate is in the ledger, durably, before anybody has it.
 //! - Nothing but the public key is taken from a request; who the caller is decides what the certificate says.
 //! - What a request carries chooses the one plug that decides who asks; none falls through to another.
 //! - A join token admits one key once. Only the latest certificate of a node's lineage renews. A workload's certificate
@@ -40,6 +40,7 @@ mod issue;
 mod jwt_authority;
 mod keys;
 mod kubernetes;
+pub mod ledger;
 mod metrics;
 mod profile;
 pub mod records;
@@ -78,7 +79,7 @@ pub use keys::{
 };
 pub use kubernetes::{KubernetesConfig, KubernetesError, SecretsConfig, client as kubernetes_client};
 pub use profile::{AllowedNamesConfig, DnsName, Longer, ParseDnsNameError, Profile, ProfileConfig, ProfileError};
-pub use records::{IssuedRecord, ParseRegistrationError, RecordError, Registration, RegistrationId, Selector};
+pub use records::{ParseRegistrationError, RecordError, Registration, RegistrationId, Selector};
 pub use revocation::{Barred, RefreshError, RevokeError, crl::CrlError, crl_routes};
 pub use run::{ADMIN_SOCKET, RunError};
 pub use serial::{NoRandomness, Serial};

@@ -13,6 +13,7 @@ use crate::{
     csr::CsrError,
     issue::IssueError,
     jwt_authority::JwtIssueError,
+    ledger::LedgerError,
     records::{LineageRefusal, ParseRegistrationError, RecordError, TokenRefusal},
     revocation::Barred,
     serial::NoRandomness,
@@ -87,6 +88,8 @@ pub(crate) enum RequestError {
     #[error("the CA's records are not available")]
     Records(#[from] RecordError),
     #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    #[error(transparent)]
     Randomness(#[from] NoRandomness),
 }
 
@@ -125,9 +128,12 @@ impl RequestError {
             Self::Field(_) | Self::Registration(_) => (Code::InvalidArgument, "malformed request"),
             Self::Overloaded(_) => (Code::ResourceExhausted, "try again later"),
             Self::TooMany { .. } => (Code::ResourceExhausted, "too many certificates in one request"),
-            Self::Issue(_) | Self::Jwt(_) | Self::Raced(_) | Self::Records(_) | Self::Randomness(_) => {
-                (Code::Unavailable, "try again later")
-            }
+            Self::Issue(_)
+            | Self::Jwt(_)
+            | Self::Raced(_)
+            | Self::Records(_)
+            | Self::Ledger(_)
+            | Self::Randomness(_) => (Code::Unavailable, "try again later"),
         }
     }
 

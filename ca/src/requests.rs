@@ -15,6 +15,7 @@ use crate::{
     csr::Csr,
     hierarchy::Hierarchy,
     issue::{self, IssueError, Issued, Subject},
+    ledger::Entry,
     profile::Profile,
     records::{Attestation, Consumed, Leaf, Lineage, Registration, Renewal, Stored, TokenRecord, TokenRefusal, family},
     refusal::RequestError,
@@ -266,7 +267,7 @@ impl Ca {
 
     /// On record first, then in the log; the reply comes after.
     async fn record(&self, issued: &Issued, caller: &str, plug: Plug) -> Result<(), RequestError> {
-        self.0.records.record(issued, caller).await?;
+        self.0.ledger.record(&Entry::Certificate { issued, caller }).await?;
         self.0.metrics.issued.inc();
         let not_after = alcazar_identity::rfc3339(issued.validity.not_after());
         tracing::info!(target: "alcazar::issued", spiffe_id = %issued.id, serial = %issued.serial, not_after, caller, %plug, clamped = issued.clamped, "issued a certificate");

@@ -5,7 +5,7 @@ use std::{io, os::unix::fs::PermissionsExt, path::PathBuf, sync::Arc, time::Dura
 use alcazar_api::{
     ca::v1::{
         administration_server::AdministrationServer, adoption_server::AdoptionServer, bundles_server::BundlesServer,
-        certificate_authority_server::CertificateAuthorityServer, jwt_server::JwtServer,
+        certificate_authority_server::CertificateAuthorityServer, jwt_server::JwtServer, ledger_server::LedgerServer,
         node_attestation_server::NodeAttestationServer,
         revocation_administration_server::RevocationAdministrationServer, revocation_server::RevocationServer,
         rotation_server::RotationServer, status_server::StatusServer,
@@ -23,7 +23,7 @@ use crate::{
     federation::{Endpoint, EndpointError},
     grpc::{
         AdministrationService, AdoptionService, AuthorityService, BundlesService, IstioService, JwtService,
-        RevocationAdministrationService, RevocationService, RotationService, StatusService,
+        LedgerService, RevocationAdministrationService, RevocationService, RotationService, StatusService,
     },
     kubernetes,
     records::{RecordError, TokenRecord, family},
@@ -74,6 +74,7 @@ impl Ca {
         let issuance = readiness.part("issuance");
         shutdown.spawn("horizon of the CA", self.clone().watch_horizon(issuance, shutdown.clone()));
         shutdown.spawn("revocations of the CA", self.clone().keep_revocations(shutdown.clone()));
+        shutdown.spawn("heads of the ledger", self.clone().keep_heads(shutdown.clone()));
         shutdown.spawn("upkeep of the CA", self.clone().upkeep(shutdown.clone()));
         if let Some(secrets) = self.0.config.kubernetes.secrets.clone() {
             shutdown.spawn(
@@ -111,6 +112,7 @@ impl Ca {
             .add_service(StatusServer::new(StatusService::new(self.clone(), readiness.clone())))
             .add_service(RevocationAdministrationServer::new(RevocationAdministrationService::new(self.clone())))
             .add_service(BundlesServer::new(BundlesService::new(self.clone())))
+            .add_service(LedgerServer::new(LedgerService::new(self.clone())))
             .add_service(RotationServer::new(RotationService::new(self.clone())))
             .serve_with_incoming_shutdown(UnixListenerStream::new(operator), shutdown.cancelled());
         let prints = self.fingerprints();
@@ -170,17 +172,12 @@ impl Ca {
         }
     }
 
-    /// Removes certificates from the record that were issued longer ago than the configuration keeps them, and tokens that
-    /// expired long ago. A running CA does it by itself, now and then.
+    /// Removes tokens that expired long ago. A running CA does it by itself, now and then.
     ///
     /// # Errors
     /// When the store does not answer.
     pub async fn forget_old_records(&self) -> Result<(), RecordError> {
         let now = (self.0.clock)();
-        let keep = self.0.config.keep_records.max(self.0.profile.max_ttl());
-        if let Some(before) = now.checked_sub(keep) {
-            self.0.records.forget_issued(before).await?;
-        }
         for entry in self.0.records.store().list(&crate::records::prefix(family::TOKENS)?).await?.entries {
             let token = crate::records::read::<TokenRecord>(&entry)?;
             if token.record.expires.checked_add(KEEP_TOKENS).is_some_and(|end| now > end) {

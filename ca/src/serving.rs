@@ -17,8 +17,8 @@ use crate::{
     csr::{Csr, CsrError},
     hierarchy::Hierarchy,
     issue::{self, IssueError, Issued, Subject},
+    ledger::{Entry, LedgerError},
     profile::{DnsName, Profile},
-    records::RecordError,
     serial::{NoRandomness, Serial},
 };
 
@@ -97,7 +97,7 @@ impl Ca {
             issue(&hierarchy, ca.trust_domain(), &inner.dns_names, &inner.profile, (inner.clock)())
         });
         let serving = serving.await.map_err(|_ending| ServingError::Interrupted)??;
-        self.0.records.record(&serving.issued, "ca").await?;
+        self.0.ledger.record(&Entry::Certificate { issued: &serving.issued, caller: "ca" }).await?;
         let issued = &serving.issued;
         tracing::info!(target: "alcazar::rotation", spiffe_id = %issued.id, serial = %issued.serial, not_after = %rfc3339(issued.validity.not_after()), "the CA's serving certificate was renewed");
         self.0.serving.send_replace(Arc::new(serving.credentials.with_revocations(self.revocations())));
@@ -136,7 +136,7 @@ pub enum ServingError {
     Interrupted,
     /// It is not on record.
     #[error(transparent)]
-    Records(#[from] RecordError),
+    Ledger(#[from] LedgerError),
     /// No random bytes.
     #[error(transparent)]
     Randomness(#[from] NoRandomness),

@@ -111,20 +111,6 @@ async fn a_folder_of_somebody_else_is_left_alone() {
 }
 
 #[tokio::test]
-async fn records_are_kept_for_a_span_that_somebody_can_mean() {
-    let folder = tempfile::tempdir().unwrap();
-    let keep = |days: u64| Config { keep_records: Duration::from_secs(days * 24 * 3600), ..Config::new(folder.path()) };
-    let error = Ca::open(keep(200_000_000_000_000), Hands::new().clock()).await.err().unwrap();
-    assert!(process::chain(&error).contains("keepRecords: at most 3650d"), "{}", process::chain(&error));
-    // A span that reaches to before 1970, by a clock that was never set.
-    let hands = Hands::at(std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(86_400));
-    let ca = Ca::open(keep(3650), hands.clock()).await.unwrap();
-    ca.forget_old_records().await.unwrap();
-    assert!(!ca.issued(None, 10).await.unwrap().is_empty());
-    ca.close().await;
-}
-
-#[tokio::test]
 async fn a_configured_registration_is_for_a_node_of_this_cluster() {
     let folder = tempfile::tempdir().unwrap();
     let configured = ConfiguredRegistration {
@@ -307,25 +293,6 @@ async fn configured_registrations_come_and_go_and_leave_the_others() {
     };
     let error = Ca::open(twice, Hands::new().clock()).await.err().unwrap();
     assert!(process::chain(&error).contains("a stands twice"), "{}", process::chain(&error));
-}
-
-#[tokio::test]
-async fn old_records_are_forgotten_and_young_ones_kept() {
-    let folder = tempfile::tempdir().unwrap();
-    let hands = Hands::new();
-    let config = || Config { keep_records: Duration::from_secs(2 * 24 * 3600), ..Config::new(folder.path()) };
-    let served = Served::start_with(config(), &hands).await;
-    served.attested(&node("old")).await;
-    // Started anew each time, because its serving certificate looks at this clock in its own time only.
-    served.stop().await;
-    hands.advance(Duration::from_secs(36 * 3600));
-    let served = Served::start_with(config(), &hands).await;
-    served.attested(&node("young")).await;
-    hands.advance(Duration::from_secs(36 * 3600));
-    served.ca.forget_old_records().await.unwrap();
-    assert!(served.ca.issued(Some(&node("old")), 10).await.unwrap().is_empty());
-    assert_eq!(served.ca.issued(Some(&node("young")), 10).await.unwrap().len(), 1);
-    served.stop().await;
 }
 
 fn copy(from: &Path, to: &Path) {

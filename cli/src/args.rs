@@ -8,7 +8,7 @@ use alcazar_identity::TrustDomain;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::{app, bundle, ca, revocation, root};
+use crate::{app, bundle, ca, ledger, revocation, root};
 
 /// An identity for every workload, mutual TLS between them, and RBAC that explains itself.
 #[derive(Debug, Parser)]
@@ -30,6 +30,9 @@ pub(crate) enum Command {
     /// Ask a certificate authority, or tell it something
     #[command(subcommand)]
     Ca(ca::Command),
+    /// Ask what was issued, and verify that the record of it was never changed
+    #[command(subcommand)]
+    Ledger(Box<ledger::Command>),
     /// Take back a certificate, an identity or an intermediate: in force everywhere within seconds
     Revoke(revocation::RevokeArgs),
     /// Lift the hold of a certificate, or reinstate an identity

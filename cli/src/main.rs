@@ -3,7 +3,7 @@
 //! ```text
 //!   alcazar up ─────▶ CA, node agent, control plane, proxies, commands: one process, one data directory
 //!   alcazar status ─▶ asks the running `up` over a Unix socket in its data directory
-//!   alcazar ca ... ─▶ asks a running CA over its administration socket
+//!   alcazar ca ..., alcazar ledger ... ─▶ ask a running CA over its administration socket
 //!   alcazar revoke, unrevoke, revocations ─▶ the same
 //!   alcazar bundle ... ─▶ roots and other trust domains, by the same socket
 //!   alcazar root ... ▶ makes a root and signs with it, on a machine without a network
@@ -17,6 +17,7 @@ mod args;
 mod bundle;
 mod ca;
 mod explain;
+mod ledger;
 mod operator;
 mod revocation;
 mod root;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         Command::Status(args) => status::run(&args),
         Command::Policy(PolicyCommand::Explain(args)) => explain::run(&args),
         Command::Ca(command) => ca::run(&command),
+        Command::Ledger(command) => ledger::run(&command),
         Command::Revoke(args) => revocation::revoke(&args),
         Command::Unrevoke(args) => revocation::unrevoke(&args),
         Command::Revocations(args) => revocation::list(&args),

@@ -59,6 +59,11 @@ pub(crate) enum OperatorError {
 
 /// Runs a command that speaks to a CA; a failure is printed with its causes.
 pub(crate) fn run<F: Future<Output = Result<ExitCode, OperatorError>>>(command: F) -> ExitCode {
+    run_any(command)
+}
+
+/// The same, for a command that has failures of its own.
+pub(crate) fn run_any<E: std::error::Error + 'static>(command: impl Future<Output = Result<ExitCode, E>>) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

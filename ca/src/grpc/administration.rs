@@ -21,9 +21,6 @@ impl AdministrationService {
     }
 }
 
-/// As many certificates as are listed where nobody says how many.
-const LISTED: u32 = 100;
-
 #[tonic::async_trait]
 impl Administration for AdministrationService {
     async fn create_join_token(
@@ -65,26 +62,6 @@ impl Administration for AdministrationService {
         let registrations = self.ca.registrations().await.map_err(status)?;
         let registrations = registrations.iter().map(registration_message).collect();
         Ok(Response::new(v1::Registrations { registrations }))
-    }
-
-    async fn list_issued(
-        &self,
-        request: Request<v1::ListIssuedRequest>,
-    ) -> Result<Response<v1::ListIssuedResponse>, Status> {
-        let message = request.into_inner();
-        let id = (!message.spiffe_id.is_empty()).then(|| message.spiffe_id.parse()).transpose().map_err(invalid)?;
-        let limit = if message.limit == 0 { LISTED } else { message.limit };
-        let records =
-            self.ca.issued(id.as_ref(), usize::try_from(limit).unwrap_or(usize::MAX)).await.map_err(status)?;
-        let certificates = records.into_iter().map(|record| v1::IssuedCertificate {
-            serial: record.serial,
-            spiffe_id: record.spiffe_id.to_string(),
-            issued_at: epoch(record.issued_at),
-            not_before: epoch(record.not_before),
-            not_after: epoch(record.not_after),
-            caller: record.caller,
-        });
-        Ok(Response::new(v1::ListIssuedResponse { certificates: certificates.collect() }))
     }
 
     async fn get_hierarchy(&self, _: Request<v1::GetHierarchyRequest>) -> Result<Response<v1::Hierarchy>, Status> {

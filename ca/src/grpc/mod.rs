@@ -5,6 +5,7 @@ mod authority;
 mod bundles;
 mod istio;
 mod jwt;
+mod ledger;
 mod registrations;
 mod revocation;
 mod rotation;
@@ -25,6 +26,7 @@ pub(crate) use self::{
     bundles::BundlesService,
     istio::IstioService,
     jwt::JwtService,
+    ledger::LedgerService,
     revocation::{RevocationAdministrationService, RevocationService},
     rotation::{AdoptionService, RotationService},
     status::StatusService,

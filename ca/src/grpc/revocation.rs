@@ -187,7 +187,11 @@ fn status(error: RevokeError) -> Status {
         | RevokeError::Final
         | RevokeError::Signs(_)
         | RevokeError::RootKey { .. } => Status::failed_precondition(reason),
-        RevokeError::Sign(_) | RevokeError::Refresh(_) | RevokeError::Records(_) | RevokeError::Interrupted => {
+        RevokeError::Sign(_)
+        | RevokeError::Refresh(_)
+        | RevokeError::Records(_)
+        | RevokeError::Ledger(_)
+        | RevokeError::Interrupted => {
             tracing::error!(reason, "could not serve the operator");
             Status::unavailable(reason)
         }

@@ -13,6 +13,7 @@ use thiserror::Error;
 use super::keys::{self, JwtKey};
 use crate::{
     ca::Ca,
+    ledger::Entry,
     records::{RegistrationId, seconds},
     refusal::RequestError,
     requests::Node,
@@ -81,7 +82,7 @@ impl Ca {
 
     /// On record first, then in the log; the reply comes after.
     async fn record_jwt(&self, facts: &JwtFacts, caller: &str) -> Result<(), RequestError> {
-        self.0.records.record_jwt(facts, caller).await?;
+        self.0.ledger.record(&Entry::JwtSvid { facts, caller }).await?;
         let (expires, audience) = (alcazar_identity::rfc3339(facts.expires), facts.audience.join(", "));
         tracing::info!(target: "alcazar::issued", spiffe_id = %facts.subject, jti = facts.id, audience, expires, caller, "issued a JWT-SVID");
         Ok(())

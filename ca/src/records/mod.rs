@@ -9,16 +9,14 @@
 //! ca/tokens/<sha-256>           join tokens
 //! ca/nodes/<td>/node/<c>/<n>    the lineage of each node
 //! ca/registrations/<id>         which workloads a node may ask for
+//! ca/heads/<ledger>             the last signed head of each replica's ledger
 //! ca/federation/<trust domain>  the bundles of other trust domains
 //! ca/rotation/current           the rotation that is under way, or the last one; beside it its fence
 //! ca/adoption/<td>/node/<c>/<n> what each node enforces, as it said last
-//! ca/issued/<newest first>      every certificate
 //! ca/revocations/<kind>/<what>  what was taken back
 //! ca/revocation-lists/<which>   the version of our list, and lists that others signed
-//! ca/issued-jwt/<newest first>  every JWT-SVID
 //! ```
 
-mod issued;
 mod lineage;
 mod mirror;
 mod registration;
@@ -34,10 +32,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
 use self::mirror::Mirrors;
-pub use self::{
-    issued::IssuedRecord,
-    registration::{ParseRegistrationError, Registration, RegistrationId, Selector},
-};
+pub use self::registration::{ParseRegistrationError, Registration, RegistrationId, Selector};
 pub(crate) use self::{
     lineage::{Leaf, Lineage, LineageRefusal, Renewal},
     token::{Attestation, Consumed, TokenRecord, TokenRefusal},
@@ -50,13 +45,12 @@ pub(crate) mod family {
     pub(crate) const TOKENS: &str = "ca/tokens";
     pub(crate) const NODES: &str = "ca/nodes";
     pub(crate) const REGISTRATIONS: &str = "ca/registrations";
+    pub(crate) const HEADS: &str = "ca/heads";
     pub(crate) const FEDERATION: &str = "ca/federation";
     pub(crate) const ROTATION: &str = "ca/rotation";
     pub(crate) const ADOPTION: &str = "ca/adoption";
-    pub(crate) const ISSUED: &str = "ca/issued";
     pub(crate) const REVOCATIONS: &str = "ca/revocations";
     pub(crate) const REVOCATION_LISTS: &str = "ca/revocation-lists";
-    pub(crate) const ISSUED_JWT: &str = "ca/issued-jwt";
 }
 
 /// The store, with records for values.
@@ -155,7 +149,7 @@ pub fn decode_any(value: &[u8]) -> usize {
         decode::<TokenRecord>(value).is_ok(),
         decode::<Lineage>(value).is_ok(),
         decode::<Registration>(value).is_ok(),
-        decode::<IssuedRecord>(value).is_ok(),
+        decode::<crate::ledger::HeadRecord>(value).is_ok(),
         decode::<crate::revocation::Entry>(value).is_ok(),
     ]
     .into_iter()

@@ -31,6 +31,7 @@ use crate::{
     ca::Ca,
     hierarchy::HierarchyError,
     issue::whole_seconds,
+    ledger::{LedgerError, RecordedKind},
     records::{RecordError, seconds},
 };
 
@@ -118,7 +119,7 @@ impl Ca {
         &self,
         published: &Published,
         now: SystemTime,
-    ) -> Result<BTreeMap<Vec<u8>, Revocation>, RecordError> {
+    ) -> Result<BTreeMap<Vec<u8>, Revocation>, LedgerError> {
         let mut revoked = BTreeMap::new();
         for entry in published.entries.iter() {
             let revocation = Revocation { reason: entry.reason, since: entry.since, until: entry.until };
@@ -127,8 +128,9 @@ impl Ca {
                     revoked.insert(bytes_of(serial), revocation);
                 }
                 Named::Identity { id, before, .. } => {
-                    for record in self.0.records.issued(Some(id), usize::MAX).await? {
-                        if record.not_before < *before && now <= record.not_after {
+                    for record in self.0.ledger.live_of_identity(id, now).await? {
+                        // A list of certificates names no tokens.
+                        if record.not_before < *before && matches!(record.kind, RecordedKind::Certificate(_)) {
                             revoked.entry(bytes_of(&record.serial)).or_insert(revocation);
                         }
                     }
@@ -227,6 +229,9 @@ pub enum CrlError {
     /// The records cannot be read.
     #[error(transparent)]
     Records(#[from] RecordError),
+    /// The ledger cannot be read.
+    #[error("the ledger cannot be asked for the certificates of an identity")]
+    Ledger(#[from] LedgerError),
     /// It could not be signed: a plugged-in issuer may lack cRLSign.
     #[error("the CRL could not be signed")]
     Sign(#[source] rcgen::Error),

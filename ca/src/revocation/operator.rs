@@ -19,6 +19,7 @@ use crate::{
     authority::AuthorityInfo,
     ca::Ca,
     hierarchy::HierarchyError,
+    ledger::LedgerError,
     records::{Lineage, RecordError, family, seconds},
     signer::SignError,
 };
@@ -192,9 +193,9 @@ impl Ca {
     }
 
     /// Whom a certificate on record names, and when it ends.
-    async fn certificate_on_record(&self, serial: &str) -> Result<Option<(SpiffeId, SystemTime)>, RecordError> {
-        let records = self.0.records.issued(None, LOOKED_AT).await?;
-        let found = records.into_iter().find(|record| record.serial.trim_start_matches('0') == serial);
+    async fn certificate_on_record(&self, serial: &str) -> Result<Option<(SpiffeId, SystemTime)>, LedgerError> {
+        // Here without the zeros that certificates of ours have before it, if any.
+        let found = self.0.ledger.find_serial(&format!("{serial:0>32}")).await?;
         Ok(found.map(|record| (record.spiffe_id, record.not_after)))
     }
 
@@ -368,6 +369,9 @@ pub enum RevokeError {
     /// The store did not answer.
     #[error(transparent)]
     Records(#[from] RecordError),
+    /// The ledger cannot be read.
+    #[error("the ledger cannot be asked for the certificate")]
+    Ledger(#[from] LedgerError),
     /// The process is ending.
     #[error("interrupted")]
     Interrupted,
@@ -394,5 +398,3 @@ const CERTIFICATES: &str = "certificates";
 
 /// No profile gives a longer one.
 const LONGEST_LIFE: Duration = Duration::from_secs(24 * 3600);
-/// As many of the newest certificates on record are looked through for a serial number.
-const LOOKED_AT: usize = 100_000;

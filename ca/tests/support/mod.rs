@@ -101,8 +101,11 @@ impl Served {
 
     pub async fn start_with(config: Config, hands: &Hands) -> Self {
         alcazar_mtls::install_default_provider();
-        let folder = config.data_dir.clone();
-        let ca = Ca::open(config, hands.clock()).await.unwrap();
+        Self::serve(Ca::open(config, hands.clock()).await.unwrap(), hands).await
+    }
+
+    pub async fn serve(ca: Ca, hands: &Hands) -> Self {
+        let folder = ca.config().data_dir.clone();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (outer, readiness) = (Shutdown::new(), Readiness::new());
