@@ -33,8 +33,11 @@ fn a_damaged_store_is_never_replaced() {
             *byte = !*byte;
         }
         fs::write(&damaged, &torn).unwrap();
+        // Without the keys of JWT-SVIDs the CA does everything else, and says so.
+        let goes_on = damaged.file_name().is_some_and(|name| name.to_string_lossy().starts_with("jwt-"));
+        let (patience, ended) = if goes_on { ("5", 124) } else { ("30", 1) };
         let output = Command::new("timeout")
-            .arg("30")
+            .arg(patience)
             .arg(binary("alcazar").unwrap())
             .args(["up", "--data-dir"])
             .arg(mesh.data_dir())
@@ -43,7 +46,7 @@ fn a_damaged_store_is_never_replaced() {
             .output()
             .unwrap();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(1), "{}: {said}", damaged.display());
+        assert_eq!(output.status.code(), Some(ended), "{}: {said}", damaged.display());
         assert!(!said.contains("panicked"), "{}: {said}", damaged.display());
         let name = damaged.file_name().unwrap().to_string_lossy().into_owned();
         let advice = ["restore", "remove", "backup", "replace"].iter().any(|word| said.contains(word));

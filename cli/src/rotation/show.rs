@@ -93,7 +93,10 @@ pub(super) fn waits(waits: &[RotationWait]) -> String {
 
 /// A text in which what only counts is left out.
 pub(super) fn without_numbers(text: &str) -> String {
-    text.chars().filter(|c| !c.is_ascii_digit()).collect()
+    let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    let without = text.replace(|c: char| c.is_ascii_digit(), "");
+    // The columns are as wide as their widest number.
+    without.lines().map(words).collect::<Vec<_>>().join("\n")
 }
 
 fn meaning(phase: &str) -> &'static str {

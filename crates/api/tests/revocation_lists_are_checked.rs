@@ -7,6 +7,7 @@
     reason = "a test stops at the first surprise"
 )]
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use alcazar_api::ca::v1;
@@ -216,24 +217,27 @@ fn malformed_entries_refuse_the_whole_list() {
 
 proptest! {
     #[test]
-    fn a_list_with_one_bit_changed_is_never_taken(place in any::<prop::sample::Index>(), bit in 0_u8..8, part in 0_usize..3) {
+    fn one_bit_changed_never_makes_another_list(place in any::<prop::sample::Index>(), bit in 0_u8..8, part in 0_usize..3) {
         thread_local! {
-            static GOOD: (Mesh, v1::SignedRevocationList) = {
+            static GOOD: (Mesh, Arc<RevocationList>, v1::SignedRevocationList) = {
                 let mesh = Mesh::new();
                 let mut full = list("cluster:east", 1);
                 assert!(full.revoke_serial("77", None, why()));
                 let signed = sign(&full, &mesh.east);
-                (mesh, signed)
+                (mesh, Arc::new(full), signed)
             };
         }
-        GOOD.with(|(mesh, good)| {
+        GOOD.with(|(mesh, full, good)| {
             let mut bad = good.clone();
             let bytes = [&mut bad.list, &mut bad.signature, &mut bad.chain[0]].into_iter().nth(part).unwrap();
             let place = place.index(bytes.len());
             bytes[place] ^= 1 << bit;
             let mut keeper = Keeper::default();
             let shown = v1::SignedRevocations { lists: vec![bad] };
-            prop_assert!(keeper.take(&shown, &mesh.bundles, now()).taken.is_empty());
+            let taken = keeper.take(&shown, &mesh.bundles, now()).taken;
+            // A certificate's outermost framing is not signed: what it says is, and so is the list.
+            let framing = part == 2 && keeper.current().lists().eq([full.as_ref()]);
+            prop_assert!(taken.is_empty() || framing);
             Ok(())
         })?;
     }
