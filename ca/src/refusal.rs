@@ -53,6 +53,8 @@ pub(crate) enum RequestError {
     NotANode(SpiffeId),
     #[error("{0} is of another trust domain")]
     Foreign(SpiffeId),
+    #[error("{0} is the CA's own identity, which nobody else gets")]
+    OwnIdentity(SpiffeId),
     #[error("{0} is a node of another cluster than this CA's")]
     OtherCluster(SpiffeId),
     #[error("the node {node} is not admitted by its certificate")]
@@ -116,7 +118,7 @@ impl RequestError {
             Self::Caller { source, .. } => source.terse(),
             Self::TokenText(_) | Self::Token(_) | Self::TokenPin => (Code::Unauthenticated, "join token refused"),
             Self::Lineage { .. } => (Code::Unauthenticated, "certificate superseded; attest again"),
-            Self::NotANode(_) | Self::Foreign(_) | Self::OtherCluster(_) => {
+            Self::NotANode(_) | Self::Foreign(_) | Self::OwnIdentity(_) | Self::OtherCluster(_) => {
                 (Code::PermissionDenied, "not a node of this CA")
             }
             Self::NoProfile { .. } => (Code::FailedPrecondition, "registration cannot be used"),

@@ -118,3 +118,17 @@ async fn a_token_of_another_cluster_admits_nobody() {
     assert_eq!(refused.terse().0, tonic::Code::PermissionDenied);
     ca.close().await;
 }
+
+#[tokio::test]
+async fn the_identity_of_the_ca_is_nobody_elses() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = open(Config::new(folder.path())).await;
+    let request = Csr::from_der(&csr()).unwrap();
+    let outcome = ca.issue_for("secret alcazar-system/istio.alcazar-ca", Plug::Secrets, &ca.id(), &request, HOUR).await;
+    assert!(matches!(outcome, Err(RequestError::OwnIdentity(id)) if id == ca.id()));
+    let other = SpiffeId::workload(ca.trust_domain(), "alcazar-system", "alcazar-control").unwrap();
+    assert!(ca.issue_for("secret", Plug::Secrets, &other, &request, HOUR).await.is_ok());
+    ca.close().await;
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
