@@ -1,38 +1,32 @@
 //! The CA as a value: opened from its files, asked in process or over the wire.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+mod administration;
+mod error;
+
+use std::{fs, io, path::Path, sync::Arc, time::SystemTime};
 
 use alcazar_identity::{Credentials, SpiffeId, TrustDomain};
 use alcazar_service::{Metrics, clock::Clock, files::private_directory};
-use alcazar_store::{Expected, Store};
-use thiserror::Error;
+use alcazar_store::Store;
 use tokio::{sync::watch, task};
 
+pub use self::error::{AdminError, OpenError};
 use crate::{
     admission::Admission,
     authority::AuthorityInfo,
-    callers::{Callers, CallersError},
-    config::{Config, ConfigError, RegistrationError},
-    federation::{Federation, ForeignError},
-    hierarchy::{Hierarchy, HierarchyError, HierarchyFiles},
+    callers::Callers,
+    config::Config,
+    federation::Federation,
+    hierarchy::{Hierarchy, HierarchyFiles},
     jwt_authority::JwtKeys,
     keys::KeyStore,
-    ledger::{Entry, Filter, Ledger, LedgerError, OpenLedgerError, Recorded},
+    ledger::{Entry, Ledger},
     metrics::CaMetrics,
     profile::{DnsName, Profile, Profiles},
-    records::{RecordError, Records, Registration, RegistrationId, TokenRecord, family},
-    revocation::Barred,
+    records::Records,
     run::ADMIN_SOCKET,
-    serial::NoRandomness,
-    serving::ServingError,
     status::{Facts, Troubles},
-    storage::{self, OpenStoreError},
-    token::JoinToken,
+    storage,
 };
 
 /// A certificate authority. Cheap to clone; clones are the same CA.
@@ -217,115 +211,6 @@ impl Ca {
         Fingerprints { root: hierarchy.root().clone(), intermediate: hierarchy.intermediate().info().clone() }
     }
 
-    /// Makes a token that admits `node` once, within `ttl` (10 minutes where `None`); the token and its end.
-    ///
-    /// # Errors
-    /// When it is not the identity of a node of this cluster, or the store does not answer.
-    pub async fn create_join_token(
-        &self,
-        node: &SpiffeId,
-        ttl: Option<Duration>,
-    ) -> Result<(JoinToken, SystemTime), AdminError> {
-        use alcazar_identity::SpiffeIdKind::Node;
-        if !matches!(node.kind(), Node { .. }) || node.trust_domain() != self.trust_domain() {
-            return Err(AdminError::NotANode(node.clone()));
-        }
-        self.own_node(node)?;
-        self.permits(node)?;
-        let ttl = ttl.unwrap_or(TOKEN_TTL);
-        if ttl > TOKEN_MAX_TTL {
-            return Err(AdminError::TokenTtl(ttl));
-        }
-        let token = JoinToken::random(self.hierarchy().root().fingerprint)?;
-        let expires = crate::issue::whole_seconds((self.0.clock)() + ttl);
-        let record = TokenRecord { node: node.clone(), expires, consumed: None };
-        self.0.records.put(family::TOKENS, token.hash().as_str(), Expected::Absent, &record).await?;
-        tracing::info!(node = %node, expires = %alcazar_identity::rfc3339(expires), "made a join token");
-        Ok((token, expires))
-    }
-
-    /// Adds a registration, or replaces the one of the same name.
-    ///
-    /// # Errors
-    /// When it is of another trust domain or for a node of another cluster, its life is too long, or the store does not answer.
-    pub async fn put_registration(&self, registration: Registration) -> Result<(), AdminError> {
-        if registration.spiffe_id().trust_domain() != self.trust_domain() {
-            return Err(AdminError::Foreign(registration.spiffe_id().clone()));
-        }
-        self.own_node(registration.node())?;
-        crate::config::check_registration(&registration, &self.0.profiles)?;
-        loop {
-            let name = registration.id().as_str();
-            let found = self.0.records.get::<Registration>(family::REGISTRATIONS, name).await?;
-            let expected = match found {
-                Some(stored) if stored.record == registration => return Ok(()),
-                Some(stored) => Expected::At(stored.revision),
-                None => Expected::Absent,
-            };
-            match self.0.records.put(family::REGISTRATIONS, name, expected, &registration).await {
-                Err(error) if error.is_conflict() => {}
-                outcome => return Ok(outcome.map(drop)?),
-            }
-        }
-    }
-
-    /// Removes a registration; whether there was one.
-    ///
-    /// # Errors
-    /// When the store does not answer.
-    pub async fn delete_registration(&self, id: &RegistrationId) -> Result<bool, AdminError> {
-        loop {
-            let Some(found) = self.0.records.get::<Registration>(family::REGISTRATIONS, id.as_str()).await? else {
-                return Ok(false);
-            };
-            match self.0.records.delete(family::REGISTRATIONS, id.as_str(), found.revision).await {
-                Err(error) if error.is_conflict() => {}
-                outcome => return Ok(outcome.map(|()| true)?),
-            }
-        }
-    }
-
-    /// Every registration.
-    ///
-    /// # Errors
-    /// When the store does not answer.
-    pub async fn registrations(&self) -> Result<Vec<Registration>, AdminError> {
-        let (stored, _) = self.0.records.list::<Registration>(family::REGISTRATIONS).await?;
-        Ok(stored.into_iter().map(|stored| stored.record).collect())
-    }
-
-    /// The newest `limit` things on record, of one identity where it is given.
-    ///
-    /// # Errors
-    /// When the ledger cannot be read.
-    pub async fn issued(&self, id: Option<&SpiffeId>, limit: usize) -> Result<Vec<Recorded>, LedgerError> {
-        self.recorded(Filter { identity: id.cloned(), ..Filter::default() }, limit).await
-    }
-
-    /// The newest `limit` things on record that are looked for.
-    ///
-    /// # Errors
-    /// When the ledger cannot be read.
-    pub async fn recorded(&self, filter: Filter, limit: usize) -> Result<Vec<Recorded>, LedgerError> {
-        self.0.ledger.list(filter, limit).await
-    }
-
-    /// What has this serial number, in lower-case hexadecimal, or is the token of this id.
-    ///
-    /// # Errors
-    /// When the ledger cannot be read.
-    pub async fn find_serial(&self, serial: &str) -> Result<Option<Recorded>, LedgerError> {
-        self.0.ledger.find_serial(serial).await
-    }
-
-    /// Everything on record that names the identity and is not over at `now`, the newest first.
-    ///
-    /// # Errors
-    /// When the ledger cannot be read.
-    pub async fn live_of_identity(&self, id: &SpiffeId, now: SystemTime) -> Result<Vec<Recorded>, LedgerError> {
-        self.0.ledger.live_of_identity(id, now).await
-    }
-
     /// Keeps the ledger's head, and closes ledger and store: another process may open them when this returns.
     pub async fn close(&self) {
         if let Err(error) = self.keep_head().await {
@@ -335,30 +220,8 @@ impl Ca {
         self.0.store.close().await;
     }
 
-    fn own_node(&self, node: &SpiffeId) -> Result<(), AdminError> {
-        let config = &self.0.config;
-        if config.has_node(node) {
-            return Ok(());
-        }
-        Err(AdminError::OtherCluster { node: node.clone(), cluster: config.cluster.clone() })
-    }
-
     pub(crate) fn hierarchy(&self) -> Arc<Hierarchy> {
         self.0.hierarchy.borrow().clone()
-    }
-
-    /// Makes the configured registrations those that the store has from a configuration.
-    async fn reconcile(&self, configured: Vec<Registration>) -> Result<(), OpenError> {
-        let failed = |error: AdminError| OpenError::Registrations(Box::new(error));
-        for old in self.registrations().await.map_err(failed)? {
-            if old.is_configured() && !configured.iter().any(|new| new.id() == old.id()) {
-                self.delete_registration(old.id()).await.map_err(failed)?;
-            }
-        }
-        for registration in configured {
-            self.put_registration(registration).await.map_err(failed)?;
-        }
-        Ok(())
     }
 }
 
@@ -381,95 +244,3 @@ fn is_foreign(data_dir: &Path) -> io::Result<bool> {
     }
     Ok(stranger)
 }
-
-/// Why a CA did not open.
-#[derive(Debug, Error)]
-pub enum OpenError {
-    /// What is held of other trust domains cannot be read.
-    #[error("the bundles of other trust domains cannot be used")]
-    Federation(#[from] ForeignError),
-    /// The configuration makes no sense.
-    #[error("the CA's configuration makes no sense")]
-    Config(#[from] ConfigError),
-    /// Who may ask cannot be told from the configuration.
-    #[error("the CA cannot tell who may ask it")]
-    Callers(#[from] CallersError),
-    /// The data folder cannot be used.
-    #[error("cannot use the data folder {}", path.display())]
-    DataDir {
-        /// The folder.
-        path: PathBuf,
-        /// What the disk said.
-        source: std::io::Error,
-    },
-    /// The data folder is somebody else's: its permissions are not ours to change.
-    #[error(
-        "{} has something else in it and nothing of a CA; name a folder of the CA's own as dataDir (one that is missing is made)",
-        .0.display()
-    )]
-    ForeignDir(PathBuf),
-    /// The store did not open.
-    #[error("the CA's store did not open")]
-    Store(#[from] OpenStoreError),
-    /// The hierarchy did not open.
-    #[error("the CA's certificates did not open")]
-    Hierarchy(#[from] HierarchyError),
-    /// The records cannot be read.
-    #[error("the CA's records cannot be used")]
-    Records(#[from] RecordError),
-    /// The ledger did not open.
-    #[error("the CA's ledger did not open")]
-    OpenLedger(#[from] OpenLedgerError),
-    /// The ledger did not take what is to be on record.
-    #[error("the CA's ledger cannot be used")]
-    Ledger(#[from] LedgerError),
-    /// No serving certificate.
-    #[error("the CA has no certificate to serve with")]
-    Serving(#[from] ServingError),
-    /// The revocations on record cannot be put in force.
-    #[error("the revocations on record cannot be put in force")]
-    Revocations(#[from] crate::revocation::RefreshError),
-    /// The configured registrations were not put into the store.
-    #[error("the configured registrations cannot be used")]
-    Registrations(#[source] Box<AdminError>),
-    /// The process is ending.
-    #[error("opening was interrupted")]
-    Interrupted,
-}
-
-/// Why an act of administration failed.
-#[derive(Debug, Error)]
-pub enum AdminError {
-    /// A token is for nodes of this trust domain.
-    #[error("{0} is not the identity of a node of this trust domain (spiffe://<trust domain>/node/<cluster>/<node>)")]
-    NotANode(SpiffeId),
-    /// A node of another cluster.
-    #[error("{node} is not a node of the cluster {cluster}; the CA of its own cluster vouches for it")]
-    OtherCluster {
-        /// The node.
-        node: SpiffeId,
-        /// The CA's cluster.
-        cluster: String,
-    },
-    /// A revoked node.
-    #[error(transparent)]
-    Revoked(#[from] Barred),
-    /// Another trust domain.
-    #[error("{0} is of another trust domain")]
-    Foreign(SpiffeId),
-    /// A token lives shortly.
-    #[error("a join token may live for {TOKEN_MAX_TTL:?}, not for {0:?}")]
-    TokenTtl(Duration),
-    /// Its profile does not allow it.
-    #[error("the registration does not keep to its profile")]
-    Profile(#[from] RegistrationError),
-    /// The store did not answer.
-    #[error(transparent)]
-    Records(#[from] RecordError),
-    /// No random bytes.
-    #[error(transparent)]
-    Randomness(#[from] NoRandomness),
-}
-
-const TOKEN_TTL: Duration = Duration::from_secs(600);
-const TOKEN_MAX_TTL: Duration = Duration::from_secs(24 * 3600);
