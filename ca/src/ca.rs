@@ -24,6 +24,7 @@ use crate::{
     metrics::CaMetrics,
     profile::{DnsName, Profile, Profiles},
     records::Records,
+    replicas::{DataFolder, Phase, Presences},
     run::ADMIN_SOCKET,
     status::{Facts, Troubles},
     storage,
@@ -67,6 +68,10 @@ pub(crate) struct Inner {
     /// Other trust domains.
     pub(crate) federation: Federation,
     pub(crate) rotations: crate::rotation::Rotations,
+    /// The other replicas.
+    pub(crate) presences: Presences,
+    /// The data folder, which this process has to itself.
+    pub(crate) folder: DataFolder,
 }
 
 /// What a person compares: the certificates that everything stands on.
@@ -123,11 +128,12 @@ impl Ca {
             if is_foreign(&data_dir).map_err(failed)? {
                 return Err(OpenError::ForeignDir(data_dir));
             }
-            private_directory(&data_dir).map_err(failed)
+            private_directory(&data_dir).map_err(failed)?;
+            Ok(DataFolder::take(&data_dir)?)
         });
-        opened.await.map_err(|_panic| OpenError::Interrupted)??;
+        let folder = opened.await.map_err(|_panic| OpenError::Interrupted)??;
         let store = storage::open(&config, config.data_dir.join("store")).await?;
-        let records = Records::new(store.clone());
+        let records = Records::new(store.clone(), folder.replica.clone());
         // Before they are read: what changes in between is noticed.
         let stamp = files.plugged.stamp();
         let hierarchy = crate::hierarchy::open(&records, &files, &config.trust_domain, clock()).await?;
@@ -165,10 +171,13 @@ impl Ca {
             revoking: crate::revocation::Revoking::new(),
             jwt: JwtKeys::default(),
             rotations: crate::rotation::Rotations::default(),
+            presences: Presences::new()?,
+            folder,
             config,
         };
         let ca = Self(Arc::new(inner));
         ca.measure_at_scrapes();
+        ca.tell_of_replicas();
         ca.refresh_revocations().await?;
         ca.reconcile(checked.registrations).await?;
         ca.open_federation().await?;
@@ -211,13 +220,15 @@ impl Ca {
         Fingerprints { root: hierarchy.root().clone(), intermediate: hierarchy.intermediate().info().clone() }
     }
 
-    /// Keeps the ledger's head, and closes ledger and store: another process may open them when this returns.
+    /// Keeps the ledger's head, and closes ledger, store and data folder: another process may open them when this returns.
     pub async fn close(&self) {
+        self.enter_phase(Phase::Stopped).await;
         if let Err(error) = self.keep_head().await {
             tracing::warn!(reason = %alcazar_service::process::chain(&error), "the ledger's last head was not kept");
         }
         self.0.ledger.close().await;
         self.0.store.close().await;
+        self.0.folder.let_go();
     }
 
     pub(crate) fn hierarchy(&self) -> Arc<Hierarchy> {
@@ -238,7 +249,7 @@ fn is_foreign(data_dir: &Path) -> io::Result<bool> {
         match name.to_str() {
             Some("hierarchy" | crate::hierarchy::INSTALLED | ADMIN_SOCKET) => return Ok(false),
             // The last is on every fresh file system of the ext family.
-            Some("store" | "ledger" | "hierarchy.new" | "lost+found") => {}
+            Some("store" | "ledger" | "hierarchy.new" | "lock" | "replica" | "replica.new" | "lost+found") => {}
             _ => stranger = true,
         }
     }

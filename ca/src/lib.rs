@@ -45,6 +45,7 @@ mod metrics;
 mod profile;
 pub mod records;
 mod refusal;
+mod replicas;
 mod requests;
 mod revocation;
 mod rotation;
@@ -80,6 +81,7 @@ pub use keys::{
 pub use kubernetes::{KubernetesConfig, KubernetesError, SecretsConfig, client as kubernetes_client};
 pub use profile::{AllowedNamesConfig, DnsName, Longer, ParseDnsNameError, Profile, ProfileConfig, ProfileError};
 pub use records::{ParseRegistrationError, RecordError, Registration, RegistrationId, Selector};
+pub use replicas::{DataFolderError, HeldIntermediate, ParseReplicaIdError, Phase, Presence, ReplicaId, ReplicaState};
 pub use revocation::{Barred, RefreshError, RevokeError, crl::CrlError, crl_routes};
 pub use run::{ADMIN_SOCKET, RunError};
 pub use serial::{NoRandomness, Serial};

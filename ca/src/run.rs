@@ -71,6 +71,8 @@ impl Ca {
         for family in [family::REGISTRATIONS, family::NODES] {
             shutdown.spawn("changes of other replicas", self.clone().follow_changes(family, shutdown.clone()));
         }
+        let replicas = readiness.part("replicas");
+        shutdown.spawn("presence of this replica", self.clone().keep_presence(replicas, shutdown.clone()));
         let issuance = readiness.part("issuance");
         shutdown.spawn("horizon of the CA", self.clone().watch_horizon(issuance, shutdown.clone()));
         shutdown.spawn("revocations of the CA", self.clone().keep_revocations(shutdown.clone()));

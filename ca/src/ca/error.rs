@@ -11,6 +11,7 @@ use crate::{
     hierarchy::HierarchyError,
     ledger::{LedgerError, OpenLedgerError},
     records::RecordError,
+    replicas::DataFolderError,
     revocation::Barred,
     serial::NoRandomness,
     serving::ServingError,
@@ -37,6 +38,9 @@ pub enum OpenError {
         /// What the disk said.
         source: std::io::Error,
     },
+    /// The data folder is in use, or cannot be.
+    #[error(transparent)]
+    Folder(#[from] DataFolderError),
     /// The data folder is somebody else's: its permissions are not ours to change.
     #[error(
         "{} has something else in it and nothing of a CA; name a folder of the CA's own as dataDir (one that is missing is made)",
@@ -67,6 +71,9 @@ pub enum OpenError {
     /// The configured registrations were not put into the store.
     #[error("the configured registrations cannot be used")]
     Registrations(#[source] Box<AdminError>),
+    /// No random bytes.
+    #[error(transparent)]
+    Randomness(#[from] NoRandomness),
     /// The process is ending.
     #[error("opening was interrupted")]
     Interrupted,

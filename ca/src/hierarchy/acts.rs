@@ -29,7 +29,7 @@ pub(crate) async fn open(
     trust_domain: &TrustDomain,
     now: SystemTime,
 ) -> Result<Hierarchy, HierarchyError> {
-    let remembered = remembered(records).await?;
+    let remembered = remembered(records, files).await?;
     let (opener, known) = (files.clone(), remembered.clone());
     let opened = blocking(move || opener.open(&known, None, now)).await?;
     settle(records, files, &remembered, &opened).await?;
@@ -215,7 +215,7 @@ impl Ca {
             self.put_trust(&present, &next).await?;
             tracing::info!(target: "alcazar::rotation", sequence = next.sequence, "a root that nothing stands on any more is not trusted any more");
         }
-        let remembered = remembered(&self.0.records).await?;
+        let remembered = remembered(&self.0.records, &self.0.files).await?;
         let (files, known) = (self.0.files.clone(), remembered.clone());
         let held = self.hierarchy();
         let present = held.signing().clone();
@@ -258,9 +258,12 @@ impl Ca {
 }
 
 /// What the store remembers.
-pub(super) async fn remembered(records: &Records) -> Result<Remembered, HierarchyError> {
+pub(super) async fn remembered(records: &Records, files: &HierarchyFiles) -> Result<Remembered, HierarchyError> {
     let trust = records.get::<TrustState>(family::TRUST, STATE).await?.map(|stored| stored.record);
-    let active = records.get::<Active>(family::TRUST, ACTIVE).await?.map(|stored| stored.record.intermediate);
+    let active = match records.get::<Active>(family::TRUST, &active_of(records)).await? {
+        Some(stored) => Some(stored.record.intermediate),
+        None => inherited(records, files).await?.map(|stored| stored.record.intermediate),
+    };
     let root = records.get::<RootRecord>(family::HIERARCHY, "root").await?.map(|stored| stored.record.fingerprint);
     Ok(Remembered { trust, active, root })
 }
@@ -283,8 +286,15 @@ pub(super) async fn settle(
         records.put(family::TRUST, STATE, expected, &opened.trust).await?;
     }
     let active = opened.signing.authority.info().fingerprint;
-    if remembered.active != Some(active) {
+    let inherited = inherited(records, files).await?;
+    if remembered.active != Some(active) || inherited.is_some() {
         remember_active(records, active).await?;
+    }
+    if let Some(old) = inherited {
+        match records.delete(family::TRUST, ACTIVE, old.revision).await {
+            Err(error) if !error.is_conflict() => return Err(error.into()),
+            _ => {}
+        }
     }
     for stale in opened.stale.clone() {
         let files = files.clone();
@@ -296,10 +306,23 @@ pub(super) async fn settle(
 
 /// There is one writer: this replica.
 async fn remember_active(records: &Records, intermediate: Fingerprint) -> Result<(), HierarchyError> {
-    let stored = records.get::<Active>(family::TRUST, ACTIVE).await?;
-    let expected = stored.map_or(Expected::Absent, |stored| Expected::At(stored.revision));
-    records.put(family::TRUST, ACTIVE, expected, &Active { intermediate }).await?;
+    let name = active_of(records);
+    let stored = records.get::<Active>(family::TRUST, &name).await?;
+    let expected = stored.as_ref().map_or(Expected::Absent, |stored| Expected::At(stored.revision));
+    records.put(family::TRUST, &name, expected, &Active { intermediate }).await?;
     Ok(())
+}
+
+/// What was written down before each replica had a record of its own, where it is this replica's.
+async fn inherited(records: &Records, files: &HierarchyFiles) -> Result<Option<Stored<Active>>, HierarchyError> {
+    let Some(found) = records.get::<Active>(family::TRUST, ACTIVE).await? else { return Ok(None) };
+    let (folder, fingerprint) = (files.folder.clone(), found.record.intermediate);
+    let here = !files.shared || blocking(move || Ok(folder.has_intermediate(fingerprint))).await?;
+    Ok(here.then_some(found))
+}
+
+fn active_of(records: &Records) -> String {
+    format!("{ACTIVE}-{}", records.replica())
 }
 
 /// Keys and certificates are read and made where a thread may wait for a disk, a passphrase or a token.

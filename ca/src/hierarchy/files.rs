@@ -28,6 +28,8 @@ pub(crate) struct HierarchyFiles {
     pub(super) keys: Arc<dyn KeyStore>,
     pub(super) trust_domain: TrustDomain,
     pub(super) cluster: String,
+    /// Whether other replicas have the same store.
+    pub(super) shared: bool,
     pub(crate) plugged: Plugged,
 }
 
@@ -66,6 +68,7 @@ impl HierarchyFiles {
             keys,
             trust_domain: config.trust_domain.clone(),
             cluster: config.cluster.clone(),
+            shared: config.store.is_shared(),
             plugged: Plugged::new(config),
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! store   ca/trust/state    the trusted roots, and the sequence of the set        (shared by all replicas)
-//!         ca/trust/active   the intermediate that signs
+//!         ca/trust/active-<replica>   the intermediate that each replica signs with
 //!                │                                    folder  <data>/hierarchy/
 //!                ▼                                            root.pem, root-<id>.pem               roots
 //!         Hierarchy: one snapshot, in a watch  ◀────────────  intermediate-<id>.pem                 intermediates, and what is above

@@ -40,7 +40,7 @@ pub(crate) struct TrustedRoot {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Seconds(#[serde(with = "seconds")] pub(crate) SystemTime);
 
-/// The intermediate that this replica signs with. Record `ca/trust/active`.
+/// The intermediate that this replica signs with. Record `ca/trust/active-<replica>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Active {
     #[serde(with = "text")]

@@ -4,7 +4,8 @@
 //!
 //! ```text
 //! ca/trust/state                the trusted roots and the sequence of the set: a lost root file is noticed
-//! ca/trust/active               the intermediate that signs
+//! ca/trust/active-<replica>     the intermediate that each replica signs with
+//! ca/replicas/<replica>         how each replica is, as it says itself
 //! ca/hierarchy/root             the fingerprint of the root, as earlier versions wrote it
 //! ca/tokens/<sha-256>           join tokens
 //! ca/nodes/<td>/node/<c>/<n>    the lineage of each node
@@ -37,6 +38,7 @@ pub(crate) use self::{
     lineage::{Leaf, Lineage, LineageRefusal, Renewal},
     token::{Attestation, Consumed, TokenRecord, TokenRefusal},
 };
+use crate::replicas::ReplicaId;
 
 /// The families of keys.
 pub(crate) mod family {
@@ -49,6 +51,7 @@ pub(crate) mod family {
     pub(crate) const FEDERATION: &str = "ca/federation";
     pub(crate) const ROTATION: &str = "ca/rotation";
     pub(crate) const ADOPTION: &str = "ca/adoption";
+    pub(crate) const REPLICAS: &str = "ca/replicas";
     pub(crate) const REVOCATIONS: &str = "ca/revocations";
     pub(crate) const REVOCATION_LISTS: &str = "ca/revocation-lists";
 }
@@ -57,6 +60,8 @@ pub(crate) mod family {
 #[derive(Clone)]
 pub(crate) struct Records {
     store: Arc<dyn Store>,
+    /// Whose records these are, where each replica has its own.
+    replica: ReplicaId,
     mirrors: Arc<Mirrors>,
     /// Held while a family is read anew.
     listing: Arc<tokio::sync::Mutex<()>>,
@@ -70,12 +75,17 @@ pub(crate) struct Stored<T> {
 }
 
 impl Records {
-    pub(crate) fn new(store: Arc<dyn Store>) -> Self {
-        Self { store, mirrors: Arc::default(), listing: Arc::default() }
+    pub(crate) fn new(store: Arc<dyn Store>, replica: ReplicaId) -> Self {
+        Self { store, replica, mirrors: Arc::default(), listing: Arc::default() }
     }
 
     pub(crate) fn store(&self) -> &dyn Store {
         &*self.store
+    }
+
+    /// This replica.
+    pub(crate) fn replica(&self) -> &ReplicaId {
+        &self.replica
     }
 
     pub(crate) async fn get<T: DeserializeOwned>(
@@ -151,6 +161,7 @@ pub fn decode_any(value: &[u8]) -> usize {
         decode::<Registration>(value).is_ok(),
         decode::<crate::ledger::HeadRecord>(value).is_ok(),
         decode::<crate::revocation::Entry>(value).is_ok(),
+        decode::<crate::replicas::Presence>(value).is_ok(),
     ]
     .into_iter()
     .filter(|read| *read)

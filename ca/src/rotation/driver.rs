@@ -288,8 +288,8 @@ impl Ca {
 
     async fn lease(&self) -> Result<(), LeaseError> {
         // The same after a restart: nobody waits for a lease that its own dead self holds.
-        let holder = format!("{} {}", self.config().cluster, self.config().data_dir.display());
-        self.0.store.acquire_lease(LEASE, &holder, LEASE_TTL, (self.0.clock)()).await.map(drop)
+        let holder = self.replica().as_str();
+        self.0.store.acquire_lease(LEASE, holder, LEASE_TTL, (self.0.clock)()).await.map(drop)
     }
 }
 
