@@ -3,9 +3,10 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use alcazar_api::ca::v1;
-use alcazar_api::revocations::{Keeper, read_evidence};
+use alcazar_api::revocations::{Keeper, ListError, Taken, read_evidence};
 use alcazar_identity::{Revocations, TrustBundles};
 use alcazar_mtls::Clock;
 use alcazar_service::Shutdown;
@@ -35,12 +36,17 @@ impl Checking {
             let bundles = self.bundles.borrow_and_update().clone();
             let said = self.said.borrow_and_update().clone();
             if let Some(bundles) = bundles {
-                let shown = saved.take().into_iter().chain(said);
-                let mut taken = false;
-                for shown in shown {
-                    taken |= self.take(&mut keeper, &shown, &bundles);
+                let mut changed = false;
+                // Until all of it is good: the clock may be behind at boot, or the bundle of before.
+                if let Some(shown) = &saved {
+                    let outcome = self.take(&mut keeper, shown, &bundles);
+                    changed |= outcome.is_change();
+                    saved = saved.filter(|_| outcome.refused.iter().any(may_be_good_later));
                 }
-                if taken {
+                if let Some(shown) = said {
+                    changed |= self.take(&mut keeper, &shown, &bundles).is_change();
+                }
+                if changed {
                     let revocations = keeper.current().clone();
                     self.save(&revocations).await;
                     self.checked.send_replace(revocations);
@@ -49,6 +55,7 @@ impl Checking {
             let change = tokio::select! {
                 change = self.said.changed() => change,
                 change = self.bundles.changed() => change,
+                () = tokio::time::sleep(LOOK_AGAIN), if saved.is_some() => Ok(()),
                 () = shutdown.cancelled() => return,
             };
             if change.is_err() {
@@ -57,16 +64,19 @@ impl Checking {
         }
     }
 
-    fn take(&self, keeper: &mut Keeper, shown: &v1::SignedRevocations, bundles: &TrustBundles) -> bool {
+    fn take(&self, keeper: &mut Keeper, shown: &v1::SignedRevocations, bundles: &TrustBundles) -> Taken {
         let outcome = keeper.take(shown, bundles, (self.clock)());
         for refused in &outcome.refused {
             tracing::warn!(target: "alcazar::revoked", reason = chain(refused), "a list of revocations is not taken; what is held stays");
+        }
+        for issuer in &outcome.renewed {
+            tracing::debug!(target: "alcazar::revoked", %issuer, "a list of revocations is signed anew");
         }
         for issuer in &outcome.taken {
             let entries: usize = keeper.current().lists().filter(|l| l.issuer() == issuer).map(|l| l.len()).sum();
             tracing::info!(target: "alcazar::revoked", %issuer, entries, "a list of revocations is in force");
         }
-        !outcome.taken.is_empty()
+        outcome
     }
 
     async fn save(&self, revocations: &Arc<Revocations>) {
@@ -78,6 +88,14 @@ impl Checking {
         }
     }
 }
+
+/// Whether a list that was saved can still be taken, by another clock or with another bundle: an older one than is held cannot.
+fn may_be_good_later(refused: &ListError) -> bool {
+    matches!(refused, ListError::Signature { .. } | ListError::ForeignTrustDomain(_))
+}
+
+/// How long until saved lists that could not be checked are looked at again.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// The file in which the lists are kept as they were signed: nobody needs to trust it.
 #[derive(Debug, Clone)]
@@ -104,7 +122,8 @@ impl RevocationsFile {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::SystemTime;
 
     use alcazar_identity::{ListIssuer, Revocation, RevocationList, RevocationReason};
 
@@ -132,12 +151,16 @@ mod tests {
 
     impl Run {
         fn start(directory: &Path) -> Self {
+            Self::start_by(directory, clock())
+        }
+
+        fn start_by(directory: &Path, clock: Clock) -> Self {
             let (said, bundles) = (watch::Sender::new(None), watch::Sender::new(None));
             let checked = watch::Sender::new(Arc::default());
             let run = Self { said, bundles, checked: checked.subscribe(), shutdown: Shutdown::new() };
             let checking = Checking {
                 file: RevocationsFile::within(directory),
-                clock: clock(),
+                clock,
                 said: run.said.subscribe(),
                 bundles: run.bundles.subscribe(),
                 checked,
@@ -191,6 +214,62 @@ mod tests {
         run.bundles.send_replace(Some(Arc::new(ca.bundles())));
         run.say(ca.signed(&list(4), now));
         assert_eq!(run.above(0).await, 4);
+        run.stop().await;
+    }
+
+    #[tokio::test]
+    async fn after_a_rotation_of_the_root_what_is_saved_is_good_under_the_new_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let now = clock()();
+        let (old, new) = (ca::Ca::new(now), ca::Ca::new(now));
+        let mut run = Run::start(directory.path());
+        run.bundles.send_replace(Some(Arc::new(old.bundles())));
+        run.say(old.signed(&list(3), now));
+        assert_eq!(run.above(0).await, 3);
+        let before = run.checked.borrow().evidence().to_vec();
+        run.bundles.send_replace(Some(Arc::new(new.bundles())));
+        run.say(new.signed(&list(3), now));
+        let handed_on = run.checked.wait_for(|held| held.evidence() != before);
+        drop(tokio::time::timeout(Duration::from_secs(20), handed_on).await.unwrap().unwrap());
+        run.stop().await;
+
+        let mut run = Run::start(directory.path());
+        run.bundles.send_replace(Some(Arc::new(new.bundles())));
+        assert_eq!(run.above(0).await, 3);
+        run.stop().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_saved_is_tried_until_bundle_and_clock_allow_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let now = clock()();
+        let ca = ca::Ca::new(now);
+        let mut run = Run::start(directory.path());
+        run.bundles.send_replace(Some(Arc::new(ca.bundles())));
+        run.say(ca.signed(&list(3), now));
+        assert_eq!(run.above(0).await, 3);
+        run.stop().await;
+
+        // First the bundle of before, then the right one.
+        let mut run = Run::start(directory.path());
+        run.bundles.send_replace(Some(Arc::new(ca::Ca::new(now).bundles())));
+        tokio::time::sleep(LOOK_AGAIN * 2).await;
+        assert!(run.checked.borrow().is_empty());
+        run.bundles.send_replace(Some(Arc::new(ca.bundles())));
+        assert_eq!(run.above(0).await, 3);
+        run.stop().await;
+
+        // The machine's clock begins in 1970, and is set later.
+        let set = Arc::new(AtomicBool::new(false));
+        let hands = set.clone();
+        let slow: Clock = Arc::new(move || if hands.load(Ordering::SeqCst) { now } else { SystemTime::UNIX_EPOCH });
+        let mut run = Run::start_by(directory.path(), slow);
+        run.bundles.send_replace(Some(Arc::new(ca.bundles())));
+        tokio::time::sleep(LOOK_AGAIN * 2).await;
+        assert!(run.checked.borrow().is_empty());
+        set.store(true, Ordering::SeqCst);
+        tokio::time::sleep(LOOK_AGAIN).await;
+        assert_eq!(run.above(0).await, 3);
         run.stop().await;
     }
 }

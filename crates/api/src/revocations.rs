@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use alcazar_identity::{
     CertificateDer, Fingerprint, ListIssuer, ParseListIssuerError, ParseSpiffeIdError, ParseTrustDomainError,
     Revocation, RevocationList, RevocationReason, Revocations, RevokedIdentity, Signatory, StatementError,
-    TrustBundles, TrustDomain, verify_statement,
+    TrustBundles, TrustDomain, is_of_cluster, verify_statement,
 };
 use prost::Message;
 
@@ -77,6 +77,8 @@ struct Kept {
     signed: v1::SignedRevocationList,
     /// From the signer up to its root; empty for a root's.
     path: Vec<Fingerprint>,
+    /// Until when the signature proves anything; `None` for a root's, which stands as long as the root is trusted.
+    good_until: Option<SystemTime>,
 }
 
 /// What became of the lists that were shown.
@@ -84,8 +86,18 @@ struct Kept {
 pub struct Taken {
     /// The issuers whose lists are new.
     pub taken: Vec<ListIssuer>,
+    /// The issuers whose lists say nothing new and are signed anew: by this signature others can be shown them for longer, or
+    /// at all.
+    pub renewed: Vec<ListIssuer>,
     /// Why others were not.
     pub refused: Vec<ListError>,
+}
+
+impl Taken {
+    /// Whether what is held, or what proves it, is not what it was: to be kept and handed on.
+    pub fn is_change(&self) -> bool {
+        !self.taken.is_empty() || !self.renewed.is_empty()
+    }
 }
 
 impl Keeper {
@@ -102,7 +114,8 @@ impl Keeper {
     /// Takes what is newer of the lists shown; each is taken or refused by itself.
     ///
     /// A list is good when an authority under a root of `bundles` signed it, the authority may speak for its issuer, and is
-    /// not revoked by a root. A list that a revoked intermediate has signed gives way to any other of its issuer.
+    /// not revoked by a root. A list that a revoked intermediate has signed gives way to any other of its issuer. The same
+    /// list with another signature takes the place of one whose signature proves nothing any more, or less long.
     pub fn take(&mut self, shown: &v1::SignedRevocations, bundles: &TrustBundles, now: SystemTime) -> Taken {
         let mut outcome = Taken::default();
         let mut read = Vec::new();
@@ -119,24 +132,27 @@ impl Keeper {
         // Roots first: they say which intermediates are still to be listened to.
         read.sort_by_key(|kept| !kept.path.is_empty());
         for kept in read {
-            match self.admit(kept) {
-                Ok(Some(issuer)) => outcome.taken.push(issuer),
-                Ok(None) => {}
+            let issuer = kept.list.issuer().clone();
+            match self.admit(kept, bundles, now) {
+                Ok(Admitted::New) => outcome.taken.push(issuer),
+                Ok(Admitted::Renewed) => outcome.renewed.push(issuer),
+                Ok(Admitted::Held) => {}
                 Err(error) => outcome.refused.push(error),
             }
         }
-        if !outcome.taken.is_empty() {
+        if outcome.is_change() {
             self.current = Arc::new(self.collect());
         }
         outcome
     }
 
-    fn admit(&mut self, kept: Kept) -> Result<Option<ListIssuer>, ListError> {
+    fn admit(&mut self, kept: Kept, bundles: &TrustBundles, now: SystemTime) -> Result<Admitted, ListError> {
         let (trust_domain, issuer) = (kept.list.trust_domain().clone(), kept.list.issuer().clone());
         if self.is_revoked(&trust_domain, &kept.path) {
             return Err(ListError::RevokedSigner { issuer });
         }
         let key = (trust_domain, issuer);
+        let mut admitted = Admitted::New;
         if let Some(held) = self.held.get(&key)
             && !self.is_revoked(&key.0, &held.path)
         {
@@ -145,16 +161,19 @@ impl Keeper {
                 return Err(ListError::Older { issuer: key.1, shown: new, held: old });
             }
             if new == old {
-                // Signed by another replica, most often; the first that came stays.
-                return match held.list == kept.list {
-                    true => Ok(None),
-                    false => Err(ListError::Contradiction { issuer: key.1, version: new }),
-                };
+                if held.list != kept.list {
+                    return Err(ListError::Contradiction { issuer: key.1, version: new });
+                }
+                // By the next intermediate, or by another replica. Who is shown it later may not trust the root above the old.
+                let proves = kept.good_until > held.good_until || read_list(&held.signed, bundles, now).is_err();
+                if !proves {
+                    return Ok(Admitted::Held);
+                }
+                admitted = Admitted::Renewed;
             }
         }
-        let issuer = key.1.clone();
         self.held.insert(key, kept);
-        Ok(Some(issuer))
+        Ok(admitted)
     }
 
     /// Whether a root has revoked one of these intermediates.
@@ -173,6 +192,13 @@ impl Keeper {
     }
 }
 
+/// What became of one list.
+enum Admitted {
+    New,
+    Renewed,
+    Held,
+}
+
 /// Reads what [`Revocations::evidence`] gave.
 ///
 /// # Errors
@@ -181,34 +207,35 @@ pub fn read_evidence(bytes: &[u8]) -> Result<v1::SignedRevocations, prost::Decod
     v1::SignedRevocations::decode(bytes)
 }
 
+/// What a signed list says, unchecked: whoever signed it.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn signed_list(signed: &v1::SignedRevocationList) -> Result<RevocationList, ListError> {
+    list_of(&v1::RevocationList::decode(signed.list.as_slice()).map_err(ListError::Decode)?)
+}
+
 fn read_list(signed: &v1::SignedRevocationList, bundles: &TrustBundles, now: SystemTime) -> Result<Kept, ListError> {
-    let message = v1::RevocationList::decode(signed.list.as_slice()).map_err(ListError::Decode)?;
-    let list = list_of(&message)?;
+    let list = signed_list(signed)?;
     let issuer = list.issuer().clone();
     let bundle =
         bundles.get(list.trust_domain()).ok_or_else(|| ListError::ForeignTrustDomain(list.trust_domain().clone()))?;
     let chain: Vec<_> = signed.chain.iter().map(|der| CertificateDer::from(der.as_slice())).collect();
     let signatory = verify_statement(CONTEXT, &signed.list, &signed.signature, &chain, bundle, now)
         .map_err(|source| ListError::Signature { issuer: issuer.clone(), source })?;
-    let path = match (signatory, &issuer) {
-        (Signatory::Root(signer), ListIssuer::Root(named)) if signer == *named => Vec::new(),
-        (Signatory::Intermediate { path, cluster }, ListIssuer::Cluster(name))
-            if speaks_for(cluster.as_deref(), name) =>
+    let (path, good_until) = match (signatory, &issuer) {
+        (Signatory::Root(signer), ListIssuer::Root(named)) if signer == *named => (Vec::new(), None),
+        (Signatory::Intermediate { path, cluster, good_until }, ListIssuer::Cluster(name))
+            if is_of_cluster(cluster.as_deref(), name) =>
         {
             if list.intermediates().next().is_some() {
                 return Err(ListError::Intermediates { issuer });
             }
-            path
+            (path, Some(good_until))
         }
         _ => return Err(ListError::OtherIssuer { issuer }),
     };
-    Ok(Kept { list: Arc::new(list), signed: signed.clone(), path })
-}
-
-/// Whether an intermediate that states this cluster may sign for that one. A certificate's field is short, so a long name
-/// is cut there; a plugged-in intermediate states none.
-fn speaks_for(stated: Option<&str>, cluster: &str) -> bool {
-    stated.is_none_or(|stated| cluster.chars().take(NAME_LIMIT).eq(stated.chars()))
+    Ok(Kept { list: Arc::new(list), signed: signed.clone(), path, good_until })
 }
 
 fn list_of(message: &v1::RevocationList) -> Result<RevocationList, ListError> {
@@ -356,9 +383,9 @@ pub enum ListError {
     },
 }
 
-/// More would be an attack on memory; a whole cluster is revoked by its intermediate.
-const MAX_ENTRIES: usize = 100_000;
+/// The most entries that a list may have. More would be an attack on memory; a whole cluster is revoked by its intermediate.
+pub const MAX_ENTRIES: usize = 100_000;
+/// The longest list that a CA writes, in bytes: with others it must fit into one message.
+pub const MAX_LIST: usize = 8 * 1024 * 1024;
 /// Clusters and roots of all trust domains.
 const MAX_LISTS: usize = 1_000;
-/// RFC 5280, appendix A.1.
-const NAME_LIMIT: usize = 64;

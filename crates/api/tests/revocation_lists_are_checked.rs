@@ -30,7 +30,13 @@ struct Authority {
 }
 
 fn authority(unit: &str, above: Option<&Authority>) -> Authority {
+    authority_until(now() + Duration::from_secs(365 * 24 * 3600), unit, above)
+}
+
+fn authority_until(end: SystemTime, unit: &str, above: Option<&Authority>) -> Authority {
     let mut params = CertificateParams::default();
+    params.not_before = (now() - Duration::from_secs(3600)).into();
+    params.not_after = end.into();
     let name = &mut params.distinguished_name;
     name.push(DnType::CommonName, if above.is_some() { "intermediate" } else { "root" });
     if !unit.is_empty() {
@@ -136,6 +142,42 @@ fn an_older_list_or_another_of_the_same_version_is_refused_and_silence_changes_n
     assert_eq!(*keeper.current(), held);
     assert_eq!(mesh.take(&mut keeper, [sign(&list("cluster:east", 3), &mesh.east)]), "cluster:east");
     assert!(keeper.current().is_empty());
+}
+
+#[test]
+fn the_same_list_signed_anew_is_what_is_handed_on() {
+    let (old, new) = (Mesh::new(), Mesh::new());
+    let td = || "td".parse().unwrap();
+    let both = TrustBundle::new(td(), 2, [old.root.der.clone(), new.root.der.clone()]).unwrap().into();
+    let mut second = list("cluster:east", 2);
+    assert!(second.revoke_serial("77", None, why()));
+    let shown = |signer: &Authority| v1::SignedRevocations { lists: vec![sign(&second, signer)] };
+    let in_force_under = |keeper: &Keeper, bundles: &TrustBundles, now: SystemTime| {
+        let mut fresh = Keeper::default();
+        let evidence = read_evidence(keeper.current().evidence()).unwrap();
+        fresh.take(&evidence, bundles, now).refused.is_empty() && fresh.current() == keeper.current()
+    };
+
+    // A rotation of the root: the list says nothing new, and whoever starts later trusts the new root alone.
+    let mut keeper = Keeper::default();
+    assert_eq!(old.take(&mut keeper, [sign(&second, &old.east)]), "cluster:east");
+    assert!(!in_force_under(&keeper, &new.bundles, now()));
+    let outcome = keeper.take(&shown(&new.east), &new.bundles, now());
+    assert!(outcome.taken.is_empty() && outcome.refused.is_empty() && outcome.is_change(), "{outcome:?}");
+    assert_eq!(outcome.renewed, ["cluster:east".parse().unwrap()]);
+    assert!(in_force_under(&keeper, &new.bundles, now()));
+    // Back again by a signer that ends as late: both are good, so the one held stays.
+    assert!(!keeper.take(&shown(&old.east), &both, now()).is_change());
+
+    // A renewal of the intermediate: the later end counts, while both are good.
+    let day = Duration::from_secs(24 * 3600);
+    let [soon, later] = [1, 2].map(|days| authority_until(now() + day * days, "east", Some(&old.root)));
+    let mut keeper = Keeper::default();
+    assert_eq!(old.take(&mut keeper, [sign(&second, &soon)]), "cluster:east");
+    assert!(keeper.take(&shown(&later), &old.bundles, now()).is_change());
+    assert!(!keeper.take(&shown(&soon), &old.bundles, now()).is_change(), "the shorter one is nothing new");
+    let then = now() + day + Duration::from_secs(1);
+    assert!(in_force_under(&keeper, &old.bundles, then));
 }
 
 #[test]

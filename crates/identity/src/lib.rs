@@ -35,7 +35,7 @@ pub use leaf::{ParseSvidError, SvidLeaf};
 pub use revocations::{
     ListIssuer, Merged, ParseListIssuerError, ParseRevocationReasonError, Proven, Revocation, RevocationList,
     RevocationReason, Revocations, Revoked, RevokedBy, RevokedIdentity, RevokedSerial, Signatory, StatementError,
-    verify_statement,
+    is_of_cluster, stated_cluster, verify_statement,
 };
 pub use spiffe_id::{ParseSpiffeIdError, SpiffeId, SpiffeIdKind};
 pub use svid::X509Svid;

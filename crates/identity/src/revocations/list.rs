@@ -73,9 +73,9 @@ pub struct RevokedSerial {
 /// An identity in a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RevokedIdentity {
-    /// Certificates whose not-before is earlier are revoked.
+    /// Once it is reinstated, certificates whose not-before is earlier stay revoked.
     pub before: SystemTime,
-    /// Whether it may be issued new ones.
+    /// Whether it may be issued new ones. While it may not, every certificate of it is revoked.
     pub reinstated: bool,
     /// Why and since when.
     pub revocation: Revocation,

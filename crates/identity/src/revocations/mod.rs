@@ -13,7 +13,7 @@ use crate::{Fingerprint, SpiffeId, TrustDomain, rfc3339};
 
 pub use list::{ListIssuer, ParseListIssuerError, RevocationList, RevokedIdentity, RevokedSerial};
 pub use reason::{ParseRevocationReasonError, RevocationReason};
-pub use statement::{Signatory, StatementError, verify_statement};
+pub use statement::{Signatory, StatementError, is_of_cluster, stated_cluster, verify_statement};
 
 /// Every list that a verifier holds.
 ///
@@ -101,10 +101,13 @@ impl Revocations {
         intermediate.or_else(|| self.of_identity(proven)).or_else(|| self.of_serial(proven))
     }
 
+    /// While an identity is barred, the dates of its certificates prove nothing: another issuer may not have heard of it, or
+    /// its clock was ahead. Only between a reinstatement and what came before it do they tell.
     fn of_identity(&self, proven: &Proven<'_>) -> Option<Revoked> {
         let mut found = self.about(proven.id.trust_domain()).filter_map(|list| list.identity(proven.id));
-        let identity = found.find(|identity| proven.not_before < identity.before)?;
-        let rule = RevokedBy::Identity { id: proven.id.clone(), before: identity.before };
+        let identity = found.find(|identity| !identity.reinstated || proven.not_before < identity.before)?;
+        let before = identity.reinstated.then_some(identity.before);
+        let rule = RevokedBy::Identity { id: proven.id.clone(), before };
         Some(Revoked { rule, revocation: identity.revocation })
     }
 
@@ -169,12 +172,12 @@ pub struct Revoked {
 pub enum RevokedBy {
     /// One certificate, by its serial number.
     Serial(String),
-    /// Every certificate of an identity that is good from before a moment.
+    /// Certificates of an identity.
     Identity {
         /// Whose.
         id: SpiffeId,
-        /// Certificates whose not-before is earlier are revoked.
-        before: SystemTime,
+        /// Those whose not-before is earlier, where the identity was reinstated; else all.
+        before: Option<SystemTime>,
     },
     /// Everything under an intermediate, by the SHA-256 of its certificate.
     Intermediate(Fingerprint),
@@ -185,8 +188,9 @@ impl std::fmt::Display for Revoked {
         let Revocation { reason, since, .. } = self.revocation;
         match &self.rule {
             RevokedBy::Serial(serial) => write!(f, "the certificate with the serial number {serial} is revoked")?,
-            RevokedBy::Identity { id, before } => {
-                write!(f, "the identity {id} is revoked: its certificates from before {} are", rfc3339(*before))?;
+            RevokedBy::Identity { id, before: None } => write!(f, "the identity {id} is revoked")?,
+            RevokedBy::Identity { id, before: Some(before) } => {
+                write!(f, "the certificates of {id} from before {} are revoked", rfc3339(*before))?;
             }
             RevokedBy::Intermediate(print) => write!(f, "the intermediate with the SHA-256 {print} is revoked")?,
         }

@@ -1,6 +1,7 @@
 //! Statements that an authority of a trust domain signed, beside certificates.
 
-use std::time::SystemTime;
+use std::cell::Cell;
+use std::time::{Duration, SystemTime};
 
 use ring::signature::{self, UnparsedPublicKey, VerificationAlgorithm};
 use rustls_pki_types::CertificateDer;
@@ -26,6 +27,8 @@ pub enum Signatory {
         /// The cluster that the signer's certificate states: its organisational unit, where its organisation is the trust
         /// domain. Certificates that others made state none.
         cluster: Option<String>,
+        /// Until when it is one: the first end of a certificate between it and its root, both included.
+        good_until: SystemTime,
     },
 }
 
@@ -51,44 +54,87 @@ pub fn verify_statement(
     }
     let certificate = parse(signer)?;
     check_signature(certificate.public_key(), &[context, message].concat(), signed)?;
-    let path = path(signer, others, bundle, now)?;
-    match path.as_slice() {
-        [] => Ok(Signatory::Root(Fingerprint::of(signer))),
-        _ => Ok(Signatory::Intermediate { path, cluster: cluster(&certificate, bundle.trust_domain()) }),
+    let mut path = Vec::new();
+    let search = Search { signer, others, bundle, now, looks: Cell::new(MAX_LOOKS) };
+    // A root may show another certificate of its own, older or newer than the one that is trusted.
+    if search.is_root(&certificate) {
+        return Ok(Signatory::Root(Fingerprint::of(signer)));
     }
+    let good_until = search.climb(signer, &mut path)?;
+    Ok(Signatory::Intermediate { path, cluster: cluster(&certificate, bundle.trust_domain()), good_until })
 }
 
-/// The certificates from the signer to below its root; none when it is one.
-fn path(
-    signer: &CertificateDer<'_>,
-    others: &[CertificateDer<'_>],
-    bundle: &TrustBundle,
+/// The way from a signer up to a root.
+struct Search<'a> {
+    signer: &'a CertificateDer<'a>,
+    others: &'a [CertificateDer<'a>],
+    bundle: &'a TrustBundle,
     now: SystemTime,
-) -> Result<Vec<Fingerprint>, StatementError> {
-    let (mut path, mut der) = (Vec::new(), signer);
-    loop {
+    /// How many signatures may still be checked: certificates that sign each other make a maze.
+    looks: Cell<usize>,
+}
+
+impl<'a> Search<'a> {
+    /// Whether it has the name and the key of a trusted root that is good now.
+    fn is_root(&self, certificate: &X509Certificate<'_>) -> bool {
+        self.bundle.roots().any(|root| {
+            parse(root).is_ok_and(|parsed| {
+                parsed.subject() == certificate.subject()
+                    && parsed.public_key().raw == certificate.public_key().raw
+                    && check_dates(root, &parsed, self.now).is_ok()
+            })
+        })
+    }
+
+    /// Puts the certificates from this one to below its root on the path; until when all of them, and the root, are good.
+    fn climb(&self, der: &CertificateDer<'_>, path: &mut Vec<Fingerprint>) -> Result<SystemTime, StatementError> {
         let certificate = parse(der)?;
-        check_dates(der, &certificate, now)?;
-        if bundle.roots().any(|root| root == der) {
-            return Ok(path);
+        let end = check_dates(der, &certificate, self.now)?;
+        if self.bundle.roots().any(|root| root == der) {
+            return Ok(end);
         }
-        check_authority(der, &certificate, bundle.trust_domain())?;
-        path.push(Fingerprint::of(der));
-        if path.len() > MAX_PATH {
+        check_authority(der, &certificate, self.bundle.trust_domain())?;
+        if path.len() == MAX_PATH {
             return Err(StatementError::LongChain);
         }
-        let roots = bundle.roots().map(|root| root as &CertificateDer<'_>);
-        let above = roots.chain(others).find(|above| is_issued_by(&certificate, above, path.len()));
-        der = above.ok_or_else(|| StatementError::NoPath {
-            signer: Fingerprint::of(signer),
-            trust_domain: bundle.trust_domain().clone(),
-        })?;
+        path.push(Fingerprint::of(der));
+        let mut failure = StatementError::NoPath {
+            signer: Fingerprint::of(self.signer),
+            trust_domain: self.bundle.trust_domain().clone(),
+        };
+        let roots = self.bundle.roots().map(|root| root as &CertificateDer<'_>);
+        for above in roots.chain(self.others) {
+            if path.contains(&Fingerprint::of(above)) || !self.is_issued_by(&certificate, above, path.len())? {
+                continue;
+            }
+            match self.climb(above, path) {
+                Ok(above) => return Ok(end.min(above)),
+                Err(StatementError::LongChain) => return Err(StatementError::LongChain),
+                Err(error) => failure = error,
+            }
+        }
+        path.pop();
+        Err(failure)
+    }
+
+    /// Whether `above` signed the certificate, and may have this many authorities below it.
+    fn is_issued_by(
+        &self,
+        certificate: &X509Certificate<'_>,
+        above: &CertificateDer<'_>,
+        below: usize,
+    ) -> Result<bool, StatementError> {
+        let Ok(issuer) = parse(above) else { return Ok(false) };
+        if certificate.issuer() != issuer.subject() || !may_issue(&issuer, below) {
+            return Ok(false);
+        }
+        self.looks.set(self.looks.get().checked_sub(1).ok_or(StatementError::LongChain)?);
+        Ok(certificate.verify_signature(Some(issuer.public_key())).is_ok())
     }
 }
 
-/// Whether `above` signed the certificate, and may have this many authorities below it.
-fn is_issued_by(certificate: &X509Certificate<'_>, above: &CertificateDer<'_>, below: usize) -> bool {
-    let Ok(issuer) = parse(above) else { return false };
+/// Whether an authority may have this many others below it.
+fn may_issue(issuer: &X509Certificate<'_>, below: usize) -> bool {
     let room = match issuer.basic_constraints() {
         Ok(Some(constraints)) if constraints.value.ca => constraints
             .value
@@ -102,22 +148,21 @@ fn is_issued_by(certificate: &X509Certificate<'_>, above: &CertificateDer<'_>, b
         Err(_) => false,
     };
     room && signs
-        && certificate.issuer() == issuer.subject()
-        && certificate.verify_signature(Some(issuer.public_key())).is_ok()
 }
 
+/// Until when it is good.
 fn check_dates(
     der: &CertificateDer<'_>,
     certificate: &X509Certificate<'_>,
     now: SystemTime,
-) -> Result<(), StatementError> {
+) -> Result<SystemTime, StatementError> {
     let seconds = now.duration_since(SystemTime::UNIX_EPOCH).ok().and_then(|since| i64::try_from(since.as_secs()).ok());
     let dates = certificate.validity();
-    let good = |now| dates.not_before.timestamp() <= now && now <= dates.not_after.timestamp();
-    match seconds.is_some_and(good) {
-        true => Ok(()),
-        false => Err(StatementError::NotGood { authority: Fingerprint::of(der), now }),
-    }
+    let good = |now: &i64| dates.not_before.timestamp() <= *now && *now <= dates.not_after.timestamp();
+    let not_after = u64::try_from(dates.not_after.timestamp()).ok();
+    let not_after = not_after.and_then(|end| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(end)));
+    let not_after = not_after.filter(|_| seconds.as_ref().is_some_and(good));
+    not_after.ok_or_else(|| StatementError::NotGood { authority: Fingerprint::of(der), now })
 }
 
 /// An intermediate signs certificates, and names no other trust domain.
@@ -163,6 +208,18 @@ fn algorithm(key: &SubjectPublicKeyInfo<'_>) -> Option<&'static dyn Verification
         () if curve == OID_NIST_EC_P384 => Some(&signature::ECDSA_P384_SHA384_ASN1),
         () => None,
     }
+}
+
+/// The cluster that an intermediate states: its organisational unit, where its organisation is the trust domain. Certificates
+/// that others made state none.
+pub fn stated_cluster(intermediate: &CertificateDer<'_>, trust_domain: &TrustDomain) -> Option<String> {
+    cluster(&parse(intermediate).ok()?, trust_domain)
+}
+
+/// Whether an intermediate that states this cluster is one of that cluster. A certificate's field is short, so a long name
+/// is cut there; one that states none is whoever's its root says.
+pub fn is_of_cluster(stated: Option<&str>, cluster: &str) -> bool {
+    stated.is_none_or(|stated| cluster.chars().take(NAME_LIMIT).eq(stated.chars()))
 }
 
 fn cluster(certificate: &X509Certificate<'_>, trust_domain: &TrustDomain) -> Option<String> {
@@ -229,3 +286,5 @@ pub enum StatementError {
 const NAME_LIMIT: usize = 64;
 /// As many certificates as a path can have below its root.
 const MAX_PATH: usize = 6;
+/// Twice as many signatures as the longest path has, and some for roots that share a name.
+const MAX_LOOKS: usize = 32;

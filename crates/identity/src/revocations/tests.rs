@@ -34,6 +34,7 @@ fn held(list: RevocationList) -> Revocations {
 }
 
 const REVIEWS: &str = "spiffe://td/ns/shop/sa/reviews";
+const RATINGS: &str = "spiffe://td/ns/shop/sa/ratings";
 
 fn print(text: &str) -> Fingerprint {
     Fingerprint::of(text.as_bytes())
@@ -44,10 +45,12 @@ fn each_rule_meets_whom_it_names_and_nobody_else() {
     let mut list = list(1);
     assert!(list.revoke_serial("00:AB:cd", Some(print("int")), why()));
     assert!(list.revoke_serial("0x77", None, why()));
-    list.revoke_identity(id(REVIEWS), RevokedIdentity { before: at(500), reinstated: false, revocation: why() });
+    let barred = RevokedIdentity { before: at(500), reinstated: false, revocation: why() };
+    list.revoke_identity(id(REVIEWS), barred);
+    list.revoke_identity(id(RATINGS), RevokedIdentity { reinstated: true, ..barred });
     list.revoke_intermediate(print("bad"), why());
     let all = held(list);
-    let reviews = id(REVIEWS);
+    let (reviews, ratings) = (id(REVIEWS), id(RATINGS));
     let check = |id: &SpiffeId, serial: &str, not_before: u64, issuers: &[&str], expected: Option<&str>| {
         let issuers: Vec<_> = issuers.iter().map(|name| print(name)).collect();
         let found = all.of(&Proven { id, serial, not_before: at(not_before), issuers: &issuers });
@@ -64,9 +67,13 @@ fn each_rule_meets_whom_it_names_and_nobody_else() {
     check(&other, "abcd", 0, &["another"], None);
     check(&other, "abcde", 0, &["int"], None);
     check(&other, "77", 0, &["anybody"], Some("serial number 77"));
-    check(&reviews, "1", 499, &["int"], Some("the identity spiffe://td/ns/shop/sa/reviews"));
+    // Whatever a certificate of a barred identity says of its time: its issuer's clock may be ahead, or it has not heard.
+    for not_before in [499, 500, 8_000] {
+        check(&reviews, "1", not_before, &["int"], Some("the identity spiffe://td/ns/shop/sa/reviews is revoked"));
+    }
+    check(&ratings, "1", 499, &["int"], Some("the certificates of spiffe://td/ns/shop/sa/ratings from before"));
     // Exactly then, and later, is after it was reinstated.
-    check(&reviews, "1", 500, &["int"], None);
+    check(&ratings, "1", 500, &["int"], None);
     check(&other, "1", 0, &["int", "bad"], Some("the intermediate"));
     check(&id("spiffe://other/ns/shop/sa/reviews"), "77", 0, &["bad"], None);
     assert!(all.of_intermediate(&td(), print("bad")).is_some());
@@ -185,7 +192,7 @@ fn a_statement_is_that_of_a_root_or_of_an_intermediate_below_it() {
     let root = root(KeyPair::generate().unwrap());
     let cluster = root.below(|_| ());
     let path = vec![Fingerprint::of(&cluster.der)];
-    let found = Ok(Signatory::Intermediate { path, cluster: Some("east".into()) });
+    let found = Ok(Signatory::Intermediate { path, cluster: Some("east".into()), good_until: at(9_000) });
     assert_eq!(verify(&cluster, &[], &root, 5_000), found);
     assert_eq!(verify(&cluster, &[&root], &root, 5_000), found, "the root may come along");
     let others = root.below(|params| {
@@ -194,6 +201,66 @@ fn a_statement_is_that_of_a_root_or_of_an_intermediate_below_it() {
     let Ok(Signatory::Intermediate { cluster: None, .. }) = verify(&others, &[], &root, 5_000) else {
         panic!("a unit of somebody else's organisation is no cluster");
     };
+}
+
+/// A second certificate of the same root: same name, same key, other dates.
+fn renewed(root: &Authority, from: u64, to: u64) -> Authority {
+    let key = KeyPair::try_from(root.issuer.key().serialize_der().as_slice()).unwrap();
+    let mut params = params("root");
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
+    (params.not_before, params.not_after) = (at(from).into(), at(to).into());
+    let der = params.self_signed(&key).unwrap().der().clone();
+    Authority { der, issuer: Issuer::new(params, key) }
+}
+
+#[test]
+fn of_two_certificates_of_one_root_the_good_one_counts() {
+    let old = root(KeyPair::generate().unwrap());
+    let (over, new) = (renewed(&old, 1_000, 2_000), renewed(&old, 3_000, 9_500));
+    let cluster = old.below(|_| ());
+    let verify_by = |signer: &Authority, more: &[&Authority], roots: &[&Authority]| {
+        let chain: Vec<_> = std::iter::once(signer).chain(more.iter().copied()).map(|ca| ca.der.clone()).collect();
+        let bundle = TrustBundle::new(td(), 1, roots.iter().map(|root| root.der.clone())).unwrap();
+        verify_statement(CONTEXT, b"hello", &signer.sign(b"a test\0hello"), &chain, &bundle, at(5_000))
+    };
+    // In whatever order they are tried, as roots or on the way.
+    for roots in [[&over, &new], [&new, &over]] {
+        assert!(verify_by(&cluster, &[], &roots).is_ok());
+    }
+    assert!(verify_by(&cluster, &[&over], &[&new]).is_ok());
+    let only_over = verify_by(&cluster, &[], &[&over]);
+    assert!(
+        matches!(&only_over, Err(StatementError::NotGood { authority, .. }) if *authority == Fingerprint::of(&over.der))
+    );
+    // The root itself may show an older certificate of its own: its key and its name are what is trusted.
+    assert_eq!(verify_by(&over, &[], &[&new]), Ok(Signatory::Root(Fingerprint::of(&over.der))));
+    assert!(verify_by(&over, &[], &[&over]).is_err());
+}
+
+#[test]
+fn a_maze_of_certificates_is_left_soon() {
+    let trusted = root(KeyPair::generate().unwrap());
+    // Six of one name and one key, each of which has signed all the others.
+    let key = KeyPair::generate().unwrap();
+    let turn = |not_after: u64| {
+        let mut params = params("maze");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.not_after = at(not_after).into();
+        let der = params.self_signed(&key).unwrap().der().clone();
+        Authority { der, issuer: Issuer::new(params, KeyPair::generate().unwrap()) }
+    };
+    let turns: Vec<_> = (0..6).map(|n| turn(8_000 + n)).collect();
+    let signer = {
+        let mut params = params("cluster");
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        let mut above = super::tests::params("maze");
+        above.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let own = KeyPair::generate().unwrap();
+        let der = params.signed_by(&own, &Issuer::new(above, &key)).unwrap().der().clone();
+        Authority { der, issuer: Issuer::new(params, own) }
+    };
+    let found = verify(&signer, &turns.iter().collect::<Vec<_>>(), &trusted, 5_000);
+    assert_eq!(found, Err(StatementError::LongChain));
 }
 
 #[test]
