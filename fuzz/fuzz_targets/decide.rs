@@ -41,6 +41,7 @@ fuzz_target!(|parts: Parts| {
     };
     let request = Request {
         source: source.as_ref(),
+        trust_domain: &"cluster.local".parse().unwrap(),
         source_ip: address.into(),
         destination: (address, port).into(),
         sni: Some(&method),

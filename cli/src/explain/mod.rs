@@ -89,6 +89,7 @@ fn answer(args: &ExplainArgs, policy: &Policy, target: &Target) -> Result<Answer
     };
     let explanation = compiled.explain(&Request {
         source: Some(&source),
+        trust_domain: &target.trust_domain,
         source_ip: args.from_ip,
         destination: SocketAddr::new(target.address, target.port),
         sni: None,

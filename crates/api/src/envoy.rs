@@ -27,7 +27,7 @@ pub fn unpack<M: prost::Message + Default>(type_url: &str, any: &Any) -> Result<
 }
 
 /// Why an [`Any`] did not hold what it should.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UnpackError {
     /// Another type.
     #[error("expected a resource of type {wanted}, found {found:?}")]

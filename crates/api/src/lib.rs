@@ -72,3 +72,7 @@ pub mod istio {
         }
     }
 }
+
+/// The longest message that one of ours takes from another, in bytes, where lists of revocations or bundles may travel: every
+/// client and server of these says so, and whoever writes lists bounds them far below ([`revocations::MAX_LIST`]).
+pub const MAX_MESSAGE: usize = 32 * 1024 * 1024;

@@ -107,6 +107,7 @@ fn calls(rules: usize) -> Vec<Call> {
 }
 
 fn decide(c: &mut Criterion) {
+    let ours = "cluster.local".parse().unwrap();
     let mut group = c.benchmark_group("decide");
     for rules in [10, 1_000, 10_000] {
         let compiled = Compiled::new(policy(rules));
@@ -119,6 +120,7 @@ fn decide(c: &mut Criterion) {
             .zip(&paths)
             .map(|(call, path)| Request {
                 source: Some(&call.source),
+                trust_domain: &ours,
                 source_ip: [10, 0, 0, 7].into(),
                 destination: ([10, 0, 0, 9], 9080).into(),
                 sni: None,
@@ -145,6 +147,7 @@ fn decide(c: &mut Criterion) {
     let headers = alcazar_policy::NoHeaders;
     let request = Request {
         source: None,
+        trust_domain: &ours,
         source_ip: [10, 0, 0, 7].into(),
         destination: ([10, 0, 0, 9], 9080).into(),
         sni: None,

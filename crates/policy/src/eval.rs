@@ -64,7 +64,7 @@ pub(crate) fn text<'a>(attribute: &Attribute, request: &Request<'a>) -> Option<&
         Attribute::Method => Some(http?.method),
         Attribute::Sni => request.sni,
         Attribute::SourcePrincipal => request.source.map(|id| id.principal()),
-        Attribute::SourceNamespace => request.source?.namespace(),
+        Attribute::SourceNamespace => request.source_namespace(),
         Attribute::Header(_)
         | Attribute::DestinationIp
         | Attribute::DestinationPort

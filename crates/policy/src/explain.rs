@@ -168,8 +168,11 @@ impl fmt::Display for FailedRecord {
         }
         let what = &self.attribute;
         match self.seen.as_slice() {
-            [] if what == "source principal" || what == "source namespace" => {
+            [] if what == "source principal" => {
                 f.write_str(", but the caller has none (it did not authenticate as a workload)")
+            }
+            [] if what == "source namespace" => {
+                f.write_str(", but the caller has none (it did not authenticate as a workload of this trust domain)")
             }
             [] => write!(f, ", but the request has no {what}"),
             [one] => write!(f, ", but the {what} is {:?}", shorten(one)),

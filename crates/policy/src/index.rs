@@ -104,7 +104,7 @@ impl SubjectIndex {
             self.principal.look_up(source.principal(), lists);
             // Taking the namespace out of the identity costs something.
             if !self.namespace.is_empty()
-                && let Some(namespace) = source.namespace()
+                && let Some(namespace) = request.source_namespace()
             {
                 self.namespace.look_up(namespace, lists);
             }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-use alcazar_identity::SpiffeId;
+use alcazar_identity::{SpiffeId, TrustDomain};
 
 use crate::{Host, NormalizedPath};
 
@@ -14,8 +14,10 @@ use crate::{Host, NormalizedPath};
 ///
 /// let host = Host::normalize("Reviews.shop:80")?;
 /// let path = NormalizedPath::parse("/ratings/7?full=1", Default::default())?;
+/// let ours = "cluster.local".parse().expect("a trust domain");
 /// let request = Request {
 ///     source: None,
+///     trust_domain: &ours,
 ///     source_ip: [10, 0, 0, 7].into(),
 ///     destination: ([10, 0, 0, 9], 9080).into(),
 ///     sni: None,
@@ -28,6 +30,9 @@ use crate::{Host, NormalizedPath};
 pub struct Request<'a> {
     /// Who calls: the verified identity of the TLS peer. `None`: not authenticated (plaintext).
     pub source: Option<&'a SpiffeId>,
+    /// The mesh's own trust domain. The namespaces in policies are those of its workloads: another trust domain, with which it
+    /// federates, gives its own workloads whatever names it likes.
+    pub trust_domain: &'a TrustDomain,
     /// Where the connection came from.
     pub source_ip: IpAddr,
     /// Where the connection was made to: the workload's own address and port, not the mesh port.
@@ -36,6 +41,13 @@ pub struct Request<'a> {
     pub sni: Option<&'a str>,
     /// What is spoken, with the attributes that only it has.
     pub protocol: Protocol<'a>,
+}
+
+impl<'a> Request<'a> {
+    /// The namespace of a caller that is of the mesh's own trust domain.
+    pub(crate) fn source_namespace(&self) -> Option<&'a str> {
+        self.source.filter(|source| source.trust_domain() == self.trust_domain)?.namespace()
+    }
 }
 
 /// What is spoken on the connection.

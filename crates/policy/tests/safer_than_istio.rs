@@ -61,6 +61,30 @@ fn a_dot_in_a_namespace_is_a_dot() {
 }
 
 #[test]
+fn the_namespaces_of_a_federated_trust_domain_are_not_ours() {
+    let theirs = |id: &str| {
+        let mut call = Call::http("-", "GET", "/");
+        call.source = Some(id.parse().unwrap());
+        call
+    };
+    let (they, we) = (theirs("spiffe://two.example/ns/shop/sa/web"), Call::http("shop/web", "GET", "/"));
+    for (subject, expected) in [
+        ("{properties: {source.namespace: shop}}", (false, true)),
+        ("{namespaces: [shop]}", (false, true)),
+        ("{namespaces: [\"*\"]}", (false, true)),
+        ("{notNamespaces: [shop]}", (true, false)),
+        // Whoever means them says so.
+        ("{user: two.example/ns/shop/sa/web}", (true, false)),
+        ("{names: [\"two.example/ns/shop/*\"]}", (true, false)),
+        ("{user: cluster.local/ns/shop/sa/web}", (false, true)),
+        ("{names: [allAuthenticatedUsers]}", (true, true)),
+    ] {
+        let found = (allows(ANY_RULE, subject, &they), allows(ANY_RULE, subject, &we));
+        assert_eq!(found, expected, "{subject}");
+    }
+}
+
+#[test]
 fn a_suffix_of_a_principal_matches_on_tcp_too() {
     let subject = "{names: [\"*/sa/x\"]}";
     assert!(allows(ANY_RULE, subject, &Call::tcp("any/x", 1)));

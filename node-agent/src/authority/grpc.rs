@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use alcazar_api::MAX_MESSAGE;
 use alcazar_api::ca::v1;
 use alcazar_api::ca::v1::adoption_client::AdoptionClient;
 use alcazar_api::ca::v1::attest_node_request::Evidence;
@@ -68,7 +69,7 @@ impl Authority for GrpcAuthority {
 
     fn session(&self, node: Arc<Credentials>) -> Arc<dyn Session> {
         let channel = self.as_node(node);
-        let revocations = RevocationClient::new(channel.clone()).max_decoding_message_size(MAX_REVOCATIONS);
+        let revocations = RevocationClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE);
         Arc::new(GrpcSession {
             client: CertificateAuthorityClient::new(channel.clone()),
             adoption: AdoptionClient::new(channel),
@@ -207,8 +208,6 @@ impl Cause {
     }
 }
 
-/// Room for the lists of many clusters.
-const MAX_REVOCATIONS: usize = 32 << 20;
 /// How long the CA has for one answer; it signs and makes durable well within a second.
 const DEADLINE: Duration = Duration::from_secs(15);
 

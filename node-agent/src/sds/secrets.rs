@@ -1,8 +1,10 @@
 use std::sync::Arc;
 
 use alcazar_api::envoy::tls::Secret;
-use alcazar_api::sds::{DEFAULT, REVOCATIONS, ROOT_CA, bundle_secret, revocations_secret, svid_secret};
-use alcazar_identity::{Credentials, Fingerprint, SpiffeId, TrustBundle, TrustDomain};
+use alcazar_api::sds::{
+    ALL, DEFAULT, REVOCATIONS, ROOT_CA, bundle_secret, bundles_secret, revocations_secret, svid_secret,
+};
+use alcazar_identity::{Credentials, Fingerprint, SpiffeId, TrustBundle, TrustBundles, TrustDomain};
 
 use crate::registry::Held;
 
@@ -18,6 +20,8 @@ pub enum Found<'v> {
     Certificate(&'v Credentials),
     /// A trust bundle.
     Bundle(&'v TrustBundle),
+    /// Every trust domain's bundle.
+    Bundles(&'v TrustBundles),
     /// The signed lists of revocations.
     Revocations(&'v [u8]),
     /// The name is one of the caller's, but nothing is held under it now; why.
@@ -32,23 +36,27 @@ impl View {
         Self(held.into_iter().collect())
     }
 
-    /// Looks a name up: `default`, `ROOTCA`, a SPIFFE ID, or `spiffe://<trust domain>`.
+    /// Looks a name up: `default`, `ROOTCA`, `ALL`, `REVOCATIONS`, a SPIFFE ID, or `spiffe://<trust domain>`.
     pub fn find(&self, name: &str) -> Found<'_> {
         match name {
             DEFAULT => self.0.first().map_or(Found::Unknown, |(_, held)| certificate(held)),
-            ROOT_CA => match self.0.first() {
-                Some((id, held)) => bundle(held, id.trust_domain()),
-                None => Found::Unknown,
-            },
-            REVOCATIONS => self.0.first().map_or(Found::Unknown, |(_, held)| revocations(held)),
+            ROOT_CA => self.any().map_or(Found::Unknown, |(id, held)| bundle(held, id.trust_domain())),
+            ALL => self.any().map_or(Found::Unknown, |(_, held)| bundles(held)),
+            REVOCATIONS => self.any().map_or(Found::Unknown, |(_, held)| revocations(held)),
             name => self.find_id(name),
         }
+    }
+
+    /// By whom to tell what is the same for all of the caller's identities: the first that holds a certificate, since one that
+    /// was withdrawn has nothing.
+    fn any(&self) -> Option<&(SpiffeId, Arc<Held>)> {
+        self.0.iter().find(|(_, held)| held.credentials().is_some()).or_else(|| self.0.first())
     }
 
     fn find_id(&self, name: &str) -> Found<'_> {
         let Ok(id) = name.parse::<SpiffeId>() else { return Found::Unknown };
         if id.path().is_empty() {
-            return self.0.first().map_or(Found::Unknown, |(_, held)| bundle(held, id.trust_domain()));
+            return self.any().map_or(Found::Unknown, |(_, held)| bundle(held, id.trust_domain()));
         }
         self.0.iter().find(|(held, _)| *held == id).map_or(Found::Unknown, |(_, held)| certificate(held))
     }
@@ -61,6 +69,9 @@ impl Found<'_> {
             // The serial is not enough: intermediates may change while the leaf stays.
             Self::Certificate(credentials) => Some(digest(credentials.svid().chain().iter().map(AsRef::as_ref))),
             Self::Bundle(bundle) => Some(digest(bundle.roots().map(AsRef::as_ref))),
+            Self::Bundles(bundles) => Some(digest(bundles.iter().flat_map(|bundle| {
+                [bundle.trust_domain().as_str().as_bytes()].into_iter().chain(bundle.roots().map(AsRef::as_ref))
+            }))),
             Self::Revocations(evidence) => Some(digest([*evidence].into_iter())),
             Self::NotNow(_) | Self::Unknown => None,
         }
@@ -71,6 +82,7 @@ impl Found<'_> {
         match self {
             Self::Certificate(credentials) => Some(svid_secret(name, credentials.svid())),
             Self::Bundle(bundle) => Some(bundle_secret(name, bundle)),
+            Self::Bundles(bundles) => Some(bundles_secret(name, bundles)),
             Self::Revocations(evidence) => Some(revocations_secret(name, evidence)),
             Self::NotNow(_) | Self::Unknown => None,
         }
@@ -79,7 +91,7 @@ impl Found<'_> {
     /// Why there is none, in words.
     pub fn absence(&self) -> Option<String> {
         match self {
-            Self::Certificate(_) | Self::Bundle(_) | Self::Revocations(_) => None,
+            Self::Certificate(_) | Self::Bundle(_) | Self::Bundles(_) | Self::Revocations(_) => None,
             Self::NotNow(why) => Some((*why).to_owned()),
             Self::Unknown => Some("no such secret for this caller".to_owned()),
         }
@@ -92,6 +104,13 @@ pub(crate) const EVERYTHING: [&str; 2] = [DEFAULT, ROOT_CA];
 fn certificate(held: &Held) -> Found<'_> {
     match held {
         Held::Certificate(credentials) => Found::Certificate(credentials),
+        Held::Nothing(why) => Found::NotNow(why),
+    }
+}
+
+fn bundles(held: &Held) -> Found<'_> {
+    match held {
+        Held::Certificate(credentials) => Found::Bundles(credentials.bundles()),
         Held::Nothing(why) => Found::NotNow(why),
     }
 }

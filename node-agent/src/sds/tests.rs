@@ -74,6 +74,7 @@ fn names_lead_to_what_is_the_callers() {
         let found = match view.find(name) {
             Found::Certificate(credentials) => credentials.svid().id().to_string(),
             Found::Bundle(bundle) => format!("bundle of {}", bundle.trust_domain()),
+            Found::Bundles(bundles) => format!("bundles of {}", bundles.iter().count()),
             Found::Revocations(evidence) => format!("{} bytes of revocations", evidence.len()),
             Found::NotNow(why) => why.to_owned(),
             Found::Unknown => "unknown".to_owned(),
@@ -82,6 +83,7 @@ fn names_lead_to_what_is_the_callers() {
     };
     expect(&view, "default", REVIEWS);
     expect(&view, "ROOTCA", "bundle of td.example");
+    expect(&view, "ALL", "bundles of 1");
     expect(&view, "REVOCATIONS", "0 bytes of revocations");
     expect(&view, REVIEWS, REVIEWS);
     expect(&view, RATINGS, RATINGS);
@@ -91,7 +93,12 @@ fn names_lead_to_what_is_the_callers() {
     }
     let view = View::new([nothing(REVIEWS), mint.held(RATINGS)]);
     expect(&view, "default", "expired an hour ago");
+    // What is the same for all of them comes by another, while one was withdrawn.
+    expect(&view, "ROOTCA", "bundle of td.example");
+    expect(&view, "REVOCATIONS", "0 bytes of revocations");
+    let view = View::new([nothing(REVIEWS), nothing(RATINGS)]);
     expect(&view, "ROOTCA", "expired an hour ago");
+    let view = View::new([nothing(REVIEWS), mint.held(RATINGS)]);
     expect(&view, RATINGS, RATINGS);
     expect(&View::default(), "default", "unknown");
 }

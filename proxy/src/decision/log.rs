@@ -113,6 +113,7 @@ mod tests {
         let policy = Compiled::new(WorkloadPolicy::deny_all());
         let request = Request {
             source: None,
+            trust_domain: &"cluster.local".parse().unwrap(),
             source_ip: [10, 0, 0, 1].into(),
             destination: ([10, 0, 0, 2], 5432).into(),
             sni: None,

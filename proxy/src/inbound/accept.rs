@@ -110,7 +110,8 @@ async fn serve(accepted: Handshaken, life: Life, address: SocketAddr, plane: Arc
     let life = life.not_after(identity.validity().not_after().min(ours.svid().validity().not_after()), now);
     let life = life.while_believed(identity.clone(), plane.credentials.clone());
     let who = identity.clone();
-    let peer = Peer { identity, ip: address.ip(), server_name: accepted.server_name, forwarded, tunnels_only };
+    let home = ours.svid().id().trust_domain().clone();
+    let peer = Peer { identity, home, ip: address.ip(), server_name: accepted.server_name, forwarded, tunnels_only };
     let serving = plane.serving.clone();
     let service = Arc::new(Inbound { plane, peer: Arc::new(peer), port: None });
     if let Err(error) = h2::serve(accepted.stream, service, life, &serving).await {

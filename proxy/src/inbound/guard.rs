@@ -62,7 +62,14 @@ impl Asked {
 
 /// What policy is asked.
 pub(super) fn request<'a>(peer: &'a Peer, destination: SocketAddr, protocol: Protocol<'a>) -> Request<'a> {
-    Request { source: Some(peer.id()), source_ip: peer.ip, destination, sni: peer.server_name.as_deref(), protocol }
+    Request {
+        source: Some(peer.id()),
+        trust_domain: &peer.home,
+        source_ip: peer.ip,
+        destination,
+        sni: peer.server_name.as_deref(),
+        protocol,
+    }
 }
 
 /// Relays until both directions have ended, one breaks, or policy forbids it.

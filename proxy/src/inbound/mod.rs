@@ -9,7 +9,7 @@ mod slots;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use alcazar_identity::SpiffeId;
+use alcazar_identity::{SpiffeId, TrustDomain};
 use alcazar_mtls::PeerIdentity;
 use http::header::HeaderValue;
 use http::{Request, StatusCode};
@@ -28,6 +28,8 @@ use crate::reply::{Reply, Service};
 /// Who is at the other end of a connection, and what is said about it with each request.
 pub(crate) struct Peer {
     identity: PeerIdentity,
+    /// Our own trust domain; the peer may be of another.
+    home: TrustDomain,
     ip: IpAddr,
     server_name: Option<String>,
     /// The value of `x-forwarded-client-cert`.

@@ -3,23 +3,22 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use alcazar_identity::{Credentials, TrustBundle, TrustBundles, X509Svid};
+use alcazar_identity::Credentials;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 use tonic::transport::Endpoint;
 
-use super::{
-    DEFAULT, REVOCATIONS, ROOT_CA, SecretError, bundle_from_secret, revocations_from_secret, svid_from_secret,
-};
-use crate::ca::v1;
+use super::held::{Held, ResponseError};
+use super::lists::Lists;
+use super::{ALL, DEFAULT, ROOT_CA, SecretError};
+use crate::MAX_MESSAGE;
 use crate::envoy::discovery::{DiscoveryRequest, DiscoveryResponse};
 use crate::envoy::secret::secret_discovery_service_client::SecretDiscoveryServiceClient;
-use crate::envoy::tls::Secret;
-use crate::envoy::{SECRET_URL, Status, UnpackError, unpack};
-use crate::revocations::Keeper;
+use crate::envoy::{SECRET_URL, Status};
 
-/// Subscribes to the caller's certificate and bundle on an agent's socket, and to what is revoked.
+/// Subscribes to the caller's certificate on an agent's socket, to the bundles of its own and of federated trust domains, and to
+/// what is revoked. The lists have a stream of their own: whatever becomes of them, certificates are rotated.
 ///
 /// Lists of revocations are checked here too, at the time of `clock`: an agent can hold them back, and cannot make any up.
 ///
@@ -31,7 +30,8 @@ pub async fn connect(
     clock: Clock,
 ) -> (watch::Receiver<Arc<Credentials>>, impl Future<Output = ()> + Send) {
     let (first, mut firsts) = mpsc::channel(1);
-    let mut subscription = Subscription { socket, clock, held: Held::default(), publish: Publish::First(first) };
+    let mut subscription =
+        Subscription { socket, clock, held: Held::default(), lists_answered: false, publish: Publish::First(first) };
     let mut driver = Box::pin(async move { subscription.run().await });
     // The driver cannot end before it has published: until then it holds the only sender.
     let credentials = tokio::select! {
@@ -51,19 +51,9 @@ struct Subscription {
     socket: PathBuf,
     clock: Clock,
     held: Held,
+    /// Whether the agent has answered for the lists of revocations, or had its time to.
+    lists_answered: bool,
     publish: Publish,
-}
-
-/// What the agent has said so far.
-#[derive(Default)]
-struct Held {
-    svid: Option<X509Svid>,
-    roots: Option<Secret>,
-    /// Counts the bundles that were published: SDS does not carry a sequence.
-    sequence: u64,
-    /// Lists of revocations, as they were shown last; those that were good are in the keeper.
-    shown: Option<v1::SignedRevocations>,
-    keeper: Keeper,
 }
 
 /// Where credentials go: the first ones make the watch.
@@ -95,27 +85,41 @@ impl Subscription {
     /// One stream: subscribes, then takes what comes. Ends well only when nobody wants credentials any more.
     async fn stream(&mut self, attempt: &mut u32) -> Result<(), StreamError> {
         let channel = endpoint(&self.socket)?.connect().await.map_err(StreamError::Connect)?;
-        let mut client = SecretDiscoveryServiceClient::new(channel);
+        let mut client = SecretDiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
+        let mut lists = Lists::new(client.clone());
         let (requests, outgoing) = mpsc::channel(4);
-        send(&requests, request(None, None)).await?;
+        send(&requests, request(&NAMES, None, None)).await?;
         let mut responses = client.stream_secrets(ReceiverStream::new(outgoing)).await?.into_inner();
-        while let Some(response) = self.next(&mut responses).await? {
-            let outcome = self.held.take(&response, (self.clock)()).map_err(StreamError::from);
-            let refusal = outcome.as_ref().err().map(ToString::to_string);
-            send(&requests, request(Some(&response), refusal)).await?;
-            match outcome {
-                Ok(()) => {
+        let patience = tokio::time::sleep(PATIENCE);
+        tokio::pin!(patience);
+        loop {
+            tokio::select! {
+                response = self.next(&mut responses) => {
+                    let Some(response) = response? else { return Ok(()) };
+                    let outcome = self.held.take(&response, (self.clock)()).map_err(StreamError::from);
+                    let refusal = outcome.as_ref().err().map(ToString::to_string);
+                    send(&requests, request(&NAMES, Some(&response), refusal)).await?;
+                    if let Err(failure) = outcome {
+                        tracing::warn!(socket = %self.socket.display(), %failure, "refused what the agent sent; keeping what was held");
+                        continue;
+                    }
                     *attempt = 0;
-                    if !self.publish()? {
-                        return Ok(());
+                }
+                shown = lists.next() => {
+                    self.lists_answered = true;
+                    if let Some(shown) = shown {
+                        self.held.show(shown, (self.clock)())?;
                     }
                 }
-                Err(failure) => {
-                    tracing::warn!(socket = %self.socket.display(), %failure, "refused what the agent sent; keeping what was held")
+                () = &mut patience, if !self.lists_answered => {
+                    tracing::warn!(target: "alcazar::revoked", socket = %self.socket.display(), "the agent says nothing of revocations; until it does, only those held are enforced");
+                    self.lists_answered = true;
                 }
             }
+            if !self.publish()? {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
     /// The next response; `None` when nobody wants credentials any more.
@@ -135,8 +139,12 @@ impl Subscription {
         }
     }
 
-    /// Publishes what is held, once both halves are there. Returns whether anybody listens.
+    /// Publishes what is held, once certificate and bundle are there, and what is revoked was asked for. Returns whether anybody
+    /// listens.
     fn publish(&mut self) -> Result<bool, StreamError> {
+        if !self.lists_answered {
+            return Ok(true);
+        }
         let Some(credentials) = self.held.credentials()? else { return Ok(true) };
         let credentials = Arc::new(credentials);
         match &self.publish {
@@ -158,58 +166,12 @@ impl Subscription {
     }
 }
 
-impl Held {
-    /// Takes a response whole or not at all.
-    fn take(&mut self, response: &DiscoveryResponse, now: SystemTime) -> Result<(), ResponseError> {
-        let (mut svid, mut roots) = (None, None);
-        for resource in &response.resources {
-            let secret: Secret = unpack(SECRET_URL, resource)?;
-            match secret.name.as_str() {
-                DEFAULT => svid = Some(svid_from_secret(&secret)?),
-                ROOT_CA => roots = Some(secret),
-                REVOCATIONS => self.shown = Some(revocations_from_secret(&secret)?),
-                name => tracing::debug!(name, "the agent sent a secret that was not asked for"),
-            }
-        }
-        if let Some(svid) = svid.or_else(|| self.svid.clone()) {
-            // The bundle must convert before anything is replaced.
-            if let Some(roots) = &roots {
-                bundle_from_secret(roots, svid.id().trust_domain().clone(), self.sequence)?;
-            }
-            self.svid = Some(svid);
-        }
-        if roots.is_some() && roots != self.roots {
-            self.sequence += 1;
-            self.roots = roots;
-        }
-        self.check_revocations(now)?;
-        Ok(())
-    }
-
-    /// Takes what is good of the lists shown. With other roots another may be good than before.
-    fn check_revocations(&mut self, now: SystemTime) -> Result<(), SecretError> {
-        let (Some(shown), Some(bundle)) = (&self.shown, self.bundle()?) else { return Ok(()) };
-        let outcome = self.keeper.take(shown, &TrustBundles::from(bundle), now);
-        for refused in outcome.refused {
-            tracing::warn!(target: "alcazar::revoked", reason = %refused, cause = %deepest(&refused), "a list of revocations that the agent has shown is not taken");
-        }
-        Ok(())
-    }
-
-    fn bundle(&self) -> Result<Option<TrustBundle>, SecretError> {
-        let (Some(svid), Some(roots)) = (&self.svid, &self.roots) else { return Ok(None) };
-        bundle_from_secret(roots, svid.id().trust_domain().clone(), self.sequence).map(Some)
-    }
-
-    fn credentials(&self) -> Result<Option<Credentials>, SecretError> {
-        let (Some(svid), Some(bundle)) = (&self.svid, self.bundle()?) else { return Ok(None) };
-        let revocations = self.keeper.current().clone();
-        Ok(Some(Credentials::new(svid.clone(), bundle.into()).with_revocations(revocations)))
-    }
-}
-
 /// The first request, an acknowledgement, or a refusal.
-fn request(answered: Option<&DiscoveryResponse>, refusal: Option<String>) -> DiscoveryRequest {
+pub(super) fn request(
+    names: &[&str],
+    answered: Option<&DiscoveryResponse>,
+    refusal: Option<String>,
+) -> DiscoveryRequest {
     DiscoveryRequest {
         // A refusal repeats no version: the client may hold none.
         version_info: match (&refusal, answered) {
@@ -217,7 +179,7 @@ fn request(answered: Option<&DiscoveryResponse>, refusal: Option<String>) -> Dis
             _ => String::new(),
         },
         response_nonce: answered.map(|response| response.nonce.clone()).unwrap_or_default(),
-        resource_names: [DEFAULT, ROOT_CA, REVOCATIONS].map(str::to_owned).into(),
+        resource_names: names.iter().copied().map(str::to_owned).collect(),
         type_url: SECRET_URL.to_owned(),
         error_detail: refusal.map(|message| Status {
             code: Code::InvalidArgument as i32,
@@ -228,7 +190,10 @@ fn request(answered: Option<&DiscoveryResponse>, refusal: Option<String>) -> Dis
     }
 }
 
-async fn send(requests: &mpsc::Sender<DiscoveryRequest>, request: DiscoveryRequest) -> Result<(), StreamError> {
+pub(super) async fn send(
+    requests: &mpsc::Sender<DiscoveryRequest>,
+    request: DiscoveryRequest,
+) -> Result<(), StreamError> {
     requests.send(request).await.map_err(|_| StreamError::Ended)
 }
 
@@ -244,7 +209,7 @@ fn back_off(attempt: u32) -> Duration {
 
 /// Why a stream ended.
 #[derive(Debug, thiserror::Error)]
-enum StreamError {
+pub(super) enum StreamError {
     #[error("cannot connect: {}", deepest(.0))]
     Connect(tonic::transport::Error),
     #[error("the agent answered {:?}: {}", .0.code(), .0.message())]
@@ -257,17 +222,8 @@ enum StreamError {
     Secret(#[from] SecretError),
 }
 
-/// Why a response was refused.
-#[derive(Debug, thiserror::Error)]
-enum ResponseError {
-    #[error(transparent)]
-    Unpack(#[from] UnpackError),
-    #[error("{}: {}", .0, deepest(.0))]
-    Secret(#[from] SecretError),
-}
-
 /// The last cause in a chain: tonic's own message is only "transport error".
-fn deepest(error: &dyn std::error::Error) -> String {
+pub(super) fn deepest(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(next) = cause.source() {
         cause = next;
@@ -275,6 +231,10 @@ fn deepest(error: &dyn std::error::Error) -> String {
     cause.to_string()
 }
 
+/// What is asked for on the stream of certificates.
+const NAMES: [&str; 3] = [DEFAULT, ROOT_CA, ALL];
+/// How long the first credentials wait for what is revoked: an agent of an earlier version never says.
+const PATIENCE: Duration = Duration::from_secs(2);
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Attempts before a missing certificate is worth a warning: about two seconds.

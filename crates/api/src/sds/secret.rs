@@ -1,10 +1,16 @@
-use alcazar_identity::{BundleError, ParseSvidError, TrustBundle, TrustDomain, X509Svid};
+use alcazar_identity::{
+    BundleError, ParseSvidError, ParseTrustDomainError, TrustBundle, TrustBundles, TrustDomain, X509Svid,
+};
 
 use crate::ca::v1;
-use crate::envoy::core::DataSource;
 use crate::envoy::core::data_source::Specifier;
+use crate::envoy::core::{DataSource, TypedExtensionConfig};
 use crate::envoy::tls::secret::Type;
-use crate::envoy::tls::{CertificateValidationContext, GenericSecret, Secret, TlsCertificate};
+use crate::envoy::tls::spiffe_cert_validator_config as validator;
+use crate::envoy::tls::{
+    CertificateValidationContext, GenericSecret, Secret, SpiffeCertValidatorConfig, TlsCertificate,
+};
+use crate::envoy::{UnpackError, pack, unpack};
 use crate::revocations::read_evidence;
 
 /// An SVID as the secret that Envoy and our proxies take: PEM chain and PEM key, inline.
@@ -24,6 +30,69 @@ pub fn bundle_secret(name: &str, bundle: &TrustBundle) -> Secret {
         ..CertificateValidationContext::default()
     };
     Secret { name: name.to_owned(), r#type: Some(Type::ValidationContext(context)) }
+}
+
+/// Every trust domain's bundle as the secret that Envoy's SPIFFE certificate validator and our proxies take: each is believed for
+/// its own trust domain alone.
+pub fn bundles_secret(name: &str, bundles: &TrustBundles) -> Secret {
+    let trust_domain = |bundle: &TrustBundle| validator::TrustDomain {
+        name: bundle.trust_domain().to_string(),
+        trust_bundle: Some(inline(bundle.to_pem().into_bytes())),
+        ..validator::TrustDomain::default()
+    };
+    let config = SpiffeCertValidatorConfig {
+        trust_domains: bundles.iter().map(trust_domain).collect(),
+        ..SpiffeCertValidatorConfig::default()
+    };
+    let context = CertificateValidationContext {
+        custom_validator_config: Some(TypedExtensionConfig {
+            name: VALIDATOR.to_owned(),
+            typed_config: Some(pack(VALIDATOR_URL, &config)),
+        }),
+        ..CertificateValidationContext::default()
+    };
+    Secret { name: name.to_owned(), r#type: Some(Type::ValidationContext(context)) }
+}
+
+/// The bundles in such a secret, each by itself: one that cannot be read is left out, so that it harms its own trust domain
+/// alone. SDS carries no sequence, so the caller says it.
+///
+/// # Errors
+/// When the secret is of another kind.
+pub fn bundles_from_secret(secret: &Secret, sequence: u64) -> Result<ReadBundles, SecretError> {
+    let typed = match &secret.r#type {
+        Some(Type::ValidationContext(context)) => context.custom_validator_config.as_ref(),
+        _ => None,
+    };
+    let typed = typed.and_then(|config| config.typed_config.as_ref());
+    let typed = typed.ok_or_else(|| SecretError::NotBundles(secret.name.clone()))?;
+    let config: SpiffeCertValidatorConfig =
+        unpack(VALIDATOR_URL, typed).map_err(|source| SecretError::Validator { name: secret.name.clone(), source })?;
+    let mut read = ReadBundles::default();
+    for one in config.trust_domains.iter().take(MAX_TRUST_DOMAINS) {
+        let name = || format!("{} for {}", secret.name, one.name.chars().take(64).collect::<String>());
+        let bundle =
+            one.name.parse::<TrustDomain>().map_err(|source| SecretError::TrustDomain { name: name(), source });
+        let bundle = bundle.and_then(|trust_domain| {
+            let pem = inlined(one.trust_bundle.as_ref(), &secret.name)?;
+            TrustBundle::from_pem(trust_domain, sequence, pem)
+                .map_err(|source| SecretError::Bundle { name: name(), source })
+        });
+        match bundle {
+            Ok(bundle) => read.bundles.push(bundle),
+            Err(error) => read.refused.push(error),
+        }
+    }
+    Ok(read)
+}
+
+/// Bundles of several trust domains, as they were read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ReadBundles {
+    /// Those that are good.
+    pub bundles: Vec<TrustBundle>,
+    /// Why others were left out.
+    pub refused: Vec<SecretError>,
 }
 
 /// Signed lists of revocations as a secret, as they are.
@@ -77,6 +146,25 @@ pub fn bundle_from_secret(
 /// Why a secret is not what its name promises.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SecretError {
+    /// Not a validation context with a SPIFFE certificate validator.
+    #[error("the secret {0:?} does not hold the bundles of trust domains")]
+    NotBundles(String),
+    /// A validator of another kind.
+    #[error("the secret {name:?} does not hold a SPIFFE certificate validator")]
+    Validator {
+        /// The secret's name.
+        name: String,
+        /// What is wrong.
+        source: UnpackError,
+    },
+    /// Not the name of a trust domain.
+    #[error("the secret {name:?} has a bundle of no trust domain")]
+    TrustDomain {
+        /// The secret's name.
+        name: String,
+        /// What is wrong.
+        source: ParseTrustDomainError,
+    },
     /// Not a `tls_certificate`.
     #[error("the secret {0:?} does not hold a certificate")]
     NotACertificate(String),
@@ -118,3 +206,9 @@ fn inlined<'a>(source: Option<&'a DataSource>, name: &str) -> Result<&'a [u8], S
         _ => Err(SecretError::NotInline(name.to_owned())),
     }
 }
+
+/// Envoy's name for the validator.
+const VALIDATOR: &str = "envoy.tls.cert_validator.spiffe";
+const VALIDATOR_URL: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.SPIFFECertValidatorConfig";
+/// More than anybody federates with.
+const MAX_TRUST_DOMAINS: usize = 1_000;

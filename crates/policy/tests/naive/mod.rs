@@ -256,7 +256,9 @@ impl Subject {
         };
         let namespace = principal.as_ref().and_then(|p| {
             let parts: Vec<&str> = p.split('/').collect();
-            (parts.len() == 5 && parts[1] == "ns" && parts[3] == "sa").then(|| parts[2].to_owned())
+            // Others name their namespaces as they like.
+            let ours = parts[0] == "cluster.local";
+            (ours && parts.len() == 5 && parts[1] == "ns" && parts[3] == "sa").then(|| parts[2].to_owned())
         });
         let namespace = namespace.as_deref();
         self.user.as_ref().is_none_or(|user| user == "*" || is_principal(user))

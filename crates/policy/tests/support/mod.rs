@@ -129,6 +129,7 @@ impl Call {
         };
         ask(&Request {
             source: self.source.as_ref(),
+            trust_domain: &"cluster.local".parse().unwrap(),
             source_ip: self.source_ip,
             destination: self.destination,
             sni: self.sni.as_deref(),
