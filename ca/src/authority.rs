@@ -8,14 +8,15 @@ use std::{
 
 use alcazar_identity::{CertificateDer, Fingerprint, SpiffeId, TrustDomain, Validity};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyIdMethod, KeyUsagePurpose,
-    PublicKeyData, SanType,
+    BasicConstraints, CertificateParams, CrlDistributionPoint, DistinguishedName, DnType, IsCa, Issuer, KeyIdMethod,
+    KeyUsagePurpose, PublicKeyData, SanType,
 };
 use thiserror::Error;
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
 use crate::{
     issue::{BACKDATE, der::Template, whole_seconds},
+    revocation::CrlUrl,
     serial::Serial,
     signer::{Signer, SigningHandle},
 };
@@ -26,6 +27,8 @@ pub struct Authority {
     issuer: Issuer<'static, SigningHandle>,
     /// What all of its leaves have in common.
     leaf: Template,
+    /// Where its CRL is, as what it signs says.
+    crl: Option<String>,
 }
 
 /// What anybody may know of an authority.
@@ -54,7 +57,20 @@ impl Authority {
         let issuer =
             Issuer::from_ca_cert_der(&info.certificate, handle).map_err(|_reason| AuthorityError::Malformed)?;
         let leaf = Template::new(&parsed, issuer.key().algorithm()).ok_or(AuthorityError::Algorithm)?;
-        Ok(Self { info, issuer, leaf })
+        Ok(Self { info, issuer, leaf, crl: None })
+    }
+
+    /// The same, where what it signs says that its CRL is found below `base`.
+    #[must_use]
+    pub fn published_at(self, base: Option<&CrlUrl>) -> Self {
+        let Some(base) = base else { return self };
+        let crl = base.of(self.info.fingerprint);
+        Self { leaf: self.leaf.with_crl(&crl), crl: Some(crl), ..self }
+    }
+
+    /// Where its CRL is, as what it signs says.
+    pub fn crl(&self) -> Option<&str> {
+        self.crl.as_deref()
     }
 
     /// A new root of the trust domain, good for ten years from `now`, that may have intermediates and those no more.
@@ -127,6 +143,8 @@ impl Authority {
         let uri = trust_domain.to_uri().try_into().map_err(AuthorityError::Sign)?;
         params.subject_alt_names = vec![SanType::URI(uri)];
         params.use_authority_key_identifier_extension = true;
+        let crl = root.crl().map(|url| CrlDistributionPoint { uris: vec![url.to_owned()] });
+        params.crl_distribution_points = crl.into_iter().collect();
         let certificate = params.signed_by(key, &root.issuer).map_err(AuthorityError::Sign)?;
         Ok(certificate.der().clone())
     }

@@ -178,9 +178,10 @@ impl Ca {
         let ca = Self(Arc::new(inner));
         ca.measure_at_scrapes();
         ca.tell_of_replicas();
-        ca.refresh_revocations().await?;
-        ca.reconcile(checked.registrations).await?;
+        // Lists of other trust domains are good by their bundles.
         ca.open_federation().await?;
+        ca.open_revocations().await?;
+        ca.reconcile(checked.registrations).await?;
         Ok(ca)
     }
 

@@ -24,6 +24,7 @@ use crate::{
     kubernetes::KubernetesConfig,
     profile::{DnsName, ParseDnsNameError, Profile, ProfileConfig, ProfileError, Profiles},
     records::{ParseRegistrationError, Registration, text},
+    revocation::RevocationConfig,
     storage::{StoreConfig, StoreConfigError},
 };
 
@@ -79,6 +80,9 @@ pub struct Config {
     /// How much may be asked of it, and by whom.
     #[serde(default)]
     pub limits: Limits,
+    /// Where CRLs are served, and whether certificates say so.
+    #[serde(default)]
+    pub revocation: RevocationConfig,
     /// Where the state is that replicas share: `sled` (in `dataDir`, one process), `etcd: {...}` or `kubernetes: {...}`.
     /// Default: `sled`.
     #[serde(default)]
@@ -142,6 +146,7 @@ impl Config {
             registrations: Vec::new(),
             admin: None,
             limits: Limits::default(),
+            revocation: RevocationConfig::default(),
             profiles: BTreeMap::new(),
             store: StoreConfig::default(),
             kubernetes: KubernetesConfig::default(),

@@ -82,7 +82,9 @@ pub use kubernetes::{KubernetesConfig, KubernetesError, SecretsConfig, client as
 pub use profile::{AllowedNamesConfig, DnsName, Longer, ParseDnsNameError, Profile, ProfileConfig, ProfileError};
 pub use records::{ParseRegistrationError, RecordError, Registration, RegistrationId, Selector};
 pub use replicas::{DataFolderError, HeldIntermediate, ParseReplicaIdError, Phase, Presence, ReplicaId, ReplicaState};
-pub use revocation::{Barred, RefreshError, RevokeError, crl::CrlError, crl_routes};
+pub use revocation::{
+    Barred, CrlUrl, ParseCrlUrlError, RefreshError, RevocationConfig, RevokeError, crl::CrlError, crl_routes,
+};
 pub use run::{ADMIN_SOCKET, RunError};
 pub use serial::{NoRandomness, Serial};
 pub use serving::ServingError;

@@ -1,8 +1,9 @@
 //! The CA as a process: its listeners, and what it does by itself.
 
-use std::{io, os::unix::fs::PermissionsExt, path::PathBuf, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, os::unix::fs::PermissionsExt, path::PathBuf, sync::Arc, time::Duration};
 
 use alcazar_api::{
+    MAX_MESSAGE,
     ca::v1::{
         administration_server::AdministrationServer, adoption_server::AdoptionServer, bundles_server::BundlesServer,
         certificate_authority_server::CertificateAuthorityServer, jwt_server::JwtServer, ledger_server::LedgerServer,
@@ -75,7 +76,8 @@ impl Ca {
         shutdown.spawn("presence of this replica", self.clone().keep_presence(replicas, shutdown.clone()));
         let issuance = readiness.part("issuance");
         shutdown.spawn("horizon of the CA", self.clone().watch_horizon(issuance, shutdown.clone()));
-        shutdown.spawn("revocations of the CA", self.clone().keep_revocations(shutdown.clone()));
+        let revocations = readiness.part("revocations");
+        shutdown.spawn("revocations of the CA", self.clone().keep_revocations(revocations, shutdown.clone()));
         shutdown.spawn("heads of the ledger", self.clone().keep_heads(shutdown.clone()));
         shutdown.spawn("upkeep of the CA", self.clone().upkeep(shutdown.clone()));
         if let Some(secrets) = self.0.config.kubernetes.secrets.clone() {
@@ -93,6 +95,10 @@ impl Ca {
         if let Some(config) = &self.0.config.bundle_endpoint {
             let endpoint = Endpoint::bind(self, config).await?;
             shutdown.spawn("bundle endpoint", endpoint.run(shutdown.clone()));
+        }
+        if let Some(address) = self.0.config.revocation.listen {
+            let listener = self.bind_crls(address).await.map_err(|source| RunError::Crls { address, source })?;
+            shutdown.spawn("CRLs", self.clone().serve_crls(listener, shutdown.clone()));
         }
         shutdown.spawn("other trust domains", self.clone().follow_foreign_bundles(shutdown.clone()));
         for relation in self.0.federation.relations.clone() {
@@ -112,7 +118,10 @@ impl Ca {
         let operator = tonic::transport::Server::builder()
             .add_service(AdministrationServer::new(AdministrationService::new(self.clone())))
             .add_service(StatusServer::new(StatusService::new(self.clone(), readiness.clone())))
-            .add_service(RevocationAdministrationServer::new(RevocationAdministrationService::new(self.clone())))
+            .add_service(
+                RevocationAdministrationServer::new(RevocationAdministrationService::new(self.clone()))
+                    .max_decoding_message_size(MAX_MESSAGE),
+            )
             .add_service(BundlesServer::new(BundlesService::new(self.clone())))
             .add_service(LedgerServer::new(LedgerService::new(self.clone())))
             .add_service(RotationServer::new(RotationService::new(self.clone())))
@@ -201,6 +210,14 @@ pub enum RunError {
     AdminSocket {
         /// The socket.
         path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The pages of the CRLs.
+    #[error("cannot listen on {address} for those who read CRLs")]
+    Crls {
+        /// The address.
+        address: SocketAddr,
         /// What the system said.
         source: io::Error,
     },

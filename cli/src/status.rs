@@ -36,6 +36,9 @@ pub(crate) struct Status {
     pub(crate) pending: Vec<String>,
     pub(crate) root: Authority,
     pub(crate) intermediate: Authority,
+    /// Where the CRLs are: `<this>/root.crl`, `<this>/<SHA-256 of the intermediate>.crl`.
+    #[serde(default)]
+    pub(crate) crls: Option<String>,
     pub(crate) workloads: Vec<Workload>,
 }
 
@@ -119,6 +122,9 @@ fn table(status: &Status, now: SystemTime) -> String {
     let mut text = format!("{:<13} {}, cluster {}\n", "trust domain", status.trust_domain, status.cluster);
     text += &authority("root", &status.root);
     text += &authority("intermediate", &status.intermediate);
+    if let Some(crls) = &status.crls {
+        text += &format!("{:<13} {crls}\n", "CRLs");
+    }
     text += &if status.ready {
         format!("{:<13} ready, process {}\n", "mesh", status.pid)
     } else {
@@ -196,6 +202,7 @@ mod tests {
             pending: Vec::new(),
             root: authority("aa"),
             intermediate: authority("bb"),
+            crls: Some("http://127.0.0.1:15080/crl".to_owned()),
             workloads: vec![Workload {
                 name: "reviews-v1".to_owned(),
                 namespace: "shop".to_owned(),
@@ -218,6 +225,7 @@ mod tests {
 trust domain  cluster.local, cluster east
 root          aa (3 days left)
 intermediate  bb (3 days left)
+CRLs          http://127.0.0.1:15080/crl
 mesh          ready, process 7
 
 WORKLOAD         SPIFFE ID                                  SERIAL        LIVES  OUTBOUND         INBOUND          PROCESS

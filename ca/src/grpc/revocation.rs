@@ -6,14 +6,14 @@ use alcazar_api::ca::v1::{
     self, revocation_administration_server::RevocationAdministration, revocation_server::Revocation, revoke_request,
     unrevoke_request,
 };
-use alcazar_identity::{RevocationReason, SpiffeId};
+use alcazar_identity::{ListIssuer, RevocationList, RevocationReason, SpiffeId};
 use alcazar_service::{Shutdown, process};
 use tokio::sync::mpsc;
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::transport::server::UdsConnectInfo;
 use tonic::{Request, Response, Status};
 
-use super::{caller, epoch, peer};
+use super::{caller, epoch};
 use crate::{
     ca::Ca,
     revocation::{Entry, Named, RevokeError, Subject},
@@ -38,8 +38,8 @@ impl Revocation for RevocationService {
         &self,
         request: Request<v1::WatchRevocationsRequest>,
     ) -> Result<Response<Self::WatchRevocationsStream>, Status> {
-        let node = self.ca.node(peer(&request).as_ref()).await;
-        node.map_err(|error| error.log(&caller(&request), "WatchRevocations"))?;
+        let node = super::node(&self.ca, &request).await;
+        node.map_err(|error| self.ca.refuse(&error, &caller(&request), "WatchRevocations"))?;
         let (sender, receiver) = mpsc::channel(1);
         let (shutdown, mut published) = (self.shutdown.clone(), self.ca.follow_revocations());
         self.shutdown.spawn("revocations of a node", async move {
@@ -89,8 +89,12 @@ impl RevocationAdministration for RevocationAdministrationService {
         };
         let reason = u8::try_from(message.reason).ok().and_then(RevocationReason::from_code);
         let reason = reason.ok_or_else(|| Status::invalid_argument("not a reason of RFC 5280"))?;
-        let entry = self.ca.revoke(subject, reason, &by).await.map_err(status)?;
-        Ok(Response::new(v1::RevokeResponse { entry: entry.map(|entry| message_of(&entry, &self.ca)) }))
+        let revoked = self.ca.revoke(subject, reason, &by).await.map_err(status)?;
+        Ok(Response::new(v1::RevokeResponse {
+            entry: revoked.entry.map(|entry| message_of(&entry, &self.ca)),
+            already: revoked.already,
+            notes: revoked.notes,
+        }))
     }
 
     async fn unrevoke(&self, request: Request<v1::UnrevokeRequest>) -> Result<Response<v1::UnrevokeResponse>, Status> {
@@ -110,20 +114,28 @@ impl RevocationAdministration for RevocationAdministrationService {
     ) -> Result<Response<v1::ListRevocationsResponse>, Status> {
         let published = self.ca.follow_revocations().borrow().clone();
         let mut entries: Vec<_> = published.entries.iter().map(|entry| message_of(entry, &self.ca)).collect();
-        let own = format!("cluster:{}", self.ca.config().cluster);
-        for list in published.revocations.lists().filter(|list| list.issuer().to_string() != own) {
+        let own = ListIssuer::Cluster(self.ca.config().cluster.clone());
+        let is_ours = |list: &&RevocationList| list.trust_domain() == self.ca.trust_domain();
+        for list in published.revocations.lists().filter(|list| !is_ours(list) || *list.issuer() != own) {
+            let issuer = match is_ours(&list) {
+                true => list.issuer().to_string(),
+                false => format!("{} of {}", list.issuer(), list.trust_domain()),
+            };
             let entry = |kind: &str, subject: String, revocation: alcazar_identity::Revocation| v1::RevocationEntry {
                 kind: kind.into(),
                 subject,
                 reason: revocation.reason.code().into(),
                 since: epoch(revocation.since),
                 until: epoch(revocation.until),
-                issuer: list.issuer().to_string(),
+                issuer: issuer.clone(),
                 ..v1::RevocationEntry::default()
             };
             entries.extend(list.serials().map(|serial| entry("serial", serial.serial, serial.revocation)));
-            entries
-                .extend(list.identities().map(|(id, revoked)| entry("identity", id.to_string(), revoked.revocation)));
+            entries.extend(list.identities().map(|(id, revoked)| {
+                let shown = entry("identity", id.to_string(), revoked.revocation);
+                // Until it is reinstated, where it was revoked.
+                if revoked.reinstated { shown } else { v1::RevocationEntry { until: 0, ..shown } }
+            }));
             entries.extend(list.intermediates().map(|(print, mark)| entry("intermediate", print.to_string(), mark)));
         }
         Ok(Response::new(v1::ListRevocationsResponse { version: published.version, entries }))
@@ -134,7 +146,7 @@ impl RevocationAdministration for RevocationAdministrationService {
         request: Request<v1::SignedRevocations>,
     ) -> Result<Response<v1::ImportRevocationsResponse>, Status> {
         let taken = self.ca.import_revocations(request.into_inner()).await.map_err(status)?;
-        Ok(Response::new(v1::ImportRevocationsResponse { taken: taken.iter().map(ToString::to_string).collect() }))
+        Ok(Response::new(v1::ImportRevocationsResponse { taken }))
     }
 
     async fn export_revocations(
@@ -180,8 +192,11 @@ fn status(error: RevokeError) -> Status {
     let reason = process::chain(&error);
     match error {
         RevokeError::Serial(_) | RevokeError::Foreign(_) | RevokeError::Import(_) => Status::invalid_argument(reason),
+        RevokeError::Full { .. } => Status::resource_exhausted(reason),
         RevokeError::NotRevoked(_) => Status::not_found(reason),
         RevokeError::Over { .. }
+        | RevokeError::Token { .. }
+        | RevokeError::Reinstated { .. }
         | RevokeError::OurOwn(_)
         | RevokeError::NotOnHold { .. }
         | RevokeError::Final

@@ -90,6 +90,18 @@ pub enum HierarchyError {
         /// Its root.
         root: Fingerprint,
     },
+    /// An intermediate of another cluster.
+    #[error(
+        "the intermediate {intermediate} is one of the cluster {stated:?}, and the configuration says `cluster: {cluster}`; put the name back, or give the other cluster a data folder and an intermediate of its own"
+    )]
+    OtherCluster {
+        /// Which.
+        intermediate: Fingerprint,
+        /// The cluster that it states.
+        stated: String,
+        /// The cluster of the configuration.
+        cluster: String,
+    },
     /// What a person plugged in does not fit.
     #[error("the CA's certificates in {} cannot be used", folder.display())]
     PluggedIn {

@@ -6,7 +6,7 @@
 
 use std::{fmt, fs, io, sync::Arc, time::SystemTime};
 
-use alcazar_identity::{CertificateDer, Fingerprint, TrustDomain, rfc3339};
+use alcazar_identity::{CertificateDer, Fingerprint, TrustDomain, is_of_cluster, rfc3339, stated_cluster};
 
 use super::{
     HierarchyError, Signing,
@@ -18,6 +18,7 @@ use crate::{
     authority::{Authority, AuthorityInfo},
     config::Config,
     keys::{KeyLabel, KeyStore},
+    revocation::CrlUrl,
     serial::Serial,
 };
 
@@ -30,6 +31,8 @@ pub(crate) struct HierarchyFiles {
     pub(super) cluster: String,
     /// Whether other replicas have the same store.
     pub(super) shared: bool,
+    /// Where CRLs are, as certificates say.
+    pub(super) crls: Option<CrlUrl>,
     pub(crate) plugged: Plugged,
 }
 
@@ -69,6 +72,7 @@ impl HierarchyFiles {
             trust_domain: config.trust_domain.clone(),
             cluster: config.cluster.clone(),
             shared: config.store.is_shared(),
+            crls: config.revocation.crl_url.clone(),
             plugged: Plugged::new(config),
         }
     }
@@ -196,9 +200,18 @@ impl HierarchyFiles {
         self.forget(Sort::Intermediate, intermediate)
     }
 
-    /// A root whose key is here.
-    pub(crate) fn root_signer(&self, root: Fingerprint) -> Result<Authority, HierarchyError> {
-        self.root_authority(&self.root_of(root)?)
+    /// A root whose key is here, wherever it came from.
+    pub(crate) fn root_signer(&self, root: Fingerprint, now: SystemTime) -> Result<Authority, HierarchyError> {
+        self.issuing_root(root, now)
+    }
+
+    /// The certificate of an intermediate that is here.
+    pub(crate) fn intermediate_certificate(
+        &self,
+        intermediate: Fingerprint,
+    ) -> Result<Option<AuthorityInfo>, HierarchyError> {
+        let mut held = self.folder.held(Sort::Intermediate)?.into_iter().map(|held| held.info);
+        Ok(held.find(|info| info.fingerprint == intermediate))
     }
 
     /// Everything that is here.
@@ -314,13 +327,17 @@ impl HierarchyFiles {
 
     fn root_authority(&self, root: &Held) -> Result<Authority, HierarchyError> {
         let signer = self.keys.open(&root.label)?;
-        Authority::new(root.info.certificate.clone(), signer).map_err(|source| self.wrong(&root.label, source))
+        let authority = Authority::new(root.info.certificate.clone(), signer);
+        let authority = authority.map_err(|source| self.wrong(&root.label, source))?;
+        Ok(authority.published_at(self.crls.as_ref()))
     }
 
     pub(super) fn signing(&self, held: &Held, root: AuthorityInfo) -> Result<Signing, HierarchyError> {
+        self.check_cluster(&held.info)?;
         let signer = self.keys.open(&held.label)?;
         let authority = Authority::new(held.info.certificate.clone(), signer);
         let authority = authority.map_err(|source| self.wrong(&held.label, source))?;
+        let authority = authority.published_at(self.crls.as_ref());
         Ok(Signing { authority: Arc::new(authority), upper: held.chain.clone(), root })
     }
 
@@ -357,6 +374,19 @@ impl HierarchyFiles {
             return Err(wrong(format!("it is not an intermediate of the trust domain {}", self.trust_domain)));
         }
         Ok(root.clone())
+    }
+
+    /// What an intermediate of another cluster signs for this one, as lists of revocations, nobody believes.
+    pub(super) fn check_cluster(&self, intermediate: &AuthorityInfo) -> Result<(), HierarchyError> {
+        let stated = stated_cluster(&intermediate.certificate, &self.trust_domain);
+        match stated.filter(|stated| !is_of_cluster(Some(stated), &self.cluster)) {
+            Some(stated) => Err(HierarchyError::OtherCluster {
+                intermediate: intermediate.fingerprint,
+                stated,
+                cluster: self.cluster.clone(),
+            }),
+            None => Ok(()),
+        }
     }
 
     fn wrong(&self, label: &KeyLabel, source: crate::authority::AuthorityError) -> HierarchyError {

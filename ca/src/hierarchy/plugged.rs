@@ -138,7 +138,9 @@ impl HierarchyFiles {
         let root = found.root.clone();
         if !found.is_root {
             let upper = found.chain.clone();
-            return Ok(Signing { authority: Arc::new(self.plugged_authority(found)?), upper, root });
+            let authority = self.plugged_authority(found)?;
+            self.check_cluster(authority.info())?;
+            return Ok(Signing { authority: Arc::new(authority), upper, root });
         }
         let authority = self.plugged_authority(found)?;
         self.folder.make()?;
@@ -160,7 +162,8 @@ impl HierarchyFiles {
             Some(key) => Arc::new(KeySigner::new(key)),
             None => self.requested_key(&own)?,
         };
-        Authority::new(own, signer).map_err(HierarchyError::Make)
+        let authority = Authority::new(own, signer).map_err(HierarchyError::Make)?;
+        Ok(authority.published_at(self.crls.as_ref()))
     }
 
     /// The key in the key store that a request was made for, and that this certificate is for.

@@ -23,6 +23,8 @@ pub(crate) struct Template {
     issuer: Vec<u8>,
     /// The extension that names the issuer's key.
     authority_key: Vec<u8>,
+    /// The extension that says where the issuer's CRL is; empty where nothing is said.
+    crl: Vec<u8>,
 }
 
 impl Template {
@@ -38,7 +40,25 @@ impl Template {
         extension(&mut authority_key, AUTHORITY_KEY_IDENTIFIER, false, |out| {
             sequence(out, |out| tlv(out, CONTEXT, |out| out.extend_from_slice(&id)));
         });
-        Some(Self { algorithm, issuer: issuer.subject().as_raw().to_vec(), authority_key })
+        Some(Self { algorithm, issuer: issuer.subject().as_raw().to_vec(), authority_key, crl: Vec::new() })
+    }
+
+    /// The same, where leaves say that the CRL of their issuer is at `url`.
+    pub(crate) fn with_crl(self, url: &str) -> Self {
+        let mut crl = Vec::with_capacity(64 + url.len());
+        extension(&mut crl, CRL_DISTRIBUTION_POINTS, false, |out| {
+            sequence(out, |out| {
+                sequence(out, |out| {
+                    // distributionPoint, as its full name.
+                    tlv(out, CONSTRUCTED | CONTEXT, |out| {
+                        tlv(out, CONSTRUCTED | CONTEXT, |out| {
+                            tlv(out, CONTEXT | URI, |out| out.extend_from_slice(url.as_bytes()));
+                        });
+                    });
+                });
+            });
+        });
+        Self { crl, ..self }
     }
 
     /// The part of a leaf that is signed.
@@ -81,6 +101,7 @@ impl Template {
         });
         out.extend_from_slice(DIGITAL_SIGNATURE);
         out.extend_from_slice(SERVER_AND_CLIENT);
+        out.extend_from_slice(&self.crl);
         extension(out, SUBJECT_KEY_IDENTIFIER, false, |out| {
             tlv(out, OCTET_STRING, |out| out.extend_from_slice(&key_id(&csr.key_hash())));
         });
@@ -171,6 +192,7 @@ const URI: u8 = 6;
 // Object identifiers, with tag and length.
 const SUBJECT_KEY_IDENTIFIER: &[u8] = &[0x06, 3, 0x55, 0x1d, 14];
 const SUBJECT_ALT_NAME: &[u8] = &[0x06, 3, 0x55, 0x1d, 17];
+const CRL_DISTRIBUTION_POINTS: &[u8] = &[0x06, 3, 0x55, 0x1d, 31];
 const AUTHORITY_KEY_IDENTIFIER: &[u8] = &[0x06, 3, 0x55, 0x1d, 35];
 
 /// keyUsage, critical: digitalSignature.

@@ -54,6 +54,7 @@ pub(crate) mod family {
     pub(crate) const REPLICAS: &str = "ca/replicas";
     pub(crate) const REVOCATIONS: &str = "ca/revocations";
     pub(crate) const REVOCATION_LISTS: &str = "ca/revocation-lists";
+    pub(crate) const REVOKED_CERTIFICATES: &str = "ca/revoked-certificates";
 }
 
 /// The store, with records for values.

@@ -7,85 +7,26 @@
 //! ```
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, SystemTime},
 };
 
 use alcazar_identity::{Fingerprint, ListIssuer, Revocation, RevocationReason};
 use alcazar_service::process;
-use axum::{
-    Router,
-    extract::{Path, State},
-    http::{StatusCode, header},
-    response::{IntoResponse, Response},
-    routing::get,
-};
 use rcgen::{CertificateRevocationListParams, KeyIdMethod, RevokedCertParams, SerialNumber};
 use thiserror::Error;
 use x509_parser::{certificate::X509Certificate, extensions::ParsedExtension, prelude::FromDer};
 
-use super::{Named, Published};
+use super::{Named, Published, RefreshError};
 use crate::{
     authority::{Authority, AuthorityInfo},
     ca::Ca,
     hierarchy::HierarchyError,
     issue::whole_seconds,
-    ledger::{LedgerError, RecordedKind},
     records::{RecordError, seconds},
 };
 
-/// The pages of the CRLs. Before the CA is there, they say to come back later.
-pub fn routes(ca: Arc<OnceLock<Ca>>) -> Router {
-    Router::new().route("/crl/{name}", get(page)).with_state((ca, Arc::default()))
-}
-
-/// The lists made last.
-type Made = Arc<Mutex<HashMap<Fingerprint, Kept>>>;
-
-#[derive(Clone)]
-struct Kept {
-    version: u64,
-    until: SystemTime,
-    der: Vec<u8>,
-}
-
-async fn page(State((ca, made)): State<(Arc<OnceLock<Ca>>, Made)>, Path(name): Path<String>) -> Response {
-    let Some(ca) = ca.get() else { return (StatusCode::SERVICE_UNAVAILABLE, "the CA is starting\n").into_response() };
-    let issuer = match name.strip_suffix(".crl") {
-        Some("root") => Some(ca.hierarchy().root().fingerprint),
-        Some(print) => print.parse().ok(),
-        None => None,
-    };
-    let Some(issuer) = issuer else {
-        return (StatusCode::NOT_FOUND, "ask for /crl/root.crl or /crl/<SHA-256 of an issuer>.crl\n").into_response();
-    };
-    match ca.crl_kept(issuer, &made).await {
-        Ok(der) => ([(header::CONTENT_TYPE, "application/pkix-crl")], der).into_response(),
-        Err(CrlError::Unknown(_)) => {
-            (StatusCode::NOT_FOUND, "this CA holds no key of such an issuer\n").into_response()
-        }
-        Err(error) => {
-            tracing::error!(reason = %process::chain(&error), "a CRL could not be made");
-            (StatusCode::SERVICE_UNAVAILABLE, "the CRL cannot be made now\n").into_response()
-        }
-    }
-}
-
 impl Ca {
-    async fn crl_kept(&self, issuer: Fingerprint, made: &Made) -> Result<Vec<u8>, CrlError> {
-        let (now, published) = ((self.0.clock)(), self.follow_revocations().borrow().clone());
-        let version = published.revocations.lists().map(|list| list.version()).fold(0, u64::wrapping_add);
-        let held = made.lock().unwrap_or_else(PoisonError::into_inner).get(&issuer).cloned();
-        if let Some(kept) = held.filter(|kept| kept.version == version && now < kept.until) {
-            return Ok(kept.der);
-        }
-        let der = self.crl(issuer).await?;
-        let kept = Kept { version, until: now + FRESH, der: der.clone() };
-        made.lock().unwrap_or_else(PoisonError::into_inner).insert(issuer, kept);
-        Ok(der)
-    }
-
     /// The CRL of an intermediate or a root whose key is here; DER.
     ///
     /// # Errors
@@ -103,7 +44,7 @@ impl Ca {
         let signed = tokio::task::spawn_blocking(move || match () {
             () if active.info().fingerprint == issuer => encode(&active, revoked, now),
             () if is_root => {
-                let root = files.root_signer(issuer).map_err(|source| CrlError::Unknown(Box::new(source)))?;
+                let root = files.root_signer(issuer, now).map_err(|source| CrlError::Unknown(Box::new(source)))?;
                 encode(&root, revoked, now)
             }
             () => {
@@ -114,25 +55,49 @@ impl Ca {
         signed.await.map_err(|_ending| CrlError::Interrupted)?
     }
 
+    /// Whose CRLs may be made here: what signs, what has signed and is still here, and the roots.
+    pub(super) async fn issuers_of_crls(&self) -> BTreeSet<Fingerprint> {
+        let hierarchy = self.hierarchy();
+        let mut issuers: BTreeSet<_> = hierarchy.roots().iter().map(|root| root.fingerprint).collect();
+        issuers.insert(hierarchy.intermediate().info().fingerprint);
+        match self.authorities().await {
+            Ok(here) => {
+                let all = here.roots.into_iter().chain(here.intermediates);
+                issuers.extend(all.map(|authority| authority.fingerprint));
+            }
+            // Those that are in memory can be asked for all the same.
+            Err(error) => {
+                tracing::warn!(reason = %process::chain(&error), "the issuers of CRLs cannot be read from the disk")
+            }
+        }
+        issuers
+    }
+
+    /// Changes with what is revoked.
+    pub(super) fn version_of_crls(&self) -> u64 {
+        let published = self.follow_revocations().borrow().clone();
+        published.revocations.lists().map(|list| list.version()).fold(published.version, u64::wrapping_add)
+    }
+
     /// Serial numbers of leaves: those revoked by number, and the living ones of revoked identities.
     async fn revoked_leaves(
         &self,
         published: &Published,
         now: SystemTime,
-    ) -> Result<BTreeMap<Vec<u8>, Revocation>, LedgerError> {
+    ) -> Result<BTreeMap<Vec<u8>, Revocation>, CrlError> {
         let mut revoked = BTreeMap::new();
+        let on_record = self.certificates_on_record(now).await?;
         for entry in published.entries.iter() {
             let revocation = Revocation { reason: entry.reason, since: entry.since, until: entry.until };
             match &entry.named {
                 Named::Serial { serial, .. } => {
                     revoked.insert(bytes_of(serial), revocation);
                 }
-                Named::Identity { id, before, .. } => {
-                    for record in self.0.ledger.live_of_identity(id, now).await? {
-                        // A list of certificates names no tokens.
-                        if record.not_before < *before && matches!(record.kind, RecordedKind::Certificate(_)) {
-                            revoked.entry(bytes_of(&record.serial)).or_insert(revocation);
-                        }
+                Named::Identity { id, .. } => {
+                    let here = self.certificates_in_ledger(id, now).await?;
+                    let all = on_record.get(id).into_iter().flatten().chain(&here);
+                    for certificate in all.filter(|certificate| certificate.is_meant(entry)) {
+                        revoked.entry(bytes_of(&certificate.serial)).or_insert(revocation);
                     }
                 }
             }
@@ -149,7 +114,11 @@ impl Ca {
         let mut revoked = BTreeMap::new();
         let list = published.revocations.list(self.trust_domain(), &ListIssuer::Root(root));
         for (print, revocation) in list.into_iter().flat_map(|list| list.intermediates()) {
-            match self.intermediate_on_record(print).await?.as_ref().and_then(serial_of) {
+            let known = match self.intermediate_on_record(print).await? {
+                None => self.intermediate_in_files(print).await?,
+                known => known,
+            };
+            match known.as_ref().and_then(serial_of) {
                 Some(serial) => {
                     revoked.insert(serial, revocation);
                 }
@@ -159,6 +128,14 @@ impl Ca {
             }
         }
         Ok(revoked)
+    }
+
+    /// The certificate of an intermediate whose key is, or was not long ago, here.
+    async fn intermediate_in_files(&self, print: Fingerprint) -> Result<Option<AuthorityInfo>, CrlError> {
+        let files = self.0.files.clone();
+        let found = tokio::task::spawn_blocking(move || files.intermediate_certificate(print));
+        let found = found.await.map_err(|_ending| CrlError::Interrupted)?;
+        found.map_err(|source| CrlError::Files(Box::new(source)))
     }
 }
 
@@ -226,12 +203,15 @@ pub enum CrlError {
     /// Its issuer's key is elsewhere.
     #[error("the issuer's key is not here")]
     Unknown(#[source] Box<HierarchyError>),
+    /// The certificates on the disk cannot be read.
+    #[error("the certificates on the disk cannot be read")]
+    Files(#[source] Box<HierarchyError>),
     /// The records cannot be read.
     #[error(transparent)]
     Records(#[from] RecordError),
-    /// The ledger cannot be read.
-    #[error("the ledger cannot be asked for the certificates of an identity")]
-    Ledger(#[from] LedgerError),
+    /// Neither the ledger nor the records can be asked.
+    #[error("the certificates of an identity cannot be found out")]
+    Certificates(#[from] RefreshError),
     /// It could not be signed: a plugged-in issuer may lack cRLSign.
     #[error("the CRL could not be signed")]
     Sign(#[source] rcgen::Error),
@@ -242,8 +222,6 @@ pub enum CrlError {
 
 /// How long a CRL is good.
 const LIFE: Duration = Duration::from_secs(24 * 3600);
-/// How long one is given out that says nothing new.
-const FRESH: Duration = Duration::from_secs(3600);
 
 #[cfg(test)]
 mod tests {

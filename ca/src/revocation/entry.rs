@@ -37,11 +37,11 @@ pub(crate) enum Named {
         #[serde(default, skip_serializing_if = "Option::is_none", with = "optional_text")]
         id: Option<SpiffeId>,
     },
-    /// All certificates of an identity from before a moment, and its right to new ones.
+    /// All certificates of an identity, and its right to new ones.
     Identity {
         #[serde(with = "text")]
         id: SpiffeId,
-        /// Certificates whose not-before is earlier are revoked.
+        /// Once it is reinstated, certificates whose not-before is earlier stay revoked.
         #[serde(with = "seconds")]
         before: SystemTime,
         /// When it got its right to new ones back.
@@ -74,17 +74,39 @@ impl Entry {
         Self { named: Named::Serial { serial, id }, reason, since: now, until: end + SKEW, by: by.into() }
     }
 
-    /// The revocation of an identity: of all that was issued until the end of this second.
+    /// The revocation of an identity: of all that was issued until the end of this second, and of whatever is on record as
+    /// good from later, since the clock may have been set back. `newest` is the last not-before and the last not-after there.
     pub(crate) fn of_identity(
         id: SpiffeId,
+        newest: Option<(SystemTime, SystemTime)>,
         reason: RevocationReason,
         life: Duration,
         now: SystemTime,
         by: &str,
     ) -> Self {
-        let before = crate::issue::whole_seconds(now) + Duration::from_secs(1);
+        let (from, end) = newest.unwrap_or((now, now + life));
+        let before = crate::issue::whole_seconds(now.max(from)) + Duration::from_secs(1);
         let named = Named::Identity { id, before, reinstated: None };
-        Self { named, reason, since: now, until: now + life + SKEW, by: by.into() }
+        Self { named, reason, since: now, until: end.max(now + life) + SKEW, by: by.into() }
+    }
+
+    /// What is on record once this was revoked again as `new` says. Nothing is taken back by it: the first moment stays, more
+    /// certificates are meant where the clock went on, and a reason gives way to one that says more.
+    pub(crate) fn again(&self, new: &Self) -> Self {
+        let mut next = Self { reason: weightier(self.reason, new.reason), ..self.clone() };
+        if let (Named::Identity { id, before: held, reinstated }, Named::Identity { before: wanted, .. }) =
+            (&self.named, &new.named)
+        {
+            if reinstated.is_some() {
+                next = new.clone();
+            }
+            next.named = Named::Identity { id: id.clone(), before: *held.max(wanted), reinstated: None };
+            next.until = self.until.max(new.until);
+        }
+        if next.reason != self.reason {
+            next.by.clone_from(&new.by);
+        }
+        next
     }
 
     /// Whether nobody needs it any more.
@@ -95,6 +117,16 @@ impl Entry {
 
     fn revocation(&self) -> Revocation {
         Revocation { reason: self.reason, since: self.since, until: self.until }
+    }
+}
+
+/// Of two reasons the one that says more; a hold gives way to any other.
+fn weightier(held: RevocationReason, new: RevocationReason) -> RevocationReason {
+    match (held, new) {
+        (held, RevocationReason::CertificateHold) => held,
+        (RevocationReason::CertificateHold, new) => new,
+        (held, RevocationReason::Unspecified) => held,
+        (_, new) => new,
     }
 }
 
@@ -132,13 +164,14 @@ pub(crate) struct Version {
 }
 
 impl Version {
-    /// The version of this content: the present one, or the next. Never below the clock's seconds, so that a store that was
-    /// put back to an older state does not repeat versions that verifiers have seen.
-    pub(crate) fn of(present: Option<&Self>, digest: Fingerprint, now: SystemTime) -> Self {
+    /// The version of this content: the present one, or the next, above the one in force. Never below the clock's seconds, so
+    /// that a store that was put back to an older state does not repeat versions that verifiers have seen.
+    pub(crate) fn of(present: Option<&Self>, in_force: Option<u64>, digest: Fingerprint, now: SystemTime) -> Self {
         match present {
             Some(present) if present.digest == digest => present.clone(),
             present => {
-                let version = present.map_or(0, |present| present.version).saturating_add(1).max(seconds::of(now));
+                let highest = present.map(|present| present.version).max(in_force).unwrap_or_default();
+                let version = highest.saturating_add(1).max(seconds::of(now));
                 Self { version, digest, changed_at: crate::issue::whole_seconds(now) }
             }
         }
@@ -189,3 +222,72 @@ mod optional_seconds {
 
 /// Clocks differ: what is over by ours may be good by another's.
 pub(crate) const SKEW: Duration = Duration::from_secs(300);
+
+#[cfg(test)]
+mod tests {
+    use RevocationReason::{CertificateHold, CessationOfOperation, KeyCompromise, Unspecified};
+
+    use super::*;
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    fn identity(newest: Option<(SystemTime, SystemTime)>, reason: RevocationReason, now: u64) -> Entry {
+        let id = "spiffe://td/ns/a/sa/b".parse().unwrap();
+        Entry::of_identity(id, newest, reason, Duration::from_secs(100), at(now), "somebody")
+    }
+
+    fn before(entry: &Entry) -> SystemTime {
+        match entry.named {
+            Named::Identity { before, .. } => before,
+            Named::Serial { .. } => panic!("an identity"),
+        }
+    }
+
+    #[test]
+    fn all_that_is_on_record_is_meant_whatever_the_clock_says_now() {
+        assert_eq!(before(&identity(None, KeyCompromise, 1_000)), at(1_001));
+        assert_eq!(before(&identity(Some((at(900), at(1_050))), KeyCompromise, 1_000)), at(1_001));
+        // Issued before the clock was set back.
+        let ahead = identity(Some((at(1_180), at(1_400))), KeyCompromise, 1_000);
+        assert_eq!((before(&ahead), ahead.until), (at(1_181), at(1_400) + SKEW));
+    }
+
+    #[test]
+    fn a_second_revocation_means_more_and_never_less() {
+        let first = identity(None, CessationOfOperation, 1_000);
+        let again = first.again(&identity(Some((at(1_180), at(1_400))), KeyCompromise, 1_010));
+        assert_eq!((again.since, before(&again), again.reason), (at(1_000), at(1_181), KeyCompromise));
+        // By a clock that was set back.
+        let back = again.again(&identity(None, Unspecified, 500));
+        assert_eq!(back, again);
+        let serial =
+            |reason| Entry::of_serial("ab".into(), None, reason, Duration::from_secs(100), at(1_000), "somebody");
+        for (held, new, expected) in [
+            (CertificateHold, KeyCompromise, KeyCompromise),
+            (CertificateHold, Unspecified, Unspecified),
+            (KeyCompromise, CertificateHold, KeyCompromise),
+            (KeyCompromise, Unspecified, KeyCompromise),
+            (CessationOfOperation, KeyCompromise, KeyCompromise),
+        ] {
+            assert_eq!(serial(held).again(&serial(new)).reason, expected, "{held} {new}");
+        }
+        // After a reinstatement it is a revocation of its own.
+        let Named::Identity { id, before, .. } = first.named.clone() else { panic!("an identity") };
+        let given_back = Entry { named: Named::Identity { id, before, reinstated: Some(at(1_500)) }, ..first };
+        let anew = given_back.again(&identity(None, Unspecified, 2_000));
+        assert_eq!(anew, identity(None, Unspecified, 2_000));
+    }
+
+    #[test]
+    fn a_changed_list_is_newer_than_any_before_it() {
+        let (one, two) = (Fingerprint::of(b"1"), Fingerprint::of(b"2"));
+        let first = Version::of(None, None, one, at(1_000));
+        assert_eq!(first.version, 1_000);
+        assert_eq!(Version::of(Some(&first), Some(5_000), one, at(2_000)), first);
+        assert_eq!(Version::of(Some(&first), None, two, at(10)).version, 1_001);
+        // The store was put back, and the clock too.
+        assert_eq!(Version::of(Some(&first), Some(5_000), two, at(10)).version, 5_001);
+    }
+}

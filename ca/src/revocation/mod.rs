@@ -4,6 +4,7 @@
 //! operator ─revoke─▶ Entry ─▶ store   ca/revocations/{serial,identity}/…      one record for each
 //!                                     ca/revocation-lists/own                 version and digest of this cluster's list
 //!                                     ca/revocation-lists/signed/<issuer>     lists of roots and of other clusters, as signed
+//!                                     ca/revoked-certificates/…               serial numbers of revoked identities, for CRLs
 //!                               │ refresh: read, forget what is over, raise the version, sign, check
 //!                               ▼
 //!                            Published, in a watch ──▶ permits(id)            before every issuance
@@ -12,27 +13,43 @@
 //! ```
 //!
 //! # Invariants
-//! - A revocation is durable, in force here and on its way to the nodes when the operator is told that it was made.
+//! - A revocation is durable, in force here and on its way to the nodes when the operator is told that it was made. Where it
+//!   is on record and the list cannot be told, issuance obeys the record, and the operator hears what is wrong.
 //! - The version of the list rises with every change of its content, whichever replica makes it, and whenever a replica
 //!   ends in between: the content's digest is beside the version.
 //! - A revoked identity is issued nothing until it is reinstated. What it is issued then is not backdated to before that
 //!   moment, so that its not-before alone tells it from the certificates that stay revoked.
 //! - Intermediates are revoked by a root alone.
 
+mod config;
 pub(crate) mod crl;
 mod entry;
+mod error;
+mod intermediates;
 mod operator;
+mod pages;
 mod refresh;
+mod serials;
 mod sign;
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::SystemTime,
+};
 
-use alcazar_api::{ca::v1, revocations::Keeper};
-use alcazar_identity::{Revocation, Revocations, SpiffeId, rfc3339};
+use alcazar_api::ca::v1;
+use alcazar_identity::{Revocation, RevocationList, Revocations, SpiffeId, rfc3339};
 use thiserror::Error;
 use tokio::sync::{Mutex, watch};
 
-pub use self::{crl::routes as crl_routes, operator::RevokeError, refresh::RefreshError};
+use self::refresh::Refreshing;
+pub use self::{
+    config::{CrlUrl, ParseCrlUrlError, RevocationConfig},
+    error::RevokeError,
+    pages::routes as crl_routes,
+    refresh::RefreshError,
+};
 pub(crate) use self::{
     entry::{Entry, Named},
     operator::Subject,
@@ -43,7 +60,13 @@ use crate::ca::Ca;
 pub(crate) struct Revoking {
     published: watch::Sender<Arc<Published>>,
     /// Held by whoever refreshes.
-    keeper: Mutex<Keeper>,
+    refreshing: Mutex<Refreshing>,
+    /// Held by whoever changes the list of a root.
+    roots: Mutex<()>,
+    /// Why what is on record is not in force everywhere.
+    trouble: watch::Sender<Option<String>>,
+    /// Where the CRLs are served by themselves.
+    pages: OnceLock<SocketAddr>,
 }
 
 /// What is revoked, as of one moment.
@@ -53,14 +76,24 @@ pub(crate) struct Published {
     pub(crate) revocations: Arc<Revocations>,
     /// The same as it is told to nodes.
     pub(crate) signed: v1::SignedRevocations,
-    /// This cluster's entries.
+    /// This cluster's entries, as they are on record.
     pub(crate) entries: Arc<Vec<Entry>>,
+    /// The list of these, whether or not it could be told.
+    own: Option<Arc<RevocationList>>,
     pub(crate) version: u64,
+    /// How long the list is when it is told.
+    bytes: usize,
 }
 
 impl Revoking {
     pub(crate) fn new() -> Self {
-        Self { published: watch::Sender::default(), keeper: Mutex::default() }
+        Self {
+            published: watch::Sender::default(),
+            refreshing: Mutex::default(),
+            roots: Mutex::default(),
+            trouble: watch::Sender::default(),
+            pages: OnceLock::new(),
+        }
     }
 }
 
@@ -91,7 +124,8 @@ pub struct Barred {
 impl Ca {
     /// Whether an identity may be issued anything.
     pub(crate) fn permits(&self, id: &SpiffeId) -> Result<Permit, Barred> {
-        permits(&self.revocations(), id)
+        let published = self.0.revoking.published.borrow().clone();
+        permits(published.revocations.lists().chain(published.own.as_deref()), id)
     }
 
     /// What is revoked now.
@@ -106,10 +140,9 @@ impl Ca {
 }
 
 /// Whether these lists let an identity be issued anything: any of them can bar it.
-fn permits(revocations: &Revocations, id: &SpiffeId) -> Result<Permit, Barred> {
-    let lists = revocations.lists().filter(|list| list.trust_domain() == id.trust_domain());
+fn permits<'a>(lists: impl Iterator<Item = &'a RevocationList>, id: &SpiffeId) -> Result<Permit, Barred> {
     let mut earliest = None;
-    for identity in lists.filter_map(|list| list.identity(id)) {
+    for identity in lists.filter(|list| list.trust_domain() == id.trust_domain()).filter_map(|list| list.identity(id)) {
         if !identity.reinstated {
             return Err(Barred { id: id.clone(), revocation: identity.revocation });
         }
@@ -117,3 +150,6 @@ fn permits(revocations: &Revocations, id: &SpiffeId) -> Result<Permit, Barred> {
     }
     Ok(Permit { earliest })
 }
+
+#[cfg(test)]
+mod tests;

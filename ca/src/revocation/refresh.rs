@@ -1,14 +1,18 @@
 //! From the records to what is in force and told: after each change, here or by another replica.
 
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use alcazar_api::{ca::v1, revocations::encode_list};
-use alcazar_identity::{Fingerprint, RevocationList};
-use alcazar_service::{Shutdown, process};
-use alcazar_store::{Expected, Prefix, WatchError};
+use alcazar_api::{
+    ca::v1,
+    revocations::{Keeper, ListError, encode_list},
+};
+use alcazar_identity::{Fingerprint, ListIssuer, RevocationList};
+use alcazar_service::{Part, Shutdown, process};
+use alcazar_store::{Expected, WatchError};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use prost::Message;
 use serde::{Deserialize, Serialize};
@@ -17,9 +21,39 @@ use thiserror::Error;
 use super::{Entry, Published, entry, entry::Version, sign::sign};
 use crate::{
     ca::Ca,
+    hierarchy::Hierarchy,
+    ledger::LedgerError,
     records::{RecordError, Stored, family, prefix},
     signer::SignError,
 };
+
+/// What a refresh goes on from.
+#[derive(Default)]
+pub(super) struct Refreshing {
+    pub(super) keeper: Keeper,
+    /// This cluster's list as it was signed last.
+    own: Option<v1::SignedRevocationList>,
+}
+
+impl Refreshing {
+    /// The list with a signature of the present intermediate, which may be that of before.
+    async fn signed(
+        &mut self,
+        list: &RevocationList,
+        changed_at: SystemTime,
+        hierarchy: &Hierarchy,
+    ) -> Result<v1::SignedRevocationList, SignError> {
+        let (encoded, chain) = (encode_list(list, changed_at), hierarchy.upper());
+        if let Some(own) = &self.own
+            && own.list == encoded
+            && own.chain.iter().eq(chain.iter().map(AsRef::as_ref))
+        {
+            return Ok(own.clone());
+        }
+        let own = sign(list, changed_at, hierarchy.intermediate().signer().clone(), chain).await?;
+        Ok(self.own.insert(own).clone())
+    }
+}
 
 /// A list that somebody signed, on record.
 #[derive(Serialize, Deserialize)]
@@ -33,100 +67,146 @@ impl SignedRecord {
         Self { list: STANDARD.encode(list.encode_to_vec()) }
     }
 
-    fn read(&self) -> Option<v1::SignedRevocationList> {
+    pub(super) fn read(&self) -> Option<v1::SignedRevocationList> {
         let bytes = STANDARD.decode(&self.list).ok()?;
         v1::SignedRevocationList::decode(bytes.as_slice()).ok()
     }
 }
 
 impl Ca {
+    /// The same at the start. A list that cannot be told does not keep the CA from starting: it is how that is mended.
+    pub(crate) async fn open_revocations(&self) -> Result<(), RefreshError> {
+        match self.refresh_revocations().await {
+            Err(error) if error.is_of_the_list() => {
+                tracing::error!(target: "alcazar::revoked", reason = %process::chain(&error), "the revocations on record are obeyed here, and cannot be told");
+                Ok(())
+            }
+            outcome => outcome,
+        }
+    }
+
     /// Makes what is on record be in force and told.
     ///
     /// # Errors
-    /// When the store does not answer, or the list cannot be signed.
+    /// When the store does not answer, or the list cannot be signed, or is not one that others would take.
     pub(crate) async fn refresh_revocations(&self) -> Result<(), RefreshError> {
-        let mut keeper = self.0.revoking.keeper.lock().await;
+        let outcome = self.try_refresh_revocations().await;
+        let trouble = outcome.as_ref().err().map(|error| process::chain(error));
+        self.0.revoking.trouble.send_if_modified(|held| std::mem::replace(held, trouble.clone()) != trouble);
+        outcome
+    }
+
+    async fn try_refresh_revocations(&self) -> Result<(), RefreshError> {
+        let mut refreshing = self.0.revoking.refreshing.lock().await;
         let now = (self.0.clock)();
         let entries = self.present_entries(now).await?;
         let list = |version| entry::list(self.trust_domain(), &self.0.config.cluster, version, &entries);
-        let version = self.version_of(&list(0), now).await?;
+        let issuer = ListIssuer::Cluster(self.0.config.cluster.clone());
+        let held = refreshing.keeper.current().list(self.trust_domain(), &issuer).map(RevocationList::version);
+        let version = self.version_of(&list(0), held, now).await?;
         let (hierarchy, list) = (self.hierarchy(), list(version.version));
-        let held = keeper.current().list(list.trust_domain(), list.issuer()).map(RevocationList::version);
-        let signer = hierarchy.intermediate();
-        let own = sign(&list, version.changed_at, signer.signer().clone(), hierarchy.upper()).await?;
-        let mut shown = self.signed_lists().await?;
-        shown.lists.push(own.clone());
-        let outcome = keeper.take(&shown, hierarchy.bundles(), now);
-        for refused in &outcome.refused {
+        let own = refreshing.signed(&list, version.changed_at, &hierarchy).await?;
+        let others = refreshing.keeper.take(&self.signed_lists().await?, &self.trust_bundles(), now);
+        for refused in &others.refused {
             tracing::warn!(target: "alcazar::revoked", reason = %process::chain(refused), "a list of revocations on record is not taken");
         }
-        // The same list by a newer intermediate: whoever starts later may not trust the root of the older.
-        let mut signed = keeper.signed();
-        if let Some(place) = signed.lists.iter_mut().find(|signed| signed.list == own.list) {
-            *place = own;
+        let bytes = own.list.len();
+        let shown = v1::SignedRevocations { lists: vec![own] };
+        let refused = refreshing.keeper.take(&shown, hierarchy.bundles(), now).refused.pop();
+        let revocations = refreshing.keeper.current().clone();
+        let told = revocations.list(self.trust_domain(), &issuer).is_some_and(|told| *told == list);
+        self.publish_revocations(Published {
+            revocations,
+            signed: refreshing.keeper.signed(),
+            entries: Arc::new(entries),
+            own: Some(Arc::new(list)),
+            version: version.version,
+            bytes,
+        });
+        match refused {
+            _ if told => Ok(()),
+            Some(ListError::Older { held, .. }) => Err(RefreshError::Older { version: version.version, held }),
+            Some(refused) => Err(RefreshError::NotTaken(refused)),
+            None => Ok(()),
         }
-        if held.is_some_and(|held| held > version.version) {
-            tracing::error!(target: "alcazar::revoked", version = version.version, "the list on record is older than the one in force: was the store put back to an older state? The next revocation makes it newer");
-        }
-        let revocations = keeper.current().clone();
-        let entries = Arc::new(entries);
-        let published = Published { revocations: revocations.clone(), signed, entries, version: version.version };
-        self.0.revoking.published.send_replace(Arc::new(published));
+    }
+
+    fn publish_revocations(&self, now: Published) {
+        let revocations = now.revocations.clone();
+        self.0.revoking.published.send_if_modified(|held| {
+            let same = held.signed == now.signed && held.entries == now.entries && held.own == now.own;
+            if !same {
+                *held = Arc::new(now);
+            }
+            !same
+        });
         let serving = &self.0.serving;
         if serving.borrow().revocations() != &revocations {
             serving.send_modify(|credentials| {
                 *credentials = Arc::new((**credentials).clone().with_revocations(revocations));
             });
         }
-        Ok(())
     }
 
     /// Follows changes by other replicas, of the hierarchy and of time, until the end.
-    pub(crate) async fn keep_revocations(self, shutdown: Shutdown) {
-        let mut hierarchy = self.0.hierarchy.subscribe();
-        loop {
-            tokio::select! {
-                () = shutdown.cancelled() => return,
-                () = self.change_of_revocations() => {}
-                change = hierarchy.changed() => if change.is_err() { return },
-                () = tokio::time::sleep(LOOK) => {}
-            }
-            if let Err(error) = self.refresh_revocations().await {
-                tracing::error!(target: "alcazar::revoked", reason = %process::chain(&error), "the revocations on record cannot be used; those in force stay");
-                tokio::select! {
-                    () = shutdown.cancelled() => return,
-                    () = tokio::time::sleep(RETRY) => {}
+    pub(crate) async fn keep_revocations(self, part: Part, shutdown: Shutdown) {
+        let kept = async {
+            loop {
+                match self.follow_revocations_on_record().await {
+                    Err(RefreshError::Watch(WatchError::Lagged)) => {}
+                    Err(error) => {
+                        tracing::error!(target: "alcazar::revoked", reason = %process::chain(&error), "the revocations on record cannot be used; those in force stay");
+                        tokio::time::sleep(RETRY).await;
+                    }
+                    Ok(()) => return,
                 }
             }
+        };
+        let mut trouble = self.0.revoking.trouble.subscribe();
+        let told = async {
+            loop {
+                match trouble.borrow_and_update().clone() {
+                    Some(trouble) => part.degraded(trouble),
+                    None => part.ready(),
+                }
+                if trouble.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = kept => {}
+            () = told => {}
         }
     }
 
-    /// Completes when a record may be different from what is published.
-    async fn change_of_revocations(&self) {
-        let watched = async {
-            let under: Prefix = prefix(family::REVOCATIONS)?;
-            let lists: Prefix = prefix(family::REVOCATION_LISTS)?;
-            let revision = self.0.records.store().list(&lists).await?.revision;
-            let published = self.0.revoking.published.borrow().version;
-            let known = self.0.records.get::<Version>(family::REVOCATION_LISTS, OWN).await?;
-            // A change between the last refresh and this watch.
-            if known.is_some_and(|known| known.record.version != published) {
-                return Ok(());
+    /// Refreshes at every change; ends when it cannot, or when nobody changes the hierarchy any more.
+    async fn follow_revocations_on_record(&self) -> Result<(), RefreshError> {
+        let (mut hierarchy, mut foreign) = (self.0.hierarchy.subscribe(), self.0.federation.foreign.subscribe());
+        let mut kept = BTreeSet::new();
+        let (entries, lists) = (prefix(family::REVOCATIONS)?, prefix(family::REVOCATION_LISTS)?);
+        let store = self.0.records.store();
+        // From before what a refresh reads, so that no change falls between.
+        let revision = store.page(&lists, None, 1).await.map_err(RecordError::from)?.revision;
+        let mut entries = store.watch(&entries, revision).await.map_err(RecordError::from)?;
+        let mut lists = store.watch(&lists, revision).await.map_err(RecordError::from)?;
+        loop {
+            match self.refresh_revocations().await {
+                Err(error) if error.is_of_the_list() => {
+                    tracing::error!(target: "alcazar::revoked", reason = %process::chain(&error), "the revocations on record are obeyed here, and cannot be told");
+                }
+                outcome => outcome?,
             }
-            let store = self.0.records.store();
-            let (mut entries, mut lists) = (store.watch(&under, revision).await?, store.watch(&lists, revision).await?);
-            let event = tokio::select! {
-                event = entries.next() => event,
-                event = lists.next() => event,
-            };
-            match event {
-                Ok(_) | Err(WatchError::Lagged) => Ok::<_, RecordError>(()),
-                Err(WatchError::Closed) => std::future::pending().await,
+            self.keep_serials(&mut kept).await?;
+            tokio::select! {
+                event = entries.next() => drop(event?),
+                event = lists.next() => drop(event?),
+                change = hierarchy.changed() => if change.is_err() { return Ok(()) },
+                // Lists of other trust domains are good by those.
+                change = foreign.changed() => if change.is_err() { return Ok(()) },
+                () = tokio::time::sleep(LOOK) => {}
             }
-        };
-        if watched.await.is_err() {
-            // The next look tells what is wrong with the store.
-            std::future::pending::<()>().await;
         }
     }
 
@@ -149,11 +229,16 @@ impl Ca {
     }
 
     /// The version that this content has, raised in the store where it is new.
-    async fn version_of(&self, list: &RevocationList, now: SystemTime) -> Result<Version, RecordError> {
+    async fn version_of(
+        &self,
+        list: &RevocationList,
+        in_force: Option<u64>,
+        now: SystemTime,
+    ) -> Result<Version, RecordError> {
         let digest = Fingerprint::of(&encode_list(list, SystemTime::UNIX_EPOCH));
         loop {
             let present = self.0.records.get::<Version>(family::REVOCATION_LISTS, OWN).await?;
-            let version = Version::of(present.as_ref().map(|stored| &stored.record), digest, now);
+            let version = Version::of(present.as_ref().map(|stored| &stored.record), in_force, digest, now);
             let expected = match present {
                 Some(stored) if stored.record == version => return Ok(version),
                 Some(stored) => Expected::At(stored.revision),
@@ -180,9 +265,37 @@ pub enum RefreshError {
     /// The store did not answer.
     #[error(transparent)]
     Records(#[from] RecordError),
+    /// The ledger cannot be read.
+    #[error("the ledger cannot be asked for the certificates of an identity")]
+    Ledger(#[from] LedgerError),
     /// The intermediate's key did not sign.
     #[error("the list of revocations could not be signed")]
     Sign(#[from] SignError),
+    /// Nobody would take the list.
+    #[error(
+        "nobody would take this cluster's list of revocations, so nodes and proxies go on with the one before; issuance obeys the record"
+    )]
+    NotTaken(#[source] ListError),
+    /// The store knows less than verifiers do.
+    #[error(
+        "the list of revocations on record has the version {version}, and {held} is in force: was the store put back to an older state? The next revocation makes it newer; revoke again what is missing in `alcazar revocations`"
+    )]
+    Older {
+        /// On record.
+        version: u64,
+        /// In force.
+        held: u64,
+    },
+    /// Changes of the records cannot be followed.
+    #[error("the records of revocations cannot be watched")]
+    Watch(#[from] WatchError),
+}
+
+impl RefreshError {
+    /// Whether the records are read and obeyed, and the list made of them is not one that can be told.
+    pub(crate) fn is_of_the_list(&self) -> bool {
+        matches!(self, Self::NotTaken(_) | Self::Older { .. })
+    }
 }
 
 /// The record of this cluster's version.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
+use alcazar_api::MAX_MESSAGE;
 use alcazar_api::ca::v1::{
     self, revocation_administration_client::RevocationAdministrationClient, revoke_request, unrevoke_request,
 };
@@ -11,6 +12,7 @@ use alcazar_api::revocations::read_evidence;
 use alcazar_identity::{RevocationReason, rfc3339};
 use clap::{Args, Subcommand};
 use prost::Message;
+use tonic::transport::Channel;
 
 use crate::operator::{self, CaArg, OperatorError};
 use crate::say;
@@ -103,12 +105,23 @@ pub(crate) fn revoke(args: &RevokeArgs) -> ExitCode {
             }
         };
         let request = v1::RevokeRequest { subject: Some(subject), reason: args.reason.code().into() };
-        let mut client = RevocationAdministrationClient::new(args.ca.connect().await?);
-        let entry = client.revoke(request).await?.into_inner().entry;
-        Ok(say(&match entry {
-            Some(entry) => format!("revoked {}{}\n", entry.subject, named(&entry)),
+        let mut client = connect(&args.ca).await?;
+        let reply = client.revoke(request).await?.into_inner();
+        let mut said = match &reply.entry {
+            Some(entry) if reply.already => {
+                let since = moment(entry.since);
+                format!(
+                    "{}{} is revoked since {since} ({}); nothing changed\n",
+                    entry.subject,
+                    named(entry),
+                    reason(entry)
+                )
+            }
+            Some(entry) => format!("revoked {}{} ({})\n", entry.subject, named(entry), reason(entry)),
             None => "revoked; the root's list says so to everybody\n".to_owned(),
-        }))
+        };
+        said.extend(reply.notes.iter().map(|note| format!("note: {note}\n")));
+        Ok(say(&said))
     })
 }
 
@@ -118,7 +131,7 @@ pub(crate) fn unrevoke(args: &UnrevokeArgs) -> ExitCode {
             GivenBackArg { serial: Some(serial), .. } => unrevoke_request::Subject::Serial(serial.clone()),
             GivenBackArg { identity, .. } => unrevoke_request::Subject::SpiffeId(identity.clone().unwrap_or_default()),
         };
-        let mut client = RevocationAdministrationClient::new(args.ca.connect().await?);
+        let mut client = connect(&args.ca).await?;
         let entry = client.unrevoke(v1::UnrevokeRequest { subject: Some(subject) }).await?.into_inner().entry;
         Ok(say(&match entry {
             Some(entry) => format!("{} is issued certificates again; its old ones stay revoked\n", entry.subject),
@@ -131,7 +144,7 @@ pub(crate) fn list(args: &RevocationsArgs) -> ExitCode {
     match &args.command {
         None => operator::run(show(&args.ca)),
         Some(Files::Export { file, ca }) => operator::run(async {
-            let mut client = RevocationAdministrationClient::new(ca.connect().await?);
+            let mut client = connect(ca).await?;
             let lists = client.export_revocations(v1::ExportRevocationsRequest {}).await?.into_inner();
             let failed = |error: std::io::Error| OperatorError::Answer(format!("{}: {error}", file.display()));
             alcazar_service::files::write_atomic(file, &lists.encode_to_vec(), 0o644).map_err(failed)?;
@@ -141,7 +154,7 @@ pub(crate) fn list(args: &RevocationsArgs) -> ExitCode {
             let failed = |error: &dyn std::fmt::Display| OperatorError::Answer(format!("{}: {error}", file.display()));
             let bytes = std::fs::read(file).map_err(|error| failed(&error))?;
             let lists = read_evidence(&bytes).map_err(|error| failed(&error))?;
-            let mut client = RevocationAdministrationClient::new(ca.connect().await?);
+            let mut client = connect(ca).await?;
             let taken = client.import_revocations(lists).await?.into_inner().taken;
             Ok(say(&match taken.as_slice() {
                 [] => "nothing new: the CA holds these lists, or newer ones\n".to_owned(),
@@ -151,8 +164,13 @@ pub(crate) fn list(args: &RevocationsArgs) -> ExitCode {
     }
 }
 
+/// Lists may be long.
+async fn connect(ca: &CaArg) -> Result<RevocationAdministrationClient<Channel>, OperatorError> {
+    Ok(RevocationAdministrationClient::new(ca.connect().await?).max_decoding_message_size(MAX_MESSAGE))
+}
+
 async fn show(ca: &CaArg) -> Result<ExitCode, OperatorError> {
-    let mut client = RevocationAdministrationClient::new(ca.connect().await?);
+    let mut client = connect(ca).await?;
     let listed = client.list_revocations(v1::ListRevocationsRequest {}).await?.into_inner();
     if listed.entries.is_empty() {
         return Ok(say("nothing is revoked\n"));
@@ -164,20 +182,16 @@ async fn show(ca: &CaArg) -> Result<ExitCode, OperatorError> {
             (until, 0) => moment(until),
             (until, _) => format!("{} (reinstated)", moment(until)),
         };
-        let reason = u8::try_from(entry.reason).ok().and_then(RevocationReason::from_code);
-        let named = named(&entry);
+        let (reason, named) = (reason(&entry), named(&entry));
         let by = if entry.by.is_empty() { "-".to_owned() } else { entry.by };
-        table.row([
-            entry.kind,
-            moment(entry.since),
-            until,
-            reason.map_or_else(|| entry.reason.to_string(), |reason| reason.to_string()),
-            entry.issuer,
-            by,
-            entry.subject + &named,
-        ]);
+        table.row([entry.kind, moment(entry.since), until, reason, entry.issuer, by, entry.subject + &named]);
     }
     Ok(say(&table.to_string()))
+}
+
+fn reason(entry: &v1::RevocationEntry) -> String {
+    let reason = u8::try_from(entry.reason).ok().and_then(RevocationReason::from_code);
+    reason.map_or_else(|| entry.reason.to_string(), |reason| reason.to_string())
 }
 
 /// Whom a certificate names, where that is known.

@@ -1,9 +1,12 @@
 //! The certificate authority of this mesh, in this process: what `up` asks of it as its administrator.
 
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use alcazar_ca::{AdminError, AuthorityInfo, Ca, Config, OpenError, ParseRegistrationError, Registration, Selector};
+use alcazar_ca::{
+    AdminError, AuthorityInfo, Ca, Config, OpenError, ParseRegistrationError, Registration, RevocationConfig, Selector,
+};
 use alcazar_control::World;
 use alcazar_identity::{ParseSpiffeIdError, SpiffeId};
 use alcazar_service::clock;
@@ -32,6 +35,11 @@ impl Authority {
         let config = Config {
             trust_domain: world.trust_domain.clone(),
             cluster: world.cluster.clone(),
+            // For whoever checks certificates of this mesh by CRLs: openssl, an auditor.
+            revocation: RevocationConfig {
+                listen: Some((Ipv4Addr::LOCALHOST, 0).into()),
+                ..RevocationConfig::default()
+            },
             ..Config::new(paths.ca())
         };
         let node = SpiffeId::node(&world.trust_domain, &world.cluster, NODE)?;

@@ -94,6 +94,7 @@ mod tests {
             pending: Vec::new(),
             root: authority.clone(),
             intermediate: authority,
+            crls: None,
             workloads: vec![workload("shop", "frontend-v1", 15100), workload("shop", "reviews-v1", 15102)],
         };
         let text = banner(&status, &sample(&status), Duration::from_millis(412), "the sample", SystemTime::UNIX_EPOCH);

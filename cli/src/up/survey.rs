@@ -63,6 +63,7 @@ impl Survey {
             pending,
             root,
             intermediate,
+            crls: self.authority.ca().crl_address().map(|address| format!("http://{address}/crl")),
             workloads: workloads.collect(),
         }
     }

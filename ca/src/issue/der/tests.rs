@@ -48,6 +48,8 @@ fn by_rcgen(
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     params.use_authority_key_identifier_extension = true;
+    let crl = issuer.crl().map(|url| rcgen::CrlDistributionPoint { uris: vec![url.to_owned()] });
+    params.crl_distribution_points = crl.into_iter().collect();
     let key = SubjectPublicKeyInfo::from_der(csr.spki()).unwrap();
     let certificate = params.signed_by(&key, issuer.issuer()).unwrap();
     let (_, parsed) = X509Certificate::from_der(certificate.der()).unwrap();
@@ -72,9 +74,12 @@ proptest! {
         serial in any::<[u8; 16]>(),
         from in 0u64..4_000_000_000,
         life in 1u64..100_000_000,
+        // Lengths on both sides of where DER needs another byte.
+        crl in proptest::option::of(proptest::string::string_regex("http://pki/[a-z]{0,150}").unwrap()),
     ) {
         let kinds = [&rcgen::PKCS_ECDSA_P256_SHA256, &rcgen::PKCS_ECDSA_P384_SHA384, &rcgen::PKCS_ED25519];
         let (issuer, csr) = (authority(kinds[issuer_kind]), csr(kinds[key_kind]));
+        let issuer = issuer.published_at(crl.map(|crl| crl.parse().unwrap()).as_ref());
         let id = SpiffeId::workload(&"cluster.local".parse().unwrap(), &namespace, &account).unwrap();
         let dns: Vec<DnsName> = dns.iter().map(|(one, two)| format!("{one}.{two}").parse().unwrap()).collect();
         let subject = Subject { id: &id, dns: &dns };

@@ -1,0 +1,117 @@
+//! Why nothing is revoked, or given back: each says what to do.
+
+use std::time::SystemTime;
+
+use alcazar_api::revocations::ListError;
+use alcazar_identity::{Fingerprint, RevocationReason, SpiffeId, rfc3339};
+use thiserror::Error;
+
+use super::refresh::RefreshError;
+use crate::{hierarchy::HierarchyError, ledger::LedgerError, records::RecordError, signer::SignError};
+
+/// Why nothing was revoked, or given back.
+#[derive(Debug, Error)]
+pub enum RevokeError {
+    /// Not a serial number.
+    #[error(
+        "{0:?} is not a serial number: at most 40 hexadecimal digits, as in `alcazar ledger list` or openssl's output"
+    )]
+    Serial(String),
+    /// Its time is over anyhow.
+    #[error(
+        "the certificate {serial} of {id} expired at {}: nobody believes it any more", rfc3339(*not_after)
+    )]
+    Over {
+        /// Which.
+        serial: String,
+        /// Whose.
+        id: SpiffeId,
+        /// When.
+        not_after: SystemTime,
+    },
+    /// A token, which is in no list.
+    #[error(
+        "{id} is a JWT-SVID of {of}, and those who check tokens ask no list: it is good until {}; so that there are no more, revoke the identity", rfc3339(*expires)
+    )]
+    Token {
+        /// The token's id.
+        id: String,
+        /// Whom it names.
+        of: SpiffeId,
+        /// Its end.
+        expires: SystemTime,
+    },
+    /// No list is longer.
+    #[error(
+        "the list of this cluster has no room: {entries} entries, {bytes} bytes. Revoke the intermediate that issued them instead (`alcazar ca rotate`, then `alcazar revoke --intermediate`)"
+    )]
+    Full {
+        /// How many there are.
+        entries: usize,
+        /// How long it is.
+        bytes: usize,
+    },
+    /// Another trust domain's.
+    #[error("{0} is not the identity of a workload or node of this trust domain")]
+    Foreign(SpiffeId),
+    /// The CA itself.
+    #[error(
+        "{0} is the CA's own identity: without it no node could hear of any revocation; revoke its intermediate, or one of its certificates by serial number"
+    )]
+    OurOwn(SpiffeId),
+    /// Nothing to give back.
+    #[error("{0} is not revoked here; `alcazar revocations` shows what is")]
+    NotRevoked(String),
+    /// It was given back already.
+    #[error("{id} is not revoked any more: it was reinstated at {}", rfc3339(*at))]
+    Reinstated {
+        /// Which.
+        id: SpiffeId,
+        /// When.
+        at: SystemTime,
+    },
+    /// RFC 5280 §5.3.1.
+    #[error(
+        "the certificate {serial} was revoked for {reason}, which is final; only certificateHold can be lifted. Its holder gets a new certificate by renewing"
+    )]
+    NotOnHold {
+        /// Which.
+        serial: String,
+        /// Why it was revoked.
+        reason: RevocationReason,
+    },
+    /// An intermediate stays revoked.
+    #[error("the revocation of an intermediate is final; make another one")]
+    Final,
+    /// It signs.
+    #[error("the intermediate {0} is the one that signs here; replace it first (`alcazar ca rotate`), then revoke it")]
+    Signs(Fingerprint),
+    /// The root is offline.
+    #[error(
+        "the intermediate {intermediate} can be revoked by its root alone, whose key is not here; have the list signed where the root is kept: `alcazar root revoke-intermediate` there, `alcazar revocations import FILE` at each CA under it"
+    )]
+    RootKey {
+        /// Which.
+        intermediate: Fingerprint,
+        /// What is missing.
+        source: Box<HierarchyError>,
+    },
+    /// A list that nobody would take.
+    #[error("the list is not taken")]
+    Import(#[source] ListError),
+    /// The key did not sign.
+    #[error(transparent)]
+    Sign(#[from] SignError),
+    /// It is on record, and not in force yet.
+    #[error("it is on record, and will be in force once this is mended")]
+    Refresh(#[from] RefreshError),
+    /// The store did not answer.
+    #[error(transparent)]
+    Records(#[from] RecordError),
+    /// The ledger cannot be read.
+    #[error("the ledger cannot be asked for the certificate")]
+    Ledger(#[from] LedgerError),
+    /// The process is ending.
+    #[error("interrupted")]
+    Interrupted,
+}

@@ -1,0 +1,263 @@
+//! Lists that roots sign, about intermediates, and lists of other clusters: on record as they were signed.
+
+use std::time::SystemTime;
+
+use alcazar_api::{
+    ca::v1,
+    revocations::{Keeper, signed_list},
+};
+use alcazar_identity::{Fingerprint, ListIssuer, Revocation, RevocationList, RevocationReason, TrustDomain};
+use alcazar_store::Expected;
+use base64::{Engine, engine::general_purpose::STANDARD};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    RevokeError,
+    entry::SKEW,
+    refresh::{SIGNED, SignedRecord},
+    sign::sign,
+};
+use crate::{
+    authority::{Authority, AuthorityInfo},
+    ca::Ca,
+    records::{RecordError, family, seconds},
+};
+
+impl Ca {
+    /// Takes over lists that others signed; whose.
+    pub(crate) async fn import_revocations(&self, lists: v1::SignedRevocations) -> Result<Vec<String>, RevokeError> {
+        let own = ListIssuer::Cluster(self.0.config.cluster.clone());
+        let mut taken = Vec::new();
+        let turn = self.0.revoking.roots.lock().await;
+        for signed in lists.lists {
+            let (hierarchy, now) = (self.hierarchy(), (self.0.clock)());
+            let mut keeper = self.0.revoking.refreshing.lock().await.keeper.clone();
+            let shown = v1::SignedRevocations { lists: vec![signed.clone()] };
+            let outcome = keeper.take(&shown, &self.trust_bundles(), now);
+            let changed = outcome.is_change();
+            if let Some(refused) = outcome.refused.into_iter().next() {
+                return Err(RevokeError::Import(refused));
+            }
+            let list = signed_list(&signed).map_err(RevokeError::Import)?;
+            let is_own = list.trust_domain() == self.trust_domain() && *list.issuer() == own;
+            // Nothing new, or what is kept here anyhow.
+            if !changed || is_own {
+                continue;
+            }
+            let ours = hierarchy.intermediate().info().fingerprint;
+            if keeper.current().of_intermediate(self.trust_domain(), ours).is_some() {
+                return Err(RevokeError::Signs(ours));
+            }
+            self.put_imported(&list, &signed).await?;
+            let name = match list.trust_domain() == self.trust_domain() {
+                true => list.issuer().to_string(),
+                false => format!("{} of {}", list.issuer(), list.trust_domain()),
+            };
+            tracing::warn!(target: "alcazar::revoked", issuer = name, "a list of revocations was imported");
+            taken.push(name);
+        }
+        drop(turn);
+        self.refresh_revocations().await?;
+        Ok(taken)
+    }
+
+    /// Never in place of a newer one.
+    async fn put_imported(&self, list: &RevocationList, signed: &v1::SignedRevocationList) -> Result<(), RecordError> {
+        loop {
+            let (stored, expected) = self.stored_list(list.trust_domain(), list.issuer()).await?;
+            if stored.is_some_and(|stored| stored.version() > list.version()) {
+                return Ok(());
+            }
+            match self.put_signed(list.trust_domain(), list.issuer(), expected, signed).await {
+                Err(error) if error.is_conflict() => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Has the root that signed an intermediate take it back; what the operator should know besides.
+    pub(super) async fn revoke_intermediate(
+        &self,
+        intermediate: Fingerprint,
+        reason: RevocationReason,
+        by: &str,
+    ) -> Result<Vec<String>, RevokeError> {
+        if self.hierarchy().intermediate().info().fingerprint == intermediate {
+            return Err(RevokeError::Signs(intermediate));
+        }
+        // One after the other: each list says what the one before it says.
+        let turn = self.0.revoking.roots.lock().await;
+        let (hierarchy, now) = (self.hierarchy(), (self.0.clock)());
+        let remembered = self.intermediate_on_record(intermediate).await?;
+        let (files, roots) = (self.0.files.clone(), hierarchy.roots().to_vec());
+        let default = hierarchy.root().fingerprint;
+        let opened = tokio::task::spawn_blocking(move || {
+            let known = files.intermediate_certificate(intermediate)?.or(remembered);
+            let signer = known.as_ref().and_then(|known| roots.iter().find(|root| known.is_signed_by(root)));
+            let root = signer.map_or(default, |root| root.fingerprint);
+            files.root_signer(root, now).map(|authority| (authority, known))
+        });
+        let opened = opened.await.map_err(|_ending| RevokeError::Interrupted)?;
+        let (root, known) = opened.map_err(|source| RevokeError::RootKey { intermediate, source: Box::new(source) })?;
+        let until = known.as_ref().unwrap_or(root.info()).validity.not_after() + SKEW;
+        let revocation = Revocation { reason, since: crate::issue::whole_seconds(now), until };
+        if let Some(known) = &known {
+            self.remember_intermediate(known).await?;
+        }
+        self.extend_list_of(&root, intermediate, revocation, now).await?;
+        drop(turn);
+        self.refresh_revocations().await?;
+        tracing::warn!(target: "alcazar::revoked", %intermediate, %reason, by, "an intermediate was revoked");
+        Ok(match known {
+            Some(_) => Vec::new(),
+            None => vec![format!(
+                "the certificate {intermediate} is not known here: nodes and proxies refuse it, and the root's CRL, which names \
+                 certificates by their serial number, does not. Compare the fingerprint if the intermediate was one of this cluster"
+            )],
+        })
+    }
+
+    /// Puts a list of the root on record that says one intermediate more than the newest, wherever that is.
+    pub(super) async fn extend_list_of(
+        &self,
+        root: &Authority,
+        intermediate: Fingerprint,
+        revocation: Revocation,
+        now: SystemTime,
+    ) -> Result<(), RevokeError> {
+        let issuer = ListIssuer::Root(root.info().fingerprint);
+        loop {
+            let (stored, expected) = self.stored_list(self.trust_domain(), &issuer).await?;
+            let in_force = self.revocations();
+            let earlier = [stored.as_ref(), in_force.list(self.trust_domain(), &issuer)];
+            let list = with_intermediate(
+                &earlier.into_iter().flatten().collect::<Vec<_>>(),
+                |version| RevocationList::new(self.trust_domain().clone(), issuer.clone(), version),
+                (intermediate, revocation),
+                now,
+            );
+            let chain = [root.info().certificate.clone()];
+            let signed = sign(&list, now, root.signer().clone(), &chain).await?;
+            // By the same check as everybody's: what no one would take is not put on record.
+            let shown = v1::SignedRevocations { lists: vec![signed.clone()] };
+            let outcome = Keeper::default().take(&shown, self.hierarchy().bundles(), now);
+            if let Some(refused) = outcome.refused.into_iter().next() {
+                return Err(RevokeError::Import(refused));
+            }
+            match self.put_signed(self.trust_domain(), &issuer, expected, &signed).await {
+                Err(error) if error.is_conflict() => {}
+                outcome => return Ok(outcome?),
+            }
+        }
+    }
+
+    /// The list of an issuer on record, and what a write in its place must find there.
+    async fn stored_list(
+        &self,
+        trust_domain: &TrustDomain,
+        issuer: &ListIssuer,
+    ) -> Result<(Option<RevocationList>, Expected), RecordError> {
+        let name = self.name_of_list(trust_domain, issuer);
+        let found = self.0.records.get::<SignedRecord>(family::REVOCATION_LISTS, &name).await?;
+        let list = found.as_ref().and_then(|found| signed_list(&found.record.read()?).ok());
+        Ok((list, found.map_or(Expected::Absent, |found| Expected::At(found.revision))))
+    }
+
+    async fn put_signed(
+        &self,
+        trust_domain: &TrustDomain,
+        issuer: &ListIssuer,
+        expected: Expected,
+        list: &v1::SignedRevocationList,
+    ) -> Result<(), RecordError> {
+        let name = self.name_of_list(trust_domain, issuer);
+        self.0.records.put(family::REVOCATION_LISTS, &name, expected, &SignedRecord::new(list)).await.map(drop)
+    }
+
+    /// Clusters of two trust domains may have one name.
+    fn name_of_list(&self, trust_domain: &TrustDomain, issuer: &ListIssuer) -> String {
+        match trust_domain == self.trust_domain() {
+            true => format!("{SIGNED}/{issuer}"),
+            false => format!("{SIGNED}/{trust_domain}/{issuer}"),
+        }
+    }
+
+    /// Keeps the certificate of an intermediate, whose serial number the root's CRL names once it is revoked.
+    pub(crate) async fn remember_intermediate(&self, info: &AuthorityInfo) -> Result<(), RecordError> {
+        let (name, record) = (format!("{CERTIFICATES}/{}", info.fingerprint), CertificateRecord::new(info));
+        match self.0.records.put(family::REVOCATION_LISTS, &name, Expected::Absent, &record).await {
+            Err(error) if !error.is_conflict() => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// The certificate of an intermediate that was kept.
+    pub(super) async fn intermediate_on_record(
+        &self,
+        print: Fingerprint,
+    ) -> Result<Option<AuthorityInfo>, RecordError> {
+        let name = format!("{CERTIFICATES}/{print}");
+        let found = self.0.records.get::<CertificateRecord>(family::REVOCATION_LISTS, &name).await?;
+        Ok(found.and_then(|found| found.record.read()))
+    }
+}
+
+/// The list that says this besides all that those before it say, newer than each of them.
+fn with_intermediate(
+    earlier: &[&RevocationList],
+    empty: impl FnOnce(u64) -> RevocationList,
+    (intermediate, revocation): (Fingerprint, Revocation),
+    now: SystemTime,
+) -> RevocationList {
+    let newest = earlier.iter().map(|list| list.version()).max().unwrap_or_default();
+    let mut list = empty(newest.saturating_add(1).max(seconds::of(now)));
+    list.revoke_intermediate(intermediate, revocation);
+    for (print, revocation) in earlier.iter().flat_map(|list| list.intermediates()) {
+        list.revoke_intermediate(print, revocation);
+    }
+    list
+}
+
+/// A certificate on record.
+#[derive(Serialize, Deserialize)]
+struct CertificateRecord {
+    /// DER, in base64.
+    certificate: String,
+}
+
+impl CertificateRecord {
+    fn new(info: &AuthorityInfo) -> Self {
+        Self { certificate: STANDARD.encode(&info.certificate) }
+    }
+
+    fn read(&self) -> Option<AuthorityInfo> {
+        AuthorityInfo::parse(STANDARD.decode(&self.certificate).ok()?.into()).ok()
+    }
+}
+
+const CERTIFICATES: &str = "certificates";
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_list_of_a_root_forgets_nothing_that_one_before_it_said() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000);
+        let print = |text: &str| Fingerprint::of(text.as_bytes());
+        let why = |reason| Revocation { reason, since: now, until: now + SKEW };
+        let (first, later) = (why(RevocationReason::CaCompromise), why(RevocationReason::Superseded));
+        let empty =
+            |version| RevocationList::new("td".parse().unwrap(), ListIssuer::Root(Fingerprint::of(b"root")), version);
+        let one = with_intermediate(&[], empty, (print("one"), first), now);
+        assert_eq!((one.version(), one.len()), (1_000, 1));
+        // On record and in force may differ: by another replica, or by an import.
+        let two = with_intermediate(&[], |_| empty(2_000), (print("two"), first), now);
+        let all = with_intermediate(&[&one, &two], empty, (print("three"), later), now);
+        assert_eq!((all.version(), all.len()), (2_001, 3));
+        let again = with_intermediate(&[&all], empty, (print("one"), later), now);
+        assert_eq!(again.intermediate(print("one")), Some(first), "the first time stays");
+    }
+}

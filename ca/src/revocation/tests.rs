@@ -1,0 +1,81 @@
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use alcazar_identity::RevocationReason;
+use alcazar_service::clock::Clock;
+
+use super::*;
+use crate::config::Config;
+
+fn at_noon() -> Clock {
+    Arc::new(|| SystemTime::UNIX_EPOCH + Duration::from_secs(NOON))
+}
+
+const NOON: u64 = 1_800_000_000;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_that_nobody_takes_is_told_to_the_operator_and_obeyed_here() {
+    let folder = tempfile::tempdir().unwrap();
+    let id: SpiffeId = "spiffe://cluster.local/ns/shop/sa/web".parse().unwrap();
+    let open = || Ca::open(Config::new(folder.path()), at_noon());
+    let ca = open().await.unwrap();
+    ca.revoke(Subject::Serial("ab".into()), RevocationReason::Superseded, "a test").await.unwrap();
+    assert_eq!(*ca.0.revoking.trouble.borrow(), None);
+    // The root takes back what signs here: no list that it signs is taken any more.
+    let hierarchy = ca.hierarchy();
+    let root = ca.0.files.root_signer(hierarchy.root().fingerprint, (ca.0.clock)()).unwrap();
+    let since = (ca.0.clock)();
+    let revocation = Revocation { reason: RevocationReason::CaCompromise, since, until: since };
+    let ours = hierarchy.intermediate().info().fingerprint;
+    ca.extend_list_of(&root, ours, revocation, since).await.unwrap();
+
+    let revoked = ca.revoke(Subject::Identity(id.clone()), RevocationReason::KeyCompromise, "a test").await;
+    let reason = alcazar_service::process::chain(&revoked.unwrap_err());
+    assert!(reason.contains("nobody would take this cluster's list"), "{reason}");
+    assert!(reason.contains("signed by an intermediate that is revoked"), "{reason}");
+    assert!(ca.permits(&id).is_err());
+    assert!(ca.0.revoking.trouble.borrow().is_some());
+    ca.close().await;
+    drop(ca);
+
+    // Also after a restart, which is how a person begins to mend it.
+    let ca = open().await.unwrap();
+    assert!(ca.permits(&id).is_err());
+    let root = ca.fingerprints().root.fingerprint;
+    let next = ca.make_intermediate(root).await.unwrap().fingerprint;
+    ca.activate(next).await.unwrap();
+    ca.refresh_revocations().await.unwrap();
+    assert_eq!(*ca.0.revoking.trouble.borrow(), None);
+    assert!(ca.permits(&id).is_err());
+    assert!(ca.revocations().lists().any(|list| list.identity(&id).is_some()));
+    ca.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_follows_is_told_of_changes_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let seconds = Arc::new(AtomicU64::new(NOON));
+    let hands = seconds.clone();
+    let clock: Clock = Arc::new(move || SystemTime::UNIX_EPOCH + Duration::from_secs(hands.load(Ordering::SeqCst)));
+    let ca = Ca::open(Config::new(folder.path()), clock).await.unwrap();
+    let mut told = ca.follow_revocations();
+    told.mark_unchanged();
+    ca.refresh_revocations().await.unwrap();
+    assert!(!told.has_changed().unwrap(), "nothing is different");
+    ca.revoke(Subject::Serial("ab".into()), RevocationReason::Superseded, "a test").await.unwrap();
+    assert!(told.has_changed().unwrap());
+    told.mark_unchanged();
+    let again = ca.revoke(Subject::Serial("ab".into()), RevocationReason::Superseded, "a test").await.unwrap();
+    assert!(again.already && !told.has_changed().unwrap());
+    // The next intermediate signs it anew: whoever starts later may know that one alone.
+    seconds.fetch_add(100, Ordering::SeqCst);
+    let next = ca.make_intermediate(ca.fingerprints().root.fingerprint).await.unwrap().fingerprint;
+    ca.activate(next).await.unwrap();
+    ca.refresh_revocations().await.unwrap();
+    assert!(told.has_changed().unwrap());
+    let signer = ca.fingerprints().intermediate.certificate.to_vec();
+    assert!(told.borrow_and_update().signed.lists.iter().all(|list| list.chain[0] == signer));
+    ca.refresh_revocations().await.unwrap();
+    assert!(!told.has_changed().unwrap());
+    ca.close().await;
+}
