@@ -23,6 +23,7 @@ mod load;
 mod mesh;
 mod origin;
 mod process;
+mod tunnel;
 mod wait;
 
 pub use binaries::binary;
@@ -35,4 +36,5 @@ pub use load::Load;
 pub use mesh::{Mesh, Workload};
 pub use origin::{EchoServer, HttpOrigin};
 pub use process::Process;
+pub use tunnel::Tunnel;
 pub use wait::{DEADLINE, until};

@@ -126,6 +126,17 @@ impl Mesh {
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
+    /// What a command of `alcazar` says of this mesh.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn alcazar(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = Command::new(binary("alcazar")?);
+        let output = command.args(arguments).arg("--data-dir").arg(&self.data_dir).output()?;
+        ensure!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
     /// What `alcazar status --json` says.
     ///
     /// # Errors
