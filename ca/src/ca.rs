@@ -26,7 +26,7 @@ use crate::{
     records::Records,
     replicas::{DataFolder, Phase, Presences},
     run::ADMIN_SOCKET,
-    status::{Facts, Troubles},
+    status::Troubles,
     storage,
 };
 
@@ -45,8 +45,6 @@ pub(crate) struct Inner {
     pub(crate) admission: Admission,
     /// What went wrong of late.
     pub(crate) troubles: Troubles,
-    /// What further parts tell the operator.
-    pub(crate) facts: Facts,
     pub(crate) started_at: SystemTime,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) records: Records,
@@ -152,11 +150,10 @@ impl Ca {
             dns_names: checked.dns_names,
             clock,
             troubles: Troubles::default(),
-            facts: Facts::default(),
             started_at: now,
             admission,
             callers,
-            federation: Federation::new(checked.relations, &metrics, now),
+            federation: Federation::new(checked.relations, &metrics),
             metrics,
             store,
             records,
@@ -177,7 +174,6 @@ impl Ca {
         };
         let ca = Self(Arc::new(inner));
         ca.measure_at_scrapes();
-        ca.tell_of_replicas();
         // Lists of other trust domains are good by their bundles.
         ca.open_federation().await?;
         ca.open_revocations().await?;

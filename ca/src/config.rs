@@ -9,6 +9,7 @@ use std::{
 };
 
 use alcazar_identity::{SpiffeId, SpiffeIdKind, TrustDomain};
+use alcazar_service::audit::AuditConfig;
 use serde::Deserialize;
 use thiserror::Error;
 
@@ -73,6 +74,9 @@ pub struct Config {
     /// Where `/healthz`, `/readyz` and `/metrics` are served. Default: nowhere.
     #[serde(default)]
     pub admin: Option<SocketAddr>,
+    /// A file with a line for each decision. Default: none, and decisions are in the log alone.
+    #[serde(default)]
+    pub audit: Option<AuditConfig>,
     /// What certificates there are: `default` for workloads whose registration names no profile, `node` for nodes, others
     /// for the registrations that name them. Default: every kind of key, the lives of `certificates`, no DNS names.
     #[serde(default)]
@@ -145,6 +149,7 @@ impl Config {
             federation: Vec::new(),
             registrations: Vec::new(),
             admin: None,
+            audit: None,
             limits: Limits::default(),
             revocation: RevocationConfig::default(),
             profiles: BTreeMap::new(),

@@ -24,6 +24,7 @@
 //! - Decisions are functions of their arguments: no clock, no store, no randomness inside.
 
 mod admission;
+mod audit;
 mod authority;
 mod ca;
 mod cacerts;
@@ -32,6 +33,7 @@ pub mod ceremony;
 mod config;
 mod csr;
 pub mod duration;
+mod facts;
 mod federation;
 mod grpc;
 mod hierarchy;
@@ -58,6 +60,7 @@ mod storage;
 mod token;
 
 pub use admission::{Limit, Limits};
+pub use audit::{AUDIT_TARGETS, watch_audit};
 pub use authority::{Authority, AuthorityError, AuthorityInfo};
 pub use ca::{AdminError, Ca, Fingerprints, OpenError};
 pub use cacerts::{CacertsConfig, CacertsError, CacertsFiles, PluggedIn, check as check_cacerts};

@@ -11,7 +11,13 @@ use std::{
 use alcazar_api::ca::v1::{CreateJoinTokenRequest, administration_client::AdministrationClient};
 use alcazar_ca::{Ca, Config, duration};
 use alcazar_identity::rfc3339;
-use alcazar_service::{Admin, Metrics, Readiness, Shutdown, clock, config, process, process::Failure, telemetry};
+use alcazar_service::{
+    Admin, Metrics, Readiness, Shutdown,
+    audit::{Audit, AuditLayer},
+    clock, config, process,
+    process::Failure,
+    telemetry,
+};
 use clap::{Args, Parser, Subcommand};
 use tokio::net::TcpListener;
 
@@ -57,7 +63,9 @@ fn main() -> ExitCode {
     let json = arguments.serve.as_ref().is_some_and(|serve| serve.log_json);
     let format = if json { telemetry::Format::Json } else { telemetry::Format::Plain };
     let quiet = arguments.command.is_some();
-    telemetry::init(format, if quiet { "warn" } else { "info" });
+    let audit = Arc::new(OnceLock::new());
+    let layer = AuditLayer::new(Arc::clone(&audit), alcazar_ca::AUDIT_TARGETS);
+    telemetry::init_with_audit(format, if quiet { "warn" } else { "info" }, layer);
     alcazar_mtls::install_default_provider();
     process::run("alcazar-ca", Duration::from_secs(10), |shutdown, readiness| async move {
         match (arguments.command, arguments.serve) {
@@ -67,17 +75,30 @@ fn main() -> ExitCode {
             }
             (None, Some(Serve { config: path, .. })) => {
                 let config: Config = config::load(&path).map_err(Failure::refused)?;
-                serve(config, shutdown, readiness).await
+                serve(config, &audit, shutdown, readiness).await
             }
             (None, None) => Err("give --config FILE, or a subcommand; --help shows them".into()),
         }
     })
 }
 
-async fn serve(config: Config, shutdown: Shutdown, readiness: Readiness) -> Result<(), Failure> {
+async fn serve(
+    config: Config,
+    audit: &OnceLock<Audit>,
+    shutdown: Shutdown,
+    readiness: Readiness,
+) -> Result<(), Failure> {
     let listener = bind(config.listen, "nodes").await?;
     let opening = readiness.register("store");
     let metrics = Metrics::new();
+    if let Some(config) = &config.audit {
+        let failed = |error| format!("the audit file {} cannot be written: {error}", config.file.display());
+        let opened = Audit::open(config).map_err(failed)?;
+        // The log's layer takes it from there; nobody else puts one.
+        let opened = audit.get_or_init(|| opened);
+        let watch = alcazar_ca::watch_audit(opened.clone(), readiness.part("audit"), metrics.clone(), shutdown.clone());
+        shutdown.spawn("audit file", watch);
+    }
     let opened = Arc::new(OnceLock::new());
     if let Some(address) = config.admin {
         let listener = bind(address, "health checks").await?;
@@ -95,6 +116,10 @@ async fn serve(config: Config, shutdown: Shutdown, readiness: Readiness) -> Resu
     drop(opened.set(ca.clone()));
     // Polled in this order: running has registered its own part before opening is over.
     let (outcome, ()) = tokio::join!(ca.run(listener, shutdown, readiness), async { opening.ready() });
+    if let Some(audit) = audit.get().cloned() {
+        // What was decided last is written before the process ends.
+        tokio::task::spawn_blocking(move || audit.close()).await?;
+    }
     Ok(outcome?)
 }
 

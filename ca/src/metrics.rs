@@ -26,8 +26,12 @@ pub(crate) struct CaMetrics {
     pub(crate) issued: Counter,
     /// Requests that are not PKCS#10, or wrongly signed, or of a weak key.
     pub(crate) bad_requests: Counter,
-    /// Certificates that the CA's key did not sign.
+    /// Certificates and JWT-SVIDs that the CA's keys did not sign.
     pub(crate) sign_errors: Counter,
+    /// JWT-SVIDs that were asked for, and issued, and how long that took.
+    pub(crate) tokens_asked: Counter,
+    pub(crate) tokens_issued: Counter,
+    pub(crate) token_issuance: Histogram,
     /// Requests that came to nothing, by the code of the answer.
     refusals: Counters<1>,
     /// From the request to the reply, record included.
@@ -53,7 +57,17 @@ impl CaMetrics {
                 "citadel_server_csr_parsing_err_count",
                 "Certificate requests that are malformed, wrongly signed or of a key that is not certified here",
             ),
-            sign_errors: on.plain_counter("citadel_server_csr_sign_err_count", "Certificates that were not signed"),
+            sign_errors: on.plain_counter(
+                "citadel_server_csr_sign_err_count",
+                "Certificates and JWT-SVIDs that the CA's keys did not sign",
+            ),
+            tokens_asked: on.counter("alcazar_ca_jwt_svids_asked", "JWT-SVIDs that were asked for"),
+            tokens_issued: on.counter("alcazar_ca_jwt_svids_issued", "JWT-SVIDs that were issued"),
+            token_issuance: on.histogram(
+                "alcazar_ca_jwt_issuance_seconds",
+                "From the request for a JWT-SVID to its reply, the record included",
+                BOUNDS,
+            ),
             refusals: on.counters("alcazar_ca_refusals", "Requests that came to nothing, by gRPC code", ["code"]),
             issuance: on.histogram(
                 "alcazar_ca_issuance_seconds",
@@ -62,7 +76,7 @@ impl CaMetrics {
             ),
             root_expiry: on.gauge(
                 "citadel_server_root_cert_expiry_timestamp",
-                "When the root that ends first ends, in seconds since 1970",
+                "When the root that is signed under ends, in seconds since 1970",
             ),
             chain_expiry: on.gauge(
                 "citadel_server_cert_chain_expiry_timestamp",

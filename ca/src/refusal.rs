@@ -23,22 +23,29 @@ use crate::{
 impl Ca {
     /// A request came to nothing: counted, the whole reason logged, the terse status for the wire.
     pub(crate) fn refuse(&self, error: &RequestError, caller: &str, request: &'static str) -> Status {
-        let metrics = &self.0.metrics;
-        match error {
-            RequestError::Csr(_) => metrics.bad_requests.inc(),
-            RequestError::Issue(IssueError::Sign(_)) => metrics.sign_errors.inc(),
-            _ => {}
-        }
+        self.count(error);
         if error.is_ours() {
             let what = format!("{request} of {caller}: {}", alcazar_service::process::chain(error));
             self.0.troubles.note((self.0.clock)(), what);
         }
         let status = error.log(caller, request);
-        metrics.refused(status.code());
+        self.0.metrics.refused(status.code());
         if status.code() == Code::Unauthenticated {
             self.0.callers.failures(error.plug()).inc();
         }
         status
+    }
+
+    /// What is counted of a failure, whoever asked.
+    pub(crate) fn count(&self, error: &RequestError) {
+        let metrics = &self.0.metrics;
+        match error {
+            RequestError::Csr(_) => metrics.bad_requests.inc(),
+            RequestError::Issue(IssueError::Sign(_)) | RequestError::Jwt(JwtIssueError::Sign(_)) => {
+                metrics.sign_errors.inc();
+            }
+            _ => {}
+        }
     }
 }
 
@@ -158,7 +165,7 @@ impl RequestError {
     }
 
     /// Whether it is our fault and not the caller's.
-    fn is_ours(&self) -> bool {
+    pub(crate) fn is_ours(&self) -> bool {
         self.terse().0 == Code::Unavailable
     }
 

@@ -187,7 +187,7 @@ impl Ca {
     }
 
     /// The profile of a registration's certificates, which the configuration may have lost since.
-    fn profile(&self, registration: &Registration) -> Result<&Profile, RequestError> {
+    pub(crate) fn profile(&self, registration: &Registration) -> Result<&Profile, RequestError> {
         self.0.profiles.of(registration.profile()).ok_or_else(|| RequestError::NoProfile {
             registration: registration.id().to_string(),
             profile: registration.profile().unwrap_or_default().into(),

@@ -24,7 +24,7 @@ use crate::{
     federation::{Endpoint, EndpointError},
     grpc::{
         AdministrationService, AdoptionService, AuthorityService, BundlesService, IstioService, JwtService,
-        LedgerService, RevocationAdministrationService, RevocationService, RotationService, StatusService,
+        LedgerService, RevocationAdministrationService, RevocationService, RotationService, StatusService, Traced,
     },
     kubernetes,
     records::{RecordError, TokenRecord, family},
@@ -81,10 +81,8 @@ impl Ca {
         shutdown.spawn("heads of the ledger", self.clone().keep_heads(shutdown.clone()));
         shutdown.spawn("upkeep of the CA", self.clone().upkeep(shutdown.clone()));
         if let Some(secrets) = self.0.config.kubernetes.secrets.clone() {
-            shutdown.spawn(
-                "Secrets of service accounts",
-                kubernetes::secrets::run(self.clone(), secrets, shutdown.clone()),
-            );
+            let (part, end) = (readiness.part("secrets"), shutdown.clone());
+            shutdown.spawn("Secrets of service accounts", kubernetes::secrets::run(self.clone(), secrets, part, end));
         }
         shutdown.spawn("pods of the cluster", self.clone().follow_pods(shutdown.clone()));
         // Certificates are issued without them, and they are tried again.
@@ -108,6 +106,7 @@ impl Ca {
         let acceptor =
             Acceptor::new(self.0.serving.subscribe(), Clients::Optional, grpc::ALPN, Arc::clone(&self.0.clock));
         let nodes = grpc::server()
+            .layer(Traced::Nodes)
             .add_service(CertificateAuthorityServer::new(AuthorityService::new(self.clone(), shutdown.clone())))
             .add_service(NodeAttestationServer::new(AuthorityService::new(self.clone(), shutdown.clone())))
             .add_service(RevocationServer::new(RevocationService::new(self.clone(), shutdown.clone())))
@@ -116,6 +115,7 @@ impl Ca {
             .add_service(JwtServer::new(JwtService::new(self.clone())))
             .serve_with_incoming_shutdown(grpc::incoming(listener, acceptor), shutdown.cancelled());
         let operator = tonic::transport::Server::builder()
+            .layer(Traced::Operator)
             .add_service(AdministrationServer::new(AdministrationService::new(self.clone())))
             .add_service(StatusServer::new(StatusService::new(self.clone(), readiness.clone())))
             .add_service(

@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
 
@@ -40,30 +40,6 @@ impl Troubles {
     /// The oldest first.
     pub(crate) fn last(&self) -> Vec<Trouble> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
-    }
-}
-
-/// What the parts of the CA tell its operator: each adds itself.
-#[derive(Default)]
-pub(crate) struct Facts {
-    told_by: Mutex<Vec<(&'static str, Tell)>>,
-}
-
-/// Names and values, as they are at this moment.
-type Tell = Arc<dyn Fn() -> Vec<(String, String)> + Send + Sync>;
-
-impl Facts {
-    /// A part that tells something whenever somebody asks. It holds the CA weakly, if at all.
-    #[allow(dead_code, reason = "the first part to tell something uses it")]
-    pub(crate) fn add(&self, part: &'static str, tell: impl Fn() -> Vec<(String, String)> + Send + Sync + 'static) {
-        self.told_by.lock().unwrap_or_else(PoisonError::into_inner).push((part, Arc::new(tell)));
-    }
-
-    /// Part, name and value of everything that is told.
-    pub(crate) fn all(&self) -> Vec<(&'static str, String, String)> {
-        let told_by = self.told_by.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let told = told_by.iter().flat_map(|(part, tell)| tell().into_iter().map(|(name, value)| (*part, name, value)));
-        told.collect()
     }
 }
 
@@ -157,16 +133,6 @@ const LOOK: Duration = Duration::from_secs(30);
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_a_part_tells_is_of_the_moment() {
-        let (facts, number) = (Facts::default(), Arc::new(Mutex::new(1)));
-        let read = Arc::clone(&number);
-        facts.add("ledger", move || vec![("entries".into(), read.lock().unwrap().to_string())]);
-        assert_eq!(facts.all(), [("ledger", "entries".to_owned(), "1".to_owned())]);
-        *number.lock().unwrap() = 2;
-        assert_eq!(facts.all(), [("ledger", "entries".to_owned(), "2".to_owned())]);
-    }
 
     #[test]
     fn the_last_troubles_are_remembered() {

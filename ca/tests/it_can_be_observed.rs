@@ -55,6 +55,40 @@ async fn metrics_count_what_was_issued_and_refused() {
     served.stop().await;
 }
 
+/// The names that dashboards and alerts are written with: one that is renamed breaks them in silence.
+#[tokio::test]
+async fn every_metric_is_there_from_the_start_under_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let served = Served::start(&folder.path().join("ca"), &Hands::new()).await;
+    let text = served.ca.metrics().encode(Format::Prometheus);
+    for (name, kind) in [
+        ("citadel_server_csr_count", "counter"),
+        ("citadel_server_authentication_failure_count", "counter"),
+        ("citadel_server_success_cert_issuance_count", "counter"),
+        ("citadel_server_csr_parsing_err_count", "counter"),
+        ("citadel_server_csr_sign_err_count", "counter"),
+        ("citadel_server_root_cert_expiry_timestamp", "gauge"),
+        ("citadel_server_cert_chain_expiry_timestamp", "gauge"),
+        ("cert_expiry_seconds", "gauge"),
+        ("alcazar_ca_issuance_seconds", "histogram"),
+        ("alcazar_ca_refusals_total", "counter"),
+        ("alcazar_ca_jwt_svids_asked_total", "counter"),
+        ("alcazar_ca_jwt_svids_issued_total", "counter"),
+        ("alcazar_ca_jwt_issuance_seconds", "histogram"),
+        ("alcazar_ca_authentication_failures_total", "counter"),
+        ("alcazar_ca_queue_depth", "gauge"),
+        ("alcazar_ca_overload_refusals_total", "counter"),
+        ("alcazar_ca_ledger_entries", "gauge"),
+        ("alcazar_ca_ledger_sync_seconds", "histogram"),
+        ("alcazar_ca_federation_bundle_age_seconds", "gauge"),
+        ("alcazar_ca_federation_failed_polls", "gauge"),
+    ] {
+        let line = format!("# TYPE {name} {kind}");
+        assert!(text.lines().any(|found| found == line), "{line:?} is not in\n{text}");
+    }
+    served.stop().await;
+}
+
 #[tokio::test]
 async fn who_asks_for_too_much_is_told_when_to_come_back() {
     let folder = tempfile::tempdir().unwrap();

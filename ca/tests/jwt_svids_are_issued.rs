@@ -16,7 +16,9 @@ use alcazar_api::{
     ca::v1::{self, issue_jwt_svid_result::Outcome, jwt_client::JwtClient},
     spiffe::validate_jwt_svid,
 };
+use alcazar_ca::{Ca, Config, ProfileConfig};
 use alcazar_identity::{TrustBundles, X509Svid};
+use alcazar_service::metrics::Format;
 use support::{Hands, Served, node, registration, web};
 use tonic::Code;
 
@@ -106,6 +108,46 @@ async fn each_item_succeeds_or_fails_by_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_profile_bounds_tokens_too_and_tokens_are_counted() {
+    let (folder, hands) = (tempfile::tempdir().unwrap(), Hands::new());
+    let mut config = Config::new(folder.path());
+    let short = ProfileConfig {
+        ttl: Some(Duration::from_secs(60)),
+        max_ttl: Some(Duration::from_secs(120)),
+        ..ProfileConfig::default()
+    };
+    config.profiles.insert("short".into(), short);
+    let served = Served::start_with(config, &hands).await;
+    let registered = registration("shop.web", &node("a"), &web()).with_profile(Some("short".into())).unwrap();
+    served.ca.put_registration(registered).await.unwrap();
+    let svid = served.attested(&node("a")).await;
+    for (asked, expected) in [(0, 120), (60, 60), (3600, 120)] {
+        let issued = one(&served, &svid, asked).await;
+        assert_eq!(issued.expires_at - issued.issued_at, expected, "{asked} seconds were asked for");
+    }
+    served.stop().await;
+
+    // The configuration loses the profile: what was registered under it gets nothing, neither certificates nor tokens.
+    let served = Served::start(folder.path(), &hands).await;
+    let svid = served.attested(&node("a")).await;
+    let outcome = ask(&served, &svid, vec![item("shop.web", &["reports"], 0)]).await.remove(0);
+    let Outcome::Refusal(refusal) = outcome else { panic!("{outcome:?}") };
+    assert_eq!(Code::from(refusal.code), Code::FailedPrecondition);
+    served.ca.put_registration(registration("shop.web", &node("a"), &web())).await.unwrap();
+    one(&served, &svid, 0).await;
+    let text = served.ca.metrics().encode(Format::Prometheus);
+    for line in [
+        "alcazar_ca_jwt_svids_asked_total 2",
+        "alcazar_ca_jwt_svids_issued_total 1",
+        "alcazar_ca_jwt_issuance_seconds_count 1",
+        "alcazar_ca_refusals_total{code=\"FAILED_PRECONDITION\"} 1",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line}: {text}");
+    }
+    served.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn keys_stay_over_a_restart_and_follow_each_other_without_a_gap() {
     let (folder, hands) = (tempfile::tempdir().unwrap(), Hands::new());
     let (served_first, svid) = served(folder.path(), &hands).await;
@@ -135,10 +177,64 @@ async fn keys_stay_over_a_restart_and_follow_each_other_without_a_gap() {
     served.ca.look_after_jwt_svids().await.unwrap();
     assert!(validate_jwt_svid(&old.token, "reports", &served.ca.trust_bundles(), hands.now()).is_ok());
     hands.advance(Duration::from_secs(3600 + 60 + 1500));
-    served.ca.look_after_jwt_svids().await.unwrap();
+    look_for_hours(&served.ca).await;
     assert_eq!(authorities(), 1);
-    let labels = served.ca.keys().labels().unwrap();
-    let ours = labels.iter().filter(|label| label.as_str().starts_with("jwt-")).count();
-    assert_eq!(ours, 1, "{labels:?}");
+    assert_eq!(jwt_keys(&served.ca).len(), 1);
     served.stop().await;
+}
+
+/// As many looks as a CA takes in four hours.
+async fn look_for_hours(ca: &Ca) {
+    for _ in 0..240 {
+        ca.look_after_jwt_svids().await.unwrap();
+    }
+}
+
+fn jwt_keys(ca: &Ca) -> Vec<String> {
+    let labels = ca.keys().labels().unwrap();
+    labels.iter().map(|label| label.as_str().to_owned()).filter(|label| label.starts_with("jwt-")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_jumps_ahead_and_back_costs_no_key() {
+    let (folder, hands) = (tempfile::tempdir().unwrap(), Hands::new());
+    let (first, svid) = served(folder.path(), &hands).await;
+    let before = one(&first, &svid, 0).await;
+    first.stop().await;
+
+    let ca = Ca::open(Config::new(folder.path()), hands.clock()).await.unwrap();
+    hands.advance(Duration::from_secs(365 * 24 * 3600));
+    for _ in 0..30 {
+        ca.look_after_jwt_svids().await.unwrap();
+    }
+    assert_eq!(jwt_keys(&ca).len(), 2, "a key for the moment, and the one from before the jump");
+    hands.back(Duration::from_secs(365 * 24 * 3600));
+    ca.look_after_jwt_svids().await.unwrap();
+    let served = Served::serve(ca, &hands).await;
+    assert_eq!(one(&served, &svid, 0).await.key_id, before.key_id);
+    assert!(validate_jwt_svid(&before.token, "reports", &served.ca.trust_bundles(), hands.now()).is_ok());
+    // The key of the wrong moment goes when the clock has been right for hours.
+    look_for_hours(&served.ca).await;
+    assert_eq!(jwt_keys(&served.ca), [format!("jwt-{}", before.key_id)]);
+    served.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn private_keys_that_nobody_knows_are_destroyed_and_a_store_that_is_away_makes_no_more_of_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = async || Ca::open(Config::new(folder.path()), Hands::new().clock()).await.unwrap();
+    let ca = open().await;
+    ca.close().await;
+    for _ in 0..5 {
+        ca.look_after_jwt_svids().await.unwrap_err();
+    }
+    let [lost] = &*jwt_keys(&ca) else { panic!("{:?}", jwt_keys(&ca)) };
+    drop(ca);
+
+    let ca = open().await;
+    look_for_hours(&ca).await;
+    let kept = jwt_keys(&ca);
+    assert!(kept.len() == 1 && kept[0] != *lost, "{kept:?} {lost}");
+    assert!(ca.own_bundle().unwrap().jwt_authority(kept[0].trim_start_matches("jwt-")).is_some());
+    ca.close().await;
 }

@@ -27,6 +27,7 @@ use alcazar_mtls::{
     Side, VerifyPeerError,
     web::{ServerFiles, WebAcceptor},
 };
+use alcazar_service::metrics::Format;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyUsagePurpose, SanType};
 use support::{Hands, Served, key};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -107,7 +108,8 @@ fn verify(svid: &X509Svid, bundles: &TrustBundles, hands: &Hands) -> Result<(), 
     alcazar_mtls::verify_peer(svid.chain(), bundles, Side::Client, hands.now()).map(drop)
 }
 
-/// Waits until a CA believes what the test waits for.
+/// Waits until a CA believes what the test waits for. It is looked at again and again: nodes are told of a change by
+/// `WatchTrustBundles`, and a CA that has no nodes yet tells nobody.
 async fn until(served: &Served, what: &str, believes: impl Fn(&TrustBundles) -> bool) {
     for _ in 0..2000 {
         if believes(&served.ca.trust_bundles()) {
@@ -165,9 +167,17 @@ async fn by_web_pki_a_leaf_of_one_is_verified_at_the_other_until_the_relation_en
     verify(&leaf, &theirs.ca.trust_bundles(), &hands).unwrap();
     drop((watch, client));
     theirs.stop().await;
-    let away = federated(config(two.path(), "two.example"), "one.example", address, web.relation());
+    let away = federated(config(two.path(), "two.example"), "one.example", address.clone(), web.relation());
     let theirs = Served::start_with(away, &hands).await;
     verify(&leaf, &theirs.ca.trust_bundles(), &hands).unwrap();
+    theirs.stop().await;
+    // How old it is, is known after a restart too.
+    hands.advance(Duration::from_secs(7200));
+    let away = federated(config(two.path(), "two.example"), "one.example", address, web.relation());
+    let theirs = Served::start_with(away, &hands).await;
+    let age = "alcazar_ca_federation_bundle_age_seconds{trust_domain=\"one.example\"} 7200";
+    let is_told = |_: &TrustBundles| theirs.ca.metrics().encode(Format::Prometheus).lines().any(|line| line == age);
+    until(&theirs, "the age of what is held", is_told).await;
     theirs.stop().await;
 
     // The relation leaves the configuration, and with it the belief.
@@ -254,6 +264,7 @@ fn bundle(trust_domain: &str, sequence: u64) -> TrustBundle {
 async fn what_an_endpoint_says_is_believed_only_where_it_can_be() {
     let (hands, web, folder) = (Hands::new(), WebPki::new(), tempfile::tempdir().unwrap());
     let document = |sequence| ok(&write_bundle(&bundle("one.example", sequence)).unwrap());
+    let to = |location: &str| format!("HTTP/1.1 302 Found\r\nlocation: {location}\r\ncontent-length: 0\r\n\r\n");
     let huge = "x".repeat(300 << 10);
     let answers = vec![
         document(7),
@@ -262,7 +273,15 @@ async fn what_an_endpoint_says_is_believed_only_where_it_can_be() {
         ok("{\"keys\":[]}"),
         ok(&huge),
         "HTTP/1.1 500 Oh\r\ncontent-length: 0\r\n\r\n".to_owned(),
-        "HTTP/1.1 302 Found\r\nlocation: http://localhost/\r\n\r\n".to_owned(),
+        to("http://localhost/"),
+        // In a circle.
+        to("/a"),
+        to("b"),
+        to("/a"),
+        to("b"),
+        // Relative to where it is said.
+        to("/elsewhere/bundle.json"),
+        to("../here.json"),
         document(8),
     ];
     let url = endpoint(&web, &hands, answers).await;
@@ -279,6 +298,7 @@ async fn what_an_endpoint_says_is_believed_only_where_it_can_be() {
         "longer than",
         "status 500",
         "redirects to http:",
+        "redirects more than 3 times",
     ] {
         let error = served.ca.poll_federated(&other).await.unwrap_err();
         assert!(error.to_string().contains(said), "{said:?} is not in {error}");
@@ -337,6 +357,17 @@ async fn an_operator_brings_a_bundle_by_hand_and_takes_it_away() {
     served.stop().await;
 }
 
+/// A CA certificate of a key that rcgen does not make.
+fn openssl_root([kind, option]: [&str; 2]) -> Vec<u8> {
+    let made = std::process::Command::new("openssl")
+        .args(["req", "-x509", "-newkey", kind, "-pkeyopt", option, "-nodes", "-keyout", "/dev/null", "-days", "3650"])
+        .args(["-subj", "/CN=root", "-addext", "keyUsage=critical,keyCertSign", "-outform", "DER"])
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    made.stdout
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_root_that_is_in_use_is_removed_by_force_alone() {
     let (hands, folder) = (Hands::new(), tempfile::tempdir().unwrap());
@@ -347,6 +378,15 @@ async fn a_root_that_is_in_use_is_removed_by_force_alone() {
     let no_ca = CertificateParams::default().self_signed(&leaf).unwrap().der().to_vec();
     let refused = client.add_roots(v1::AddRootsRequest { roots: vec![no_ca] }).await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+
+    // One that would keep our bundle document from everybody: of a kind of key that has no place in it, or too weak.
+    for (kind, said) in
+        [(["ec", "ec_paramgen_curve:secp521r1"], "an EC key on"), (["rsa", "rsa_keygen_bits:1024"], "1024 bits")]
+    {
+        let refused = client.add_roots(v1::AddRootsRequest { roots: vec![openssl_root(kind)] }).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+        assert!(refused.message().contains(said), "{refused}");
+    }
 
     let before = served.ca.own_bundle().unwrap();
     let add = || v1::AddRootsRequest { roots: vec![extra.clone()] };

@@ -1,5 +1,6 @@
 //! The operator's way to a CA: its administration socket.
 
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -30,7 +31,17 @@ impl CaArg {
         let socket = self.socket.clone().unwrap_or_else(mesh);
         let endpoint = Endpoint::from_shared(format!("unix:{}", socket.display()));
         let endpoint = endpoint.map_err(|source| OperatorError::Path { socket: socket.clone(), source })?;
-        endpoint.connect().await.map_err(|source| OperatorError::Unreachable { socket, source })
+        // The system says what is wrong with a socket more clearly than a channel does.
+        tokio::net::UnixStream::connect(&socket).await.map_err(|source| unreachable(socket.clone(), source))?;
+        endpoint.connect().await.map_err(|source| OperatorError::Channel { socket, source })
+    }
+}
+
+fn unreachable(socket: PathBuf, source: io::Error) -> OperatorError {
+    match source.kind() {
+        io::ErrorKind::NotFound => OperatorError::Missing { socket },
+        io::ErrorKind::PermissionDenied => OperatorError::Denied { socket },
+        _ => OperatorError::Unreachable { socket, source },
     }
 }
 
@@ -40,12 +51,21 @@ pub(crate) enum OperatorError {
     /// The path cannot stand in an address.
     #[error("{} cannot be the path of a socket", socket.display())]
     Path { socket: PathBuf, source: tonic::transport::Error },
-    /// Nobody answers.
+    /// There is nothing.
+    #[error("there is no socket {}; {START_IT}", socket.display())]
+    Missing { socket: PathBuf },
+    /// It is not ours to use.
     #[error(
-        "no CA answers on {}; start it (`alcazar up`, or `alcazar-ca --config ca.yaml`), or name its socket with --ca (admin.sock in its dataDir)",
+        "the socket {} is its owner's alone, as whoever may use it may admit nodes; use the user that the CA runs as, or root",
         socket.display()
     )]
-    Unreachable { socket: PathBuf, source: tonic::transport::Error },
+    Denied { socket: PathBuf },
+    /// Nobody answers.
+    #[error("no CA answers on {}, as it does while it runs; {START_RUNNING}", socket.display())]
+    Unreachable { socket: PathBuf, source: io::Error },
+    /// Somebody answers who is no CA, or one that ends.
+    #[error("whoever answers on {} is not the CA", socket.display())]
+    Channel { socket: PathBuf, source: tonic::transport::Error },
     /// The CA said no. It tells an operator the whole reason.
     #[error("{}", .0.message())]
     Refused(#[from] Status),
@@ -56,6 +76,9 @@ pub(crate) enum OperatorError {
     #[error("the CA's answer cannot be read: {0}")]
     Answer(String),
 }
+
+const START_IT: &str = "start the CA (`alcazar up`, or `alcazar-ca --config ca.yaml`), or name its socket with --ca (admin.sock in its dataDir)";
+const START_RUNNING: &str = "start it (`alcazar up`, or `alcazar-ca --config ca.yaml`), or name its socket with --ca (admin.sock in its dataDir)";
 
 /// Runs a command that speaks to a CA; a failure is printed with its causes.
 pub(crate) fn run<F: Future<Output = Result<ExitCode, OperatorError>>>(command: F) -> ExitCode {
@@ -77,5 +100,18 @@ pub(crate) fn run_any<E: std::error::Error + 'static>(command: impl Future<Outpu
             eprintln!("alcazar: {}", chain(&error));
             ExitCode::FAILURE
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_keeps_an_operator_out_is_told_apart() {
+        let said = |kind: io::ErrorKind| unreachable("ca/admin.sock".into(), kind.into()).to_string();
+        assert!(said(io::ErrorKind::NotFound).starts_with("there is no socket ca/admin.sock; start the CA"));
+        assert!(said(io::ErrorKind::PermissionDenied).contains("use the user that the CA runs as"));
+        assert!(said(io::ErrorKind::ConnectionRefused).starts_with("no CA answers on ca/admin.sock"));
     }
 }

@@ -64,7 +64,8 @@ async fn envoy_serves_by_the_agents_certificate_and_follows_its_rotation() {
     }
 }
 
-/// The serial by which the server of a listener proves itself, once it is such; a whole request is made each time.
+/// The serial by which the server of a listener proves itself, once it is such; a whole request is made each time. Envoy tells
+/// nobody when it has taken a new certificate: whoever connects sees it.
 async fn serial_of(client: &Connector, listener: &Path, such: impl Fn(&str) -> bool) -> String {
     let server: SpiffeId = REVIEWS.parse().unwrap();
     loop {

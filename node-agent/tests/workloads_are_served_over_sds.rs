@@ -88,7 +88,7 @@ fn rotate(ca: &CaServer) {
     ca.change(|ca| ca.registrations.iter_mut().for_each(|registration| registration.ttl += 1));
 }
 
-/// Waits until a socket is there, or is not.
+/// Waits until a socket is there, or is not: a client knows it by looking, as it is the file that is promised.
 async fn exists(socket: &Path, there: bool) {
     soon(async {
         while socket.exists() != there {

@@ -159,9 +159,61 @@ async fn every_account_of_a_namespace_that_asks_has_a_secret_that_is_kept_up() {
     let issued = ca.issued(Some(&id), 100).await.unwrap();
     assert!(issued.len() >= 5 && issued[0].caller == "secret shop/istio.cart", "{issued:?}");
 
+    an_account_that_is_edited_without_end(&kubernetes, &ca, &shop).await;
+    secrets_that_are_not_this_cas(&kubernetes, &ca, &client).await;
     five_hundred_accounts(&kubernetes, &client).await;
     shutdown.trigger("the test is over");
     shutdown.finished(Duration::from_secs(20)).await.unwrap();
+}
+
+/// Whoever may edit a Secret does not decide how much is issued.
+async fn an_account_that_is_edited_without_end(kubernetes: &Kubernetes, ca: &Ca, shop: &Api<Secret>) {
+    kubernetes.service_account("shop", "till").await.unwrap();
+    until("a Secret", shop, "istio.till", |found| found.is_some()).await;
+    let spoil = Patch::Merge(json!({"data": {"key.pem": null}}));
+    let (id, start) = ("spiffe://cluster.local/ns/shop/sa/till".parse().unwrap(), Instant::now());
+    // Each repair is spoilt as soon as it is seen, until the first that is not made at once.
+    loop {
+        let spoilt = shop.patch("istio.till", &PatchParams::default(), &spoil).await.unwrap();
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while version(shop.get_opt("istio.till").await.unwrap().as_ref()) == version(Some(&spoilt))
+            && Instant::now() < deadline
+        {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        if Instant::now() >= deadline {
+            break;
+        }
+        assert!(start.elapsed() < SOON, "it is repaired without end");
+    }
+    let issued = ca.issued(Some(&id), 100).await.unwrap().len();
+    assert!((3..=7).contains(&issued), "{issued} certificates");
+}
+
+/// The CA's own identity goes into no Secret, and what another CA keeps is left to it.
+async fn secrets_that_are_not_this_cas(kubernetes: &Kubernetes, ca: &Ca, client: &Client) {
+    let namespace = "alcazar-system";
+    kubernetes.namespace(namespace, &[("alcazar.dev/secrets", "enabled")]).await.unwrap();
+    let system = secrets(client, namespace);
+    let labels = json!({"app.kubernetes.io/managed-by": "alcazar-ca"});
+    let make = async |name: &str, annotations: serde_json::Value| {
+        let metadata = json!({"name": name, "labels": labels, "annotations": annotations});
+        let secret = json!({"metadata": metadata, "type": "istio.io/key-and-cert", "stringData": {"key.pem": "k"}});
+        let secret: Secret = serde_json::from_value(secret).unwrap();
+        system.create(&PostParams::default(), &secret).await.unwrap();
+    };
+    make("istio.alcazar-ca", json!({})).await;
+    make("istio.blue", json!({"alcazar.dev/ca": "cluster.local/blue"})).await;
+    for account in ["alcazar-ca", "blue", "green"] {
+        kubernetes.service_account(namespace, account).await.unwrap();
+    }
+    until("one as any other", &system, "istio.green", |found| found.is_some()).await;
+    until("the CA's own is taken away", &system, "istio.alcazar-ca", |found| found.is_none()).await;
+    assert_eq!(part(&system.get("istio.blue").await.unwrap(), "key.pem"), b"k");
+    assert!(ca.issued(None, 2000).await.unwrap().iter().all(|recorded| {
+        recorded.caller != "secret alcazar-system/istio.alcazar-ca"
+            && recorded.caller != "secret alcazar-system/istio.blue"
+    }));
 }
 
 async fn label(client: &Client, namespace: &str, name: &str, value: &str) {

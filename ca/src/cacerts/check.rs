@@ -293,7 +293,7 @@ fn path(own: &Link, above: &[Link], roots: &[Link], names: &Names) -> Result<(Ve
 const DEEPEST: usize = 6;
 
 /// What does not last in a certificate's key or signature.
-fn weakness(certificate: &X509Certificate<'_>) -> Option<String> {
+pub(crate) fn weakness(certificate: &X509Certificate<'_>) -> Option<String> {
     let key = certificate.public_key();
     let kind = &key.algorithm.algorithm;
     let curve = key.algorithm.parameters.as_ref().and_then(|parameters| parameters.as_oid().ok());

@@ -14,7 +14,7 @@ mod check;
 mod error;
 mod read;
 
-pub(crate) use self::read::Stamp;
+pub(crate) use self::{check::weakness, read::Stamp};
 pub use self::{
     check::{PluggedIn, check},
     error::CacertsError,

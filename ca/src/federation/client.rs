@@ -21,7 +21,7 @@ use tokio::sync::watch;
 
 use super::{
     config::{KnownBy, Relation},
-    foreign::{ForeignError, Source},
+    foreign::{ForeignBundle, ForeignError, Source},
     schedule,
 };
 use crate::{ca::Ca, metrics::CaMetrics, records::family, serial::random_bytes};
@@ -35,8 +35,6 @@ pub(crate) struct Federation {
     pub(crate) endpoint: std::sync::OnceLock<std::net::SocketAddr>,
     /// Held from reading the store to believing it, so that what was read first never comes last.
     pub(super) turn: tokio::sync::Mutex<()>,
-    /// Since when this process looks.
-    started: SystemTime,
     polls: Mutex<BTreeMap<TrustDomain, Poll>>,
     age: Gauges<1>,
     failures: Gauges<1>,
@@ -52,13 +50,12 @@ struct Poll {
 }
 
 impl Federation {
-    pub(crate) fn new(relations: Vec<Relation>, metrics: &CaMetrics, now: SystemTime) -> Self {
+    pub(crate) fn new(relations: Vec<Relation>, metrics: &CaMetrics) -> Self {
         Self {
             relations,
             foreign: watch::Sender::new(Arc::default()),
             endpoint: std::sync::OnceLock::new(),
             turn: tokio::sync::Mutex::default(),
-            started: now,
             polls: Mutex::default(),
             age: metrics.registry.gauges(
                 "alcazar_ca_federation_bundle_age_seconds",
@@ -79,6 +76,13 @@ impl Federation {
 
     fn note(&self, trust_domain: &TrustDomain, poll: Poll) {
         self.polls.lock().unwrap_or_else(PoisonError::into_inner).insert(trust_domain.clone(), poll);
+    }
+
+    /// What the store says of a bundle's age: of before this process, or by another replica.
+    pub(super) fn was_confirmed(&self, trust_domain: &TrustDomain, at: SystemTime) {
+        let mut polls = self.polls.lock().unwrap_or_else(PoisonError::into_inner);
+        let poll = polls.entry(trust_domain.clone()).or_default();
+        poll.seen = poll.seen.max(Some(at));
     }
 }
 
@@ -102,6 +106,11 @@ impl Ca {
             Ok((etag, _)) => Poll { etag: etag.clone(), seen: Some(now), failures: 0 },
             Err(_) => Poll { failures: before.failures.saturating_add(1), ..before },
         };
+        if matches!(outcome, Ok((_, false)))
+            && let Err(error) = self.confirm_foreign_bundle(trust_domain).await
+        {
+            tracing::debug!(%trust_domain, reason = %process::chain(&error), "it was not noted that the bundle of another trust domain is the newest");
+        }
         self.0.federation.failures.with([trust_domain.to_string()]).set(i64::from(poll.failures));
         self.0.federation.note(trust_domain, poll);
         outcome.map(|(_, changed)| changed)
@@ -143,6 +152,12 @@ impl Ca {
             }
         };
         Ok(client.with_limits(LIMITS))
+    }
+
+    /// When a bundle was last said to be the newest.
+    pub(crate) fn confirmed(&self, held: &ForeignBundle) -> SystemTime {
+        let seen = self.0.federation.poll_of(held.bundle.trust_domain()).seen;
+        seen.map_or(held.confirmed, |seen| seen.max(held.confirmed))
     }
 
     /// Looks at one endpoint as often as its owner suggests, until the end.
@@ -187,8 +202,8 @@ impl Ca {
         let foreign = self.0.federation.foreign.borrow().clone();
         let Some(held) = foreign.get(trust_domain) else { return (None, None, poll.failures) };
         let now = (self.0.clock)();
-        let seen = poll.seen.unwrap_or(self.0.federation.started);
-        (held.refresh_hint(), Some(now.duration_since(seen).unwrap_or_default()), poll.failures)
+        let age = poll.seen.map(|seen| now.duration_since(seen).unwrap_or_default());
+        (held.refresh_hint(), age, poll.failures)
     }
 
     /// Takes over what other replicas, and the operator, write; until the end.
@@ -229,18 +244,18 @@ impl Ca {
 /// Fetches, and follows a few redirects by the same rules of TLS. Where they lead is forgotten.
 ///
 /// **Source**: SPIFFE Federation §5.2.1.4, §5.2.2.4.
-async fn fetch(client: &WebClient, url: &HttpsUrl, etag: Option<&str>) -> Result<Fetched, FetchError> {
+async fn fetch(client: &WebClient, url: &HttpsUrl, etag: Option<&str>) -> Result<Fetched, FederationError> {
     let mut at = url.clone();
-    for _ in 0..REDIRECTS {
+    for _ in 0..=REDIRECTS {
         match client.fetch_newer(&at, etag).await {
-            Err(FetchError::Redirect { url, to }) => match to.parse() {
+            Err(FetchError::Redirect { url, to }) => match url.join(&to) {
                 Ok(next) => at = next,
-                Err(_not_https) => return Err(FetchError::Redirect { url, to }),
+                Err(_not_https) => return Err(FetchError::Redirect { url, to }.into()),
             },
-            outcome => return outcome,
+            outcome => return Ok(outcome?),
         }
     }
-    client.fetch_newer(&at, etag).await
+    Err(FederationError::Redirects { url: url.clone(), at })
 }
 
 async fn read_file(path: &Path) -> Result<Vec<u8>, FederationError> {
@@ -294,6 +309,14 @@ pub enum FederationError {
     /// It was not fetched.
     #[error(transparent)]
     Fetch(#[from] FetchError),
+    /// It is always somewhere else.
+    #[error("{url} redirects more than {REDIRECTS} times, the last time to {at}; configure the final URL")]
+    Redirects {
+        /// What was to be fetched.
+        url: HttpsUrl,
+        /// Where the last answer led.
+        at: HttpsUrl,
+    },
     /// What came is not a bundle.
     #[error(transparent)]
     Document(#[from] BundleDocumentError),

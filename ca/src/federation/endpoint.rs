@@ -17,11 +17,13 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use thiserror::Error;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
     task, time,
 };
 
-use super::config::{BundleEndpointConfig, EndpointProfile};
+use super::{
+    config::{BundleEndpointConfig, EndpointProfile},
+    places::{Bounds, Places},
+};
 use crate::ca::Ca;
 
 /// The endpoint, before it serves.
@@ -54,18 +56,9 @@ impl Endpoint {
 
     /// Serves until the end.
     pub(crate) async fn run(self, shutdown: Shutdown) {
-        let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+        let mut places = Places::new(Bounds::default());
         let mut look = time::interval(LOOK_AT_FILES);
         loop {
-            // Nobody is accepted whom nobody has time for: strangers wait in the queue of the system.
-            let place = tokio::select! {
-                () = shutdown.cancelled() => return,
-                _ = look.tick() => {
-                    self.reload().await;
-                    continue;
-                }
-                place = Arc::clone(&places).acquire_owned() => place,
-            };
             let accepted = tokio::select! {
                 () = shutdown.cancelled() => return,
                 _ = look.tick() => {
@@ -83,11 +76,21 @@ impl Endpoint {
                     continue;
                 }
             };
+            // One waits for a place; whoever comes after waits in the queue of the system.
+            let place = tokio::select! {
+                () = shutdown.cancelled() => return,
+                place = places.take(from.ip()) => place,
+            };
+            let Some(mut place) = place else {
+                tracing::debug!(%from, "closed a connection to the bundle endpoint: as many from there as may be are served");
+                continue;
+            };
             let (ca, acceptor, end) = (self.ca.clone(), self.acceptor.clone(), shutdown.clone());
             shutdown.spawn("a client of the bundle endpoint", async move {
                 let serve = time::timeout(CONNECTION, serve(ca, acceptor, tcp));
                 tokio::select! {
                     () = end.cancelled() => {}
+                    () = place.is_wanted() => {}
                     served = serve => {
                         if let Ok(Err(error)) = served {
                             tracing::debug!(%from, reason = %process::chain(&*error), "a client of the bundle endpoint went away");
@@ -208,7 +211,6 @@ pub enum EndpointError {
 }
 
 /// Strangers that are served at a time.
-const MOST_CONNECTIONS: usize = 256;
 /// All that one of them gets, handshake included.
 const CONNECTION: Duration = Duration::from_secs(20);
 const HEAD_TIME: Duration = Duration::from_secs(5);

@@ -22,6 +22,8 @@ pub struct ForeignBundle {
     pub source: Source,
     /// When this version of it was received.
     pub received: SystemTime,
+    /// When its source last said that it is the newest, to the hour.
+    pub confirmed: SystemTime,
 }
 
 /// Where a foreign bundle is from.
@@ -49,6 +51,9 @@ pub(crate) struct ForeignRecord {
     source: Source,
     #[serde(with = "seconds")]
     received: SystemTime,
+    /// Seconds since 1970; none until it was confirmed after it was received.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    confirmed: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,6 +79,7 @@ impl ForeignRecord {
             refresh_hint: bundle.refresh_hint().map(|hint| hint.as_secs()),
             source: held.source.clone(),
             received: crate::issue::whole_seconds(held.received),
+            confirmed: (held.confirmed > held.received).then(|| seconds::of(held.confirmed)),
         }
     }
 
@@ -87,7 +93,9 @@ impl ForeignRecord {
         let bundle = TrustBundle::from_pem(self.trust_domain, self.sequence, self.roots.as_bytes())?
             .with_jwt_authorities(authorities)?
             .with_refresh_hint(self.refresh_hint.map(Duration::from_secs));
-        Ok(ForeignBundle { bundle, source: self.source, received: self.received })
+        let confirmed = self.confirmed.map(|seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+        let confirmed = confirmed.map_or(self.received, |confirmed| confirmed.max(self.received));
+        Ok(ForeignBundle { bundle, source: self.source, received: self.received, confirmed })
     }
 }
 
@@ -143,8 +151,9 @@ impl Ca {
                 (None, Some(held)) if moved => held.bundle,
                 (None, _) => return Ok(false),
             };
-            let record =
-                ForeignRecord::of(&ForeignBundle { bundle, source: source.clone(), received: (self.0.clock)() });
+            let now = (self.0.clock)();
+            let held = ForeignBundle { bundle, source: source.clone(), received: now, confirmed: now };
+            let record = ForeignRecord::of(&held);
             let size = serde_json::to_vec(&record).map_or(usize::MAX, |bytes| bytes.len());
             if size > alcazar_store::MAX_VALUE {
                 return Err(ForeignError::TooLarge { trust_domain, size });
@@ -159,6 +168,22 @@ impl Ca {
                     return Ok(true);
                 }
             }
+        }
+    }
+
+    /// Its endpoint says that what is held is the newest: noted now and then, so that its age is known after a restart too.
+    pub(crate) async fn confirm_foreign_bundle(&self, trust_domain: &TrustDomain) -> Result<(), ForeignError> {
+        let (name, now) = (trust_domain.as_str(), (self.0.clock)());
+        let Some(stored) = self.0.records.get::<ForeignRecord>(family::FEDERATION, name).await? else { return Ok(()) };
+        let held = stored.record.read()?;
+        if now.duration_since(held.confirmed).is_ok_and(|since| since < NOTED_EACH) {
+            return Ok(());
+        }
+        let record = ForeignRecord::of(&ForeignBundle { confirmed: now, ..held });
+        match self.0.records.put(family::FEDERATION, name, Expected::At(stored.revision), &record).await {
+            // Another replica noted it, or something newer came.
+            Err(error) if error.is_conflict() => Ok(()),
+            outcome => Ok(outcome.map(drop)?),
         }
     }
 
@@ -208,7 +233,11 @@ impl Ca {
     pub(crate) async fn believe_foreign_bundles(&self) -> Result<(), ForeignError> {
         let _turn = self.0.federation.turn.lock().await;
         let own = self.trust_domain();
-        let held = self.foreign_bundles().await?.into_iter().map(|held| held.bundle);
+        let held = self.foreign_bundles().await?;
+        for held in &held {
+            self.0.federation.was_confirmed(held.bundle.trust_domain(), held.confirmed);
+        }
+        let held = held.into_iter().map(|held| held.bundle);
         let foreign = held.filter(|bundle| bundle.trust_domain() != own).collect();
         self.0.federation.foreign.send_if_modified(|held| {
             let changed = **held != foreign;
@@ -264,6 +293,9 @@ pub enum ForeignError {
     Records(#[from] RecordError),
 }
 
+/// What is written each time would be written by every replica, every few minutes, for nothing.
+const NOTED_EACH: Duration = Duration::from_secs(3600);
+
 #[cfg(test)]
 mod tests {
     use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, PublicKeyData};
@@ -303,9 +335,11 @@ mod tests {
     fn a_record_is_read_as_it_was_written() {
         let received = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
         for source in [Source::Operator, Source::Endpoint("https://other.example/".into())] {
-            let held = ForeignBundle { bundle: bundle(3), source, received };
-            let text = serde_json::to_string(&ForeignRecord::of(&held)).unwrap();
-            assert_eq!(serde_json::from_str::<ForeignRecord>(&text).unwrap().read().unwrap(), held);
+            for confirmed in [received, received + Duration::from_secs(7200)] {
+                let held = ForeignBundle { bundle: bundle(3), source: source.clone(), received, confirmed };
+                let text = serde_json::to_string(&ForeignRecord::of(&held)).unwrap();
+                assert_eq!(serde_json::from_str::<ForeignRecord>(&text).unwrap().read().unwrap(), held);
+            }
         }
     }
 }

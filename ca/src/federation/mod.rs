@@ -19,6 +19,7 @@ mod config;
 mod endpoint;
 mod foreign;
 mod own;
+mod places;
 mod schedule;
 
 pub use self::{

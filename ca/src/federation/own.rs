@@ -1,14 +1,20 @@
 //! Our own bundle: what everybody is told, and what the operator changes by hand.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
-use alcazar_identity::{CertificateDer, Fingerprint, TrustBundle, TrustBundles, rfc3339};
+use alcazar_api::spiffe::write_bundle;
+use alcazar_identity::{CertificateDer, Fingerprint, TrustBundle, TrustBundles, TrustDomain, rfc3339};
+use alcazar_service::process::chain;
 use thiserror::Error;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::{
     authority::{AuthorityError, AuthorityInfo},
     ca::Ca,
-    hierarchy::{Hierarchy, HierarchyError},
+    hierarchy::{Hierarchy, HierarchyError, TrustState},
 };
 
 impl Ca {
@@ -46,6 +52,9 @@ impl Ca {
                 let end = rfc3339(info.validity.not_after());
                 return Err(RootChangeError::Expired { root: fingerprint, end, now: rfc3339(now) });
             }
+            if let Some(what) = unfit(self.trust_domain(), root) {
+                return Err(RootChangeError::Unfit { root: fingerprint, what });
+            }
         }
         let before: Vec<_> = self.hierarchy().roots().iter().map(|root| root.fingerprint).collect();
         self.change_trusted_roots(|trust| trust.with_roots(&roots)).await?;
@@ -73,7 +82,16 @@ impl Ca {
         if !users.is_empty() && !force {
             return Err(RootChangeError::InUse { root, users });
         }
-        self.change_trusted_roots(|trust| trust.without_root(root)).await?;
+        // Asked again when it is our turn: a rotation may have begun to sign under it meanwhile.
+        let signing = AtomicBool::new(false);
+        let without = |trust: &TrustState| {
+            signing.store(self.hierarchy().root().fingerprint == root, Ordering::Relaxed);
+            if signing.load(Ordering::Relaxed) { None } else { trust.without_root(root) }
+        };
+        self.change_trusted_roots(without).await?;
+        if signing.into_inner() {
+            return Err(RootChangeError::Signing(root));
+        }
         let users = users.join("; ");
         tracing::warn!(target: "alcazar::rotation", %root, force, users, "the operator removed a root: whatever stands on it is believed no more");
         Ok(())
@@ -107,6 +125,18 @@ impl Ca {
     }
 }
 
+/// Why a root cannot be one of ours: its key does not last, or our bundle document could not be written with it.
+fn unfit(trust_domain: &TrustDomain, root: &CertificateDer<'static>) -> Option<String> {
+    let (_, parsed) = X509Certificate::from_der(root).ok()?;
+    if let Some(weakness) = crate::cacerts::weakness(&parsed) {
+        return Some(weakness);
+    }
+    let bundle = TrustBundle::new(trust_domain.clone(), 0, [root.clone()]);
+    let written =
+        bundle.map_err(|error| chain(&error)).and_then(|bundle| write_bundle(&bundle).map_err(|error| chain(&error)));
+    written.err()
+}
+
 /// Why the roots were not changed.
 #[derive(Debug, Error)]
 pub enum RootChangeError {
@@ -127,6 +157,14 @@ pub enum RootChangeError {
         end: String,
         /// The clock.
         now: String,
+    },
+    /// Everybody who reads our bundle would have to read it.
+    #[error("the certificate {root} cannot be a root here: {what}")]
+    Unfit {
+        /// Its fingerprint.
+        root: Fingerprint,
+        /// What is wrong.
+        what: String,
     },
     /// Nothing to remove.
     #[error("the root {0} is not trusted; `alcazar bundle show` lists those that are")]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use alcazar_api::ca::v1::{self, administration_server::Administration};
 use tonic::{Request, Response, Status};
 
-use super::{epoch, registration_message, registration_of};
+use super::{epoch, registration_message, registration_of, traced::about};
 use crate::{
     authority::AuthorityInfo,
     ca::{AdminError, Ca},
@@ -29,6 +29,7 @@ impl Administration for AdministrationService {
     ) -> Result<Response<v1::JoinToken>, Status> {
         let message = request.into_inner();
         let node = message.node_id.parse().map_err(invalid)?;
+        about(&message.node_id);
         let ttl = u64::try_from(message.ttl).ok().filter(|ttl| *ttl > 0).map(Duration::from_secs);
         let (token, expires) = self.ca.create_join_token(&node, ttl).await.map_err(status)?;
         Ok(Response::new(v1::JoinToken { token: token.reveal().to_string(), expires_at: epoch(expires) }))
@@ -39,6 +40,7 @@ impl Administration for AdministrationService {
         request: Request<v1::Registration>,
     ) -> Result<Response<v1::PutRegistrationResponse>, Status> {
         let registration = registration_of(request.into_inner()).map_err(invalid)?;
+        about(format!("{}: {} on {}", registration.id(), registration.spiffe_id(), registration.node()));
         self.ca.put_registration(registration).await.map_err(status)?;
         Ok(Response::new(v1::PutRegistrationResponse {}))
     }
@@ -48,6 +50,7 @@ impl Administration for AdministrationService {
         request: Request<v1::DeleteRegistrationRequest>,
     ) -> Result<Response<v1::DeleteRegistrationResponse>, Status> {
         let id = request.into_inner().id.parse().map_err(invalid)?;
+        about(format!("{id}"));
         if self.ca.delete_registration(&id).await.map_err(status)? {
             Ok(Response::new(v1::DeleteRegistrationResponse {}))
         } else {

@@ -4,11 +4,11 @@ use alcazar_api::{
     ca::v1::{self, bundles_server::Bundles},
     spiffe::write_bundle,
 };
-use alcazar_identity::{CertificateDer, Fingerprint, TrustDomain};
+use alcazar_identity::{CertificateDer, Fingerprint, TrustBundle, TrustDomain};
 use alcazar_service::process::chain;
 use tonic::{Code, Request, Response, Status};
 
-use super::epoch;
+use super::{epoch, traced::about};
 use crate::{
     ca::Ca,
     federation::{FederationError, ForeignBundle, ForeignError, RootChangeError, Source, read_any},
@@ -34,7 +34,7 @@ impl Bundles for BundlesService {
             bundle: Some((&bundle).into()),
             source: "own".into(),
             received_at: 0,
-            document: write_bundle(&bundle).unwrap_or_default(),
+            document: document(&bundle),
         });
         let foreign = self.ca.foreign_bundles().await.map_err(|error| foreign(&error))?;
         let bundles = own.into_iter().chain(foreign.iter().map(listed)).collect();
@@ -43,6 +43,8 @@ impl Bundles for BundlesService {
 
     async fn add_roots(&self, request: Request<v1::AddRootsRequest>) -> Result<Response<v1::AddRootsResponse>, Status> {
         let roots: Vec<_> = request.into_inner().roots.into_iter().map(CertificateDer::from).collect();
+        let prints: Vec<_> = roots.iter().map(|root| Fingerprint::of(root).to_string()).collect();
+        about(prints.join(", "));
         let added = self.ca.add_roots(roots).await.map_err(|error| root_change(&error))?;
         let added = u32::try_from(added.len()).unwrap_or(u32::MAX);
         Ok(Response::new(v1::AddRootsResponse { added }))
@@ -54,6 +56,7 @@ impl Bundles for BundlesService {
     ) -> Result<Response<v1::RemoveRootResponse>, Status> {
         let message = request.into_inner();
         let root = Fingerprint::of(&message.root);
+        about(format!("{root}{}", if message.force { ", by force" } else { "" }));
         self.ca.remove_root(root, message.force).await.map_err(|error| root_change(&error))?;
         Ok(Response::new(v1::RemoveRootResponse {}))
     }
@@ -64,6 +67,7 @@ impl Bundles for BundlesService {
     ) -> Result<Response<v1::SetForeignBundleResponse>, Status> {
         let message = request.into_inner();
         let trust_domain = trust_domain(&message.trust_domain)?;
+        about(trust_domain.as_str());
         let read = read_any(&trust_domain, &message.bundle).map_err(|error| match error {
             FederationError::Foreign(error) => foreign(&error),
             error => Status::invalid_argument(chain(&error)),
@@ -77,6 +81,7 @@ impl Bundles for BundlesService {
         request: Request<v1::DeleteForeignBundleRequest>,
     ) -> Result<Response<v1::DeleteForeignBundleResponse>, Status> {
         let trust_domain = trust_domain(&request.get_ref().trust_domain)?;
+        about(trust_domain.as_str());
         let deleted = self.ca.delete_foreign_bundle(&trust_domain).await.map_err(|error| foreign(&error))?;
         Ok(Response::new(v1::DeleteForeignBundleResponse { deleted }))
     }
@@ -90,8 +95,16 @@ fn listed(held: &ForeignBundle) -> v1::ListedBundle {
             Source::Operator => "operator".into(),
         },
         received_at: epoch(held.received),
-        document: write_bundle(&held.bundle).unwrap_or_default(),
+        document: document(&held.bundle),
     }
+}
+
+/// Empty where it cannot be written; the command says so, and the log says why.
+fn document(bundle: &TrustBundle) -> String {
+    write_bundle(bundle).unwrap_or_else(|error| {
+        tracing::error!(trust_domain = %bundle.trust_domain(), reason = %chain(&error), "a bundle cannot be written as a document");
+        String::new()
+    })
 }
 
 fn trust_domain(text: &str) -> Result<TrustDomain, Status> {
@@ -109,7 +122,9 @@ fn foreign(error: &ForeignError) -> Status {
 
 fn root_change(error: &RootChangeError) -> Status {
     let code = match error {
-        RootChangeError::NotARoot { .. } | RootChangeError::Expired { .. } => Code::InvalidArgument,
+        RootChangeError::NotARoot { .. } | RootChangeError::Expired { .. } | RootChangeError::Unfit { .. } => {
+            Code::InvalidArgument
+        }
         RootChangeError::NotTrusted(_) => Code::NotFound,
         RootChangeError::Signing(_) | RootChangeError::InUse { .. } => Code::FailedPrecondition,
         RootChangeError::Hierarchy(_) => Code::Unavailable,

@@ -1,6 +1,6 @@
 //! `alcazar.ca.v1.Jwt`: JWT-SVIDs for the workloads of a node.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use alcazar_api::ca::v1::{self, issue_jwt_svid_result::Outcome, jwt_server::Jwt};
 use futures::{StreamExt, stream};
@@ -42,8 +42,13 @@ impl JwtService {
                 let _pass = self.ca.admit(node.id.as_str(), None).await?;
                 self.ca.issue_jwt_svid(&node, &item.registration_id, &item.audience, ttl).await
             };
+            let (metrics, started) = (&self.ca.0.metrics, Instant::now());
+            metrics.tokens_asked.inc();
             let outcome = match issue.await {
-                Ok(issued) => Outcome::Svid(message(issued)),
+                Ok(issued) => {
+                    metrics.token_issuance.observe(started.elapsed());
+                    Outcome::Svid(message(issued))
+                }
                 Err(error) => {
                     let status = self.ca.refuse(&error, &caller, "IssueJwtSvids");
                     let retry_after = error.retry_after().unwrap_or_default();

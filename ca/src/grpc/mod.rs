@@ -10,6 +10,8 @@ mod registrations;
 mod revocation;
 mod rotation;
 mod status;
+mod trace;
+mod traced;
 
 use std::{
     net::IpAddr,
@@ -30,6 +32,7 @@ pub(crate) use self::{
     revocation::{RevocationAdministrationService, RevocationService},
     rotation::{AdoptionService, RotationService},
     status::StatusService,
+    traced::Traced,
 };
 use crate::{
     ca::Ca,

@@ -13,7 +13,7 @@ use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::transport::server::UdsConnectInfo;
 use tonic::{Request, Response, Status};
 
-use super::{caller, epoch};
+use super::{caller, epoch, traced::about};
 use crate::{
     ca::Ca,
     revocation::{Entry, Named, RevokeError, Subject},
@@ -89,6 +89,7 @@ impl RevocationAdministration for RevocationAdministrationService {
         };
         let reason = u8::try_from(message.reason).ok().and_then(RevocationReason::from_code);
         let reason = reason.ok_or_else(|| Status::invalid_argument("not a reason of RFC 5280"))?;
+        about(format!("{}, {reason}", words(&subject)));
         let revoked = self.ca.revoke(subject, reason, &by).await.map_err(status)?;
         Ok(Response::new(v1::RevokeResponse {
             entry: revoked.entry.map(|entry| message_of(&entry, &self.ca)),
@@ -104,6 +105,7 @@ impl RevocationAdministration for RevocationAdministrationService {
             Some(unrevoke_request::Subject::SpiffeId(id)) => Subject::Identity(id.parse().map_err(invalid)?),
             None => return Err(Status::invalid_argument("say what to give back")),
         };
+        about(words(&subject));
         let entry = self.ca.unrevoke(subject, &by).await.map_err(status)?;
         Ok(Response::new(v1::UnrevokeResponse { entry: entry.map(|entry| message_of(&entry, &self.ca)) }))
     }
@@ -181,6 +183,14 @@ fn message_of(entry: &Entry, ca: &Ca) -> v1::RevocationEntry {
 fn operator<T>(request: &Request<T>) -> String {
     let peer = request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
     peer.map_or_else(|| "operator".to_owned(), |peer| format!("operator with uid {}", peer.uid()))
+}
+
+fn words(subject: &Subject) -> String {
+    match subject {
+        Subject::Serial(serial) => format!("the certificate {}", serial.chars().take(80).collect::<String>()),
+        Subject::Identity(id) => format!("the identity {id}"),
+        Subject::Intermediate(print) => format!("the intermediate {print}"),
+    }
 }
 
 /// The operator is told the whole reason.

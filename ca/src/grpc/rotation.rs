@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status};
 
-use super::{caller, epoch, peer};
+use super::{caller, epoch, peer, traced::about};
 use crate::{
     ca::Ca,
     rotation::{Adopted, Kind, Reissue, RotationError, Shown, Standing, Wait, Why},
@@ -36,6 +36,7 @@ impl Rotation for RotationService {
             RotationKind::Jwt => Kind::Jwt,
             RotationKind::Unspecified => return Err(Status::invalid_argument("no such kind of rotation")),
         };
+        about(format!("{kind}"));
         answer(self.ca.start_rotation(kind).await)
     }
 
@@ -61,7 +62,8 @@ impl Rotation for RotationService {
         &self,
         request: Request<v1::ForceRotationRequest>,
     ) -> Result<Response<v1::RotationStatus>, Status> {
-        let parties = request.into_inner().parties.into_iter().collect();
+        let parties: std::collections::BTreeSet<_> = request.into_inner().parties.into_iter().collect();
+        about(format!("past {}", parties.iter().cloned().collect::<Vec<_>>().join(", ")));
         answer(self.ca.force_rotation(&parties).await)
     }
 }

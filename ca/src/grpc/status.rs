@@ -52,7 +52,8 @@ impl StatusRpc for StatusService {
         });
         let troubles =
             ca.troubles.last().into_iter().map(|trouble| v1::Trouble { at: epoch(trouble.at), what: trouble.what });
-        let facts = ca.facts.all().into_iter().map(|(part, name, value)| v1::Fact { part: part.into(), name, value });
+        let facts = self.ca.facts().await.into_iter();
+        let facts = facts.map(|fact| v1::Fact { part: fact.part.into(), name: fact.name, value: fact.value });
         Ok(Response::new(v1::CaStatus {
             trust_domain: ca.config.trust_domain.to_string(),
             cluster: ca.config.cluster.clone(),

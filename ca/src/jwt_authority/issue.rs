@@ -69,9 +69,9 @@ impl Ca {
         let registration = found.filter(|found| *found.node() == node.id).ok_or_else(denied)?;
         self.permits(registration.spiffe_id())?;
         check_audience(audience).map_err(|error| RequestError::Field(Box::new(error)))?;
-        let config = &self.0.config.jwt;
-        // Who is registered for short lives gets no long token either.
-        let longest = registration.ttl().map_or(config.max_ttl, |ttl| ttl.min(config.max_ttl));
+        let (config, profile) = (&self.0.config.jwt, self.profile(&registration)?);
+        // Who is registered for short lives, or is of a profile that has no longer ones, gets no long token either.
+        let longest = registration.ttl().unwrap_or(config.max_ttl).min(profile.max_ttl()).min(config.max_ttl);
         let ttl = ttl.unwrap_or(config.ttl).min(longest);
         let issued = self.sign_jwt(registration.spiffe_id(), audience, ttl).await?;
         self.record_jwt(&issued.facts, node.id.as_str()).await?;
@@ -83,6 +83,7 @@ impl Ca {
     /// On record first, then in the log; the reply comes after.
     async fn record_jwt(&self, facts: &JwtFacts, caller: &str) -> Result<(), RequestError> {
         self.0.ledger.record(&Entry::JwtSvid { facts, caller }).await?;
+        self.0.metrics.tokens_issued.inc();
         let (expires, audience) = (alcazar_identity::rfc3339(facts.expires), facts.audience.join(", "));
         tracing::info!(target: "alcazar::issued", spiffe_id = %facts.subject, jti = facts.id, audience, expires, caller, "issued a JWT-SVID");
         Ok(())
@@ -97,8 +98,7 @@ impl Ca {
         let now = crate::issue::whole_seconds((self.0.clock)());
         let (key, signer) = self.jwt_signer(now).ok_or(JwtIssueError::NoKey)?;
         // Nothing outlives the key that it is checked with.
-        let latest = key.gone_at.checked_sub(alcazar_api::spiffe::LEEWAY).unwrap_or(now);
-        let expires = crate::issue::whole_seconds(now + ttl).min(latest);
+        let expires = crate::issue::whole_seconds(now + ttl).min(key.last_expiry());
         let id: String = random_bytes::<16>()?.iter().map(|byte| format!("{byte:02x}")).collect();
         let facts = JwtFacts {
             subject: subject.clone(),
@@ -128,7 +128,12 @@ impl Ca {
         Ok(IssuedJwt { token: token?, facts })
     }
 
-    /// The key of this moment.
+    /// The key that signs at this moment.
+    pub(crate) fn jwt_key(&self, now: SystemTime) -> Option<JwtKey> {
+        Some(self.jwt_signer(now)?.0)
+    }
+
+    /// The same, to sign with.
     fn jwt_signer(&self, now: SystemTime) -> Option<(JwtKey, Arc<dyn Signer>)> {
         let hierarchy = self.hierarchy();
         let signers = self.0.jwt.signers();

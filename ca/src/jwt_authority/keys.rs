@@ -47,36 +47,51 @@ pub(crate) struct Lives {
     pub(crate) token: Duration,
 }
 
+impl Lives {
+    /// How long it has to be seen that a key is over before it is destroyed: a clock that jumped is right again by then, and
+    /// whatever was signed meanwhile has ended.
+    pub(crate) fn doubt(self) -> Duration {
+        self.lead + self.token + CLOCKS_ARE_MENDED
+    }
+}
+
 /// What is to be done with the keys, now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Plan {
     /// Make a key that signs from this moment on.
     pub(crate) make: Option<SystemTime>,
-    /// Forget these.
-    pub(crate) forget: Vec<String>,
+    /// By this moment's clock these are over. They are forgotten when that has been so for a while.
+    pub(crate) over: Vec<String>,
 }
 
 /// What is to be done now, by one who holds the private halves of `held`.
 pub(crate) fn plan(keys: &[JwtKey], held: &BTreeSet<String>, lives: Lives, now: SystemTime) -> Plan {
-    let forget = keys.iter().filter(|key| key.gone_at <= now).map(|key| key.key_id.clone()).collect();
-    let ours = || keys.iter().filter(|key| held.contains(&key.key_id) && key.gone_at > now);
+    let over = keys.iter().filter(|key| key.is_over(now)).map(|key| key.key_id.clone()).collect();
+    // One that begins much later than a new one would was made while the clock was ahead: it is no successor.
+    let in_time = |key: &&JwtKey| key.gone_at > now && key.signs_from <= now + 2 * lives.lead;
+    let ours = || keys.iter().filter(|key| held.contains(&key.key_id)).filter(in_time);
     let make = match ours().map(|key| key.signs_until).max() {
         // Another one is ready, or will be in time.
         Some(last) if last > now + lives.lead => None,
         Some(_) => Some(now + lives.lead),
-        // The first of all: there is nobody yet who could have missed it.
+        // The first of all, or nobody has signed for long. Whoever checks may have to ask for the bundle anew; to wait would
+        // only mean that nobody has a token until then.
         None if keys.iter().all(|key| key.gone_at <= now) => Some(now),
         None => Some(now + lives.lead),
     };
-    Plan { make, forget }
+    Plan { make, over }
 }
 
 /// The key to sign with: of those that are held and have begun, the one that began last.
 ///
-/// One whose time is over goes on until the next begins, but never makes a token that would outlive it.
+/// One whose time is over goes on until the next begins, but never makes a token that would outlive it, nor one that is over
+/// before anybody can show it. When the clock went back and none has begun, the one that begins first: it is published.
 pub(crate) fn signing<'k>(keys: &'k [JwtKey], held: &BTreeSet<String>, now: SystemTime) -> Option<&'k JwtKey> {
-    let usable = keys.iter().filter(|key| held.contains(&key.key_id) && key.signs_from <= now && now < key.gone_at);
-    usable.max_by(|a, b| (a.signs_from, &a.key_id).cmp(&(b.signs_from, &b.key_id)))
+    let usable = || keys.iter().filter(|key| held.contains(&key.key_id) && now + SHORTEST <= key.last_expiry());
+    let begun = usable().filter(|key| key.signs_from <= now);
+    let begun = begun.max_by(|a, b| (a.signs_from, &a.key_id).cmp(&(b.signs_from, &b.key_id)));
+    let ahead = || usable().filter(|key| key.published > now);
+    begun.or_else(|| ahead().min_by(|a, b| (a.signs_from, &a.key_id).cmp(&(b.signs_from, &b.key_id))))
 }
 
 impl JwtKey {
@@ -102,6 +117,16 @@ impl JwtKey {
         }
     }
 
+    /// The latest end of a token that it signs: whoever checks may be behind by the leeway.
+    pub(crate) fn last_expiry(&self) -> SystemTime {
+        self.gone_at.checked_sub(alcazar_api::spiffe::LEEWAY).unwrap_or(self.gone_at)
+    }
+
+    /// Whether nobody needs it any more, or it was made by a clock that was far ahead.
+    fn is_over(&self, now: SystemTime) -> bool {
+        self.gone_at <= now || self.published > now + FAR_AHEAD
+    }
+
     /// The public half, as bundles have it.
     pub(crate) fn authority(&self) -> Result<JwtAuthority, JwtAuthorityError> {
         JwtAuthority::new(self.key_id.clone(), self.public_key.clone())
@@ -119,6 +144,13 @@ pub(crate) fn replaced_by(keys: &[JwtKey], next: &JwtKey, lives: Lives) -> Vec<J
     };
     keys.iter().filter(|key| key.key_id != next.key_id).map(retired).chain([next.clone()]).collect()
 }
+
+/// The shortest life of a token that is worth making.
+const SHORTEST: Duration = Duration::from_secs(10);
+/// Clocks differ by less.
+const FAR_AHEAD: Duration = Duration::from_secs(24 * 3600);
+/// A machine that starts with a wrong clock has the right one by then.
+const CLOCKS_ARE_MENDED: Duration = Duration::from_secs(3600);
 
 mod base64 {
     use base64::{Engine, engine::general_purpose::STANDARD};
@@ -159,7 +191,7 @@ mod tests {
 
     #[test]
     fn the_first_key_signs_at_once_and_every_other_is_known_before() {
-        assert_eq!(plan(&[], &held(&[]), LIVES, at(0)), Plan { make: Some(at(0)), forget: vec![] });
+        assert_eq!(plan(&[], &held(&[]), LIVES, at(0)), Plan { make: Some(at(0)), over: vec![] });
         let first = key("a", at(0), at(0));
         assert_eq!(plan(std::slice::from_ref(&first), &held(&["a"]), LIVES, at(1)), Plan::default());
         let due = first.signs_until - LIVES.lead;
@@ -175,7 +207,11 @@ mod tests {
         let late = keys[0].signs_until + Duration::from_secs(10);
         assert_eq!(signing(&keys, &held(&["a"]), late).map(|key| key.key_id.as_str()), Some("a"));
         assert_eq!(signing(&keys, &held(&["a"]), keys[0].gone_at), None);
-        assert_eq!(plan(&keys, &held(&["a"]), LIVES, keys[0].gone_at).forget, ["a"]);
+        // In its last seconds it would make tokens that are over when they arrive.
+        let last = keys[0].last_expiry() - SHORTEST;
+        assert!(signing(&keys, &held(&["a"]), last).is_some());
+        assert_eq!(signing(&keys, &held(&["a"]), last + Duration::from_secs(1)), None);
+        assert_eq!(plan(&keys, &held(&["a"]), LIVES, keys[0].gone_at).over, ["a"]);
     }
 
     #[test]
@@ -188,8 +224,31 @@ mod tests {
         assert_eq!(signs(next.signs_from - Duration::from_secs(1)).as_deref(), Some("a"));
         assert_eq!(signs(next.signs_from).as_deref(), Some("b"));
         let end = next.signs_from + LIVES.token;
-        assert!(plan(&both, &names, LIVES, end - Duration::from_secs(1)).forget.is_empty());
-        assert_eq!(plan(&both, &names, LIVES, end).forget, ["a"]);
+        assert!(plan(&both, &names, LIVES, end - Duration::from_secs(1)).over.is_empty());
+        assert_eq!(plan(&both, &names, LIVES, end).over, ["a"]);
+    }
+
+    #[test]
+    fn a_clock_that_runs_ahead_and_comes_back_leaves_a_key_that_signs() {
+        let year = Duration::from_secs(365 * 24 * 3600);
+        let (old, ahead) = (key("old", at(0), at(0)), key("ahead", at(0) + year, at(0) + year));
+        let wrong = plan(std::slice::from_ref(&old), &held(&["old"]), LIVES, at(0) + year);
+        assert_eq!(wrong, Plan { make: Some(at(0) + year), over: vec!["old".into()] });
+        // Back again: the old one was not destroyed at once, and signs.
+        let (both, names) = ([old, ahead.clone()], held(&["old", "ahead"]));
+        assert_eq!(signing(&both, &names, at(60)).map(|key| key.key_id.as_str()), Some("old"));
+        assert_eq!(plan(&both, &names, LIVES, at(60)), Plan { make: None, over: vec!["ahead".into()] });
+        // It began with the wrong clock, so there is no old one: what is published signs, and one of today follows.
+        let (alone, names) = ([ahead.clone()], held(&["ahead"]));
+        assert_eq!(signing(&alone, &names, at(60)).map(|key| key.key_id.as_str()), Some("ahead"));
+        let next = plan(&alone, &names, LIVES, at(60));
+        assert_eq!(next, Plan { make: Some(at(60) + LIVES.lead), over: vec!["ahead".into()] });
+        let (both, names) = ([ahead, key("today", at(60) + LIVES.lead, at(60))], held(&["ahead", "today"]));
+        assert_eq!(signing(&both, &names, at(60)).map(|key| key.key_id.as_str()), Some("ahead"));
+        assert_eq!(plan(&both, &names, LIVES, at(61)).make, None, "one is enough");
+        assert_eq!(signing(&both, &names, at(60) + LIVES.lead).map(|key| key.key_id.as_str()), Some("today"));
+        // What the one from ahead has signed until then ends while it is still believed.
+        assert!(LIVES.doubt() >= LIVES.lead + LIVES.token);
     }
 
     #[test]
@@ -199,34 +258,55 @@ mod tests {
         assert_eq!(serde_json::from_str::<JwtKey>(&text).unwrap(), key);
     }
 
+    /// A token, as whoever checks it knows it.
+    #[derive(Debug)]
+    struct Token {
+        key: String,
+        expires: SystemTime,
+    }
+
     proptest! {
         /// Replicas that come, sleep and lose their keys: whoever signs, signs with a key that has been in the bundle for the
-        /// lead (or was the first of all), and that stays there as long as the token is good.
+        /// lead (or there was no other), and that stays there as long as the token is good.
         #[test]
         fn what_is_signed_can_be_checked_for_as_long_as_it_is_good(
             steps in proptest::collection::vec((0usize..3, 1u64..200_000, 0u8..20), 1..60),
         ) {
-            let mut keys: Vec<JwtKey> = Vec::new();
+            let (mut keys, mut tokens): (Vec<JwtKey>, Vec<Token>) = (Vec::new(), Vec::new());
+            let mut alone = BTreeSet::new();
             let mut held = vec![BTreeSet::new(); 3];
             let mut now = at(0);
-            let mut made = 0;
-            for (replica, pause, fate) in steps {
+            for (step, (replica, pause, fate)) in steps.into_iter().enumerate() {
                 now += Duration::from_secs(pause);
                 if fate == 0 {
                     held[replica].clear();
                 }
-                let first = keys.iter().all(|key| key.gone_at <= now);
-                let plan = plan(&keys, &held[replica], LIVES, now);
-                keys.retain(|key| !plan.forget.contains(&key.key_id));
-                if let Some(signs_from) = plan.make {
-                    made += 1;
-                    let name = format!("{made}");
-                    prop_assert!(signs_from >= now + LIVES.lead || first);
+                if fate == 1 && !keys.is_empty() {
+                    let next = JwtKey::new(format!("forced {step}"), vec![1], now + LIVES.lead, LIVES, now);
+                    held[replica].insert(next.key_id.clone());
+                    keys = replaced_by(&keys, &next, LIVES);
+                }
+                let Plan { make, over } = plan(&keys, &held[replica], LIVES, now);
+                let nobody = keys.iter().all(|key| key.gone_at <= now);
+                // At once, which is the soonest that it can be.
+                for key in &over {
+                    let good = tokens.iter().find(|token| token.key == *key && now < token.expires);
+                    prop_assert!(good.is_none(), "{key} is gone and {good:?} is good");
+                }
+                keys.retain(|key| !over.contains(&key.key_id));
+                if let Some(signs_from) = make {
+                    let name = format!("{step}");
+                    if nobody {
+                        alone.insert(name.clone());
+                    }
                     held[replica].insert(name.clone());
                     keys.push(JwtKey::new(name, vec![1], signs_from, LIVES, now));
                 }
                 if let Some(key) = signing(&keys, &held[replica], now) {
-                    prop_assert!(key.published <= key.signs_from && key.signs_from <= now && now < key.gone_at);
+                    prop_assert!(key.published + LIVES.lead <= now || alone.contains(&key.key_id), "{key:?} at {now:?}");
+                    let expires = (now + LIVES.token - alcazar_api::spiffe::LEEWAY).min(key.last_expiry());
+                    prop_assert!(now < expires);
+                    tokens.push(Token { key: key.key_id.clone(), expires });
                 }
                 // A replica that holds a key and looks in time always has one to sign with.
                 let ours: Vec<_> = keys.iter().filter(|key| held[replica].contains(&key.key_id)).collect();

@@ -1,7 +1,7 @@
 //! Looks after the keys: makes the next in time, takes the old out of the bundle, destroys their private halves.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
@@ -26,7 +26,31 @@ use crate::{
 pub(crate) struct JwtKeys {
     signers: Mutex<BTreeMap<String, Arc<dyn Signer>>>,
     /// One looks after them at a time.
-    turn: tokio::sync::Mutex<()>,
+    turn: tokio::sync::Mutex<Turn>,
+}
+
+/// What is remembered from one look to the next.
+#[derive(Default)]
+struct Turn {
+    looks: u64,
+    /// Keys that the clock says are over, and how many looks in a row have found it so.
+    over: BTreeMap<String, u64>,
+    /// A key that was made and could not be published: the next try takes it.
+    spare: Option<(String, Arc<dyn Signer>)>,
+    /// Private halves that nobody knows, as of the last sweep.
+    unknown: BTreeSet<KeyLabel>,
+}
+
+impl Turn {
+    /// Of these keys, which are over, those that have been so for long enough.
+    fn surely_over(&mut self, over: &[String], lives: Lives) -> Vec<String> {
+        self.over.retain(|key, _| over.contains(key));
+        for key in over {
+            *self.over.entry(key.clone()).or_default() += 1;
+        }
+        let enough = lives.doubt().as_secs().div_ceil(LOOK.as_secs());
+        self.over.iter().filter(|(_, looks)| **looks > enough).map(|(key, _)| key.clone()).collect()
+    }
 }
 
 impl JwtKeys {
@@ -36,7 +60,7 @@ impl JwtKeys {
 }
 
 impl Ca {
-    /// Makes the keys for JWT-SVIDs what they should be at this moment. A running CA does it by itself, now and then.
+    /// Makes the keys for JWT-SVIDs what they should be at this moment. A running CA does it by itself, once a minute.
     ///
     /// # Errors
     /// When a key cannot be made or opened, or the store does not answer. What is there goes on.
@@ -46,18 +70,24 @@ impl Ca {
 
     /// A key that signs is in the bundle when this returns.
     pub(crate) async fn look_after_jwt_keys(&self) -> Result<(), JwtKeyError> {
-        let _turn = self.0.jwt.turn.lock().await;
+        let mut turn = self.0.jwt.turn.lock().await;
         let hierarchy = self.hierarchy();
         self.open_jwt_signers(hierarchy.jwt_keys()).await?;
         let now = (self.0.clock)();
         let held = self.0.jwt.signers().keys().cloned().collect();
-        let Plan { make, forget } = keys::plan(hierarchy.jwt_keys(), &held, self.jwt_lives(), now);
+        let Plan { make, over } = keys::plan(hierarchy.jwt_keys(), &held, self.jwt_lives(), now);
         if let Some(signs_from) = make {
-            self.make_jwt_key(signs_from, |keys, next, _lives| [keys, &[next]].concat()).await?;
+            self.make_jwt_key(&mut turn, signs_from, |keys, next, _lives| [keys, &[next]].concat()).await?;
         }
+        // A clock that jumped ahead makes no key over: it would be destroyed, and be missed when the clock is right again.
+        let forget = turn.surely_over(&over, self.jwt_lives());
         if !forget.is_empty() {
             self.forget_jwt_keys(&forget).await?;
         }
+        if turn.looks.is_multiple_of(LOOKS_TO_A_SWEEP) {
+            self.sweep_jwt_keys(&mut turn).await?;
+        }
+        turn.looks += 1;
         Ok(())
     }
 
@@ -67,9 +97,10 @@ impl Ca {
     /// # Errors
     /// When no key can be made, or the store does not answer.
     pub async fn rotate_jwt_key(&self) -> Result<(String, SystemTime), JwtKeyError> {
-        let _turn = self.0.jwt.turn.lock().await;
+        let mut turn = self.0.jwt.turn.lock().await;
         let signs_from = (self.0.clock)() + self.jwt_lives().lead;
-        let key = self.make_jwt_key(signs_from, |keys, next, lives| keys::replaced_by(keys, &next, lives)).await?;
+        let key =
+            self.make_jwt_key(&mut turn, signs_from, |keys, next, lives| keys::replaced_by(keys, &next, lives)).await?;
         Ok((key.key_id, key.signs_from))
     }
 
@@ -91,24 +122,64 @@ impl Ca {
     }
 
     /// The private half first, then the public half in the store and in the bundle, then it signs: a crash in between leaves a key
-    /// that nobody knows.
+    /// that nobody knows, which a sweep destroys. While the store is away, each try takes the same one.
     async fn make_jwt_key(
         &self,
+        turn: &mut Turn,
         signs_from: SystemTime,
         join: impl Fn(&[JwtKey], JwtKey, Lives) -> Vec<JwtKey>,
     ) -> Result<JwtKey, JwtKeyError> {
-        let key_id = KeyLabel::random(SORT)?.as_str().trim_start_matches(PREFIX).to_owned();
-        let label = label(&key_id)?;
-        let store = self.0.keys.clone();
-        let signer =
-            task::spawn_blocking(move || store.generate(&label)).await.map_err(|_panic| JwtKeyError::Interrupted)??;
+        let (key_id, signer) = match &turn.spare {
+            Some((key_id, signer)) => (key_id.clone(), signer.clone()),
+            None => self.generate_jwt_key().await?,
+        };
+        turn.spare = Some((key_id.clone(), signer.clone()));
         let public_key = SigningHandle(signer.clone()).subject_public_key_info();
         let (lives, now) = (self.jwt_lives(), (self.0.clock)());
         let key = JwtKey::new(key_id, public_key, signs_from, lives, now);
-        self.change_jwt_keys(|keys| Some(join(keys, key.clone(), lives))).await?;
+        let change = |keys: &[JwtKey]| {
+            // A try that was said to fail may have been written all the same.
+            let others: Vec<_> = keys.iter().filter(|other| other.key_id != key.key_id).cloned().collect();
+            Some(join(&others, key.clone(), lives))
+        };
+        self.change_jwt_keys(change).await?;
+        turn.spare = None;
         self.0.jwt.signers().insert(key.key_id.clone(), signer);
         tracing::info!(target: "alcazar::rotation", key_id = key.key_id, signs_from = %rfc3339(key.signs_from), signs_until = %rfc3339(key.signs_until), "a key for JWT-SVIDs was published");
         Ok(key)
+    }
+
+    async fn generate_jwt_key(&self) -> Result<(String, Arc<dyn Signer>), JwtKeyError> {
+        let key_id = KeyLabel::random(SORT)?.as_str().trim_start_matches(PREFIX).to_owned();
+        let (label, store) = (label(&key_id)?, self.0.keys.clone());
+        let made = task::spawn_blocking(move || store.generate(&label)).await;
+        Ok((key_id, made.map_err(|_panic| JwtKeyError::Interrupted)??))
+    }
+
+    /// Destroys private halves that nobody knows, left by a crash: those that two sweeps in a row have found. Only where they are
+    /// this CA's own files: others may keep their keys on the same token.
+    async fn sweep_jwt_keys(&self, turn: &mut Turn) -> Result<(), JwtKeyError> {
+        if self.0.config.keys.pkcs11.is_some() {
+            return Ok(());
+        }
+        let hierarchy = self.hierarchy();
+        let published = hierarchy.jwt_keys().iter().map(|key| &key.key_id);
+        let known: BTreeSet<_> = published.chain(turn.spare.iter().map(|(key_id, _)| key_id)).cloned().collect();
+        let (store, before) = (self.0.keys.clone(), std::mem::take(&mut turn.unknown));
+        let sweep = move || {
+            let is_known = |label: &KeyLabel| match label.as_str().strip_prefix(PREFIX) {
+                Some(key_id) => known.contains(key_id),
+                None => true,
+            };
+            let unknown: BTreeSet<_> = store.labels()?.into_iter().filter(|label| !is_known(label)).collect();
+            for label in unknown.intersection(&before) {
+                store.remove(label)?;
+                tracing::warn!(%label, "destroyed a private key for JWT-SVIDs that nobody knows: it was made before a crash, or while the store was away");
+            }
+            Ok::<_, JwtKeyError>(unknown)
+        };
+        turn.unknown = task::spawn_blocking(sweep).await.map_err(|_panic| JwtKeyError::Interrupted)??;
+        Ok(())
     }
 
     /// Out of the bundle first: a key that is destroyed and still believed would do no harm, but nobody could say why it is there.
@@ -184,3 +255,5 @@ pub enum JwtKeyError {
 const SORT: &str = "jwt";
 const PREFIX: &str = "jwt-";
 const LOOK: Duration = Duration::from_secs(60);
+/// An hour between two sweeps.
+const LOOKS_TO_A_SWEEP: u64 = 60;

@@ -285,13 +285,9 @@ impl Ca {
     }
 
     /// What the operator is told of the replicas.
-    pub(crate) fn tell_of_replicas(&self) {
-        let weak = Arc::downgrade(&self.0);
-        self.0.facts.add("replicas", move || {
-            let Some(inner) = weak.upgrade() else { return Vec::new() };
-            let now = (inner.clock)();
-            inner.presences.known().iter().map(|state| (state.id.to_string(), describe(state, now))).collect()
-        });
+    pub(crate) fn told_of_replicas(&self) -> Vec<(String, String)> {
+        let now = (self.0.clock)();
+        self.0.presences.known().iter().map(|state| (state.id.to_string(), describe(state, now))).collect()
     }
 
     /// Removes what is kept of replicas that have not been heard of for a week. One replica at a time does.

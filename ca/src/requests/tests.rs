@@ -131,4 +131,16 @@ async fn the_identity_of_the_ca_is_nobody_elses() {
     ca.close().await;
 }
 
+#[tokio::test]
+async fn a_key_that_does_not_sign_is_counted_for_certificates_and_tokens_alike() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = open(Config::new(folder.path())).await;
+    let away = || SignError("the token is gone".into());
+    ca.refuse(&IssueError::Sign(away()).into(), "somebody", "RenewNode");
+    let token = alcazar_jwt::SignError::Signer("the token is gone".into());
+    ca.refuse(&RequestError::Jwt(token.into()), "somebody", "IssueJwtSvids");
+    assert_eq!(ca.0.metrics.sign_errors.value(), 2);
+    ca.close().await;
+}
+
 const HOUR: Duration = Duration::from_secs(3600);

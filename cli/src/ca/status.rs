@@ -80,8 +80,12 @@ fn text(status: &v1::CaStatus) -> String {
         issuance.waiting,
         counts(&issuance.overload_refusals),
     );
+    let mut facts = Table::new(["OF", "", "NOW"]);
     for fact in &status.facts {
-        text += &format!("\n{} {}: {}", fact.part, fact.name, fact.value);
+        facts.row([fact.part.clone(), fact.name.clone(), fact.value.clone()]);
+    }
+    if !status.facts.is_empty() {
+        text += &format!("\n{facts}");
     }
     if !status.troubles.is_empty() {
         text += "\nlast troubles\n";

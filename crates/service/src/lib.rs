@@ -13,6 +13,7 @@
 //! - The environment is read in [`environment`] and [`telemetry`] alone.
 
 pub mod admin;
+pub mod audit;
 pub mod clock;
 pub mod config;
 pub mod environment;

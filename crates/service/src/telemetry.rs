@@ -2,7 +2,9 @@
 
 use std::io::IsTerminal;
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
+
+use crate::audit::AuditLayer;
 
 /// How log lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
@@ -19,16 +21,26 @@ pub enum Format {
 ///
 /// A second call changes nothing: the first subscriber stays.
 pub fn init(format: Format, default_filter: &str) {
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter(default_filter))
+    start(format, default_filter, None);
+}
+
+/// The same, and some of what is logged goes into an audit file too, whatever `RUST_LOG` says.
+pub fn init_with_audit(format: Format, default_filter: &str, audit: AuditLayer) {
+    start(format, default_filter, Some(audit));
+}
+
+fn start(format: Format, default_filter: &str, audit: Option<AuditLayer>) {
+    let log = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(colour_wanted(&std::io::stderr()))
         // Whoever read our standard error may have gone away; that must not end us.
         .log_internal_errors(false);
-    let outcome = match format {
-        Format::Plain => builder.try_init(),
-        Format::Json => builder.json().try_init(),
+    let log = match format {
+        Format::Plain => log.boxed(),
+        Format::Json => log.json().boxed(),
     };
+    let audit = audit.map(|audit| audit.clone().with_filter(audit));
+    let outcome = tracing_subscriber::registry().with(log.with_filter(filter(default_filter))).with(audit).try_init();
     if outcome.is_err() {
         tracing::debug!("logging was started before");
     }

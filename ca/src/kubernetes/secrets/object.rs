@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use alcazar_identity::{CertificateDer, X509Svid};
+use alcazar_identity::{CertificateDer, TrustDomain, X509Svid};
 use k8s_openapi::{
     ByteString,
     api::core::v1::Secret,
@@ -20,6 +20,19 @@ const PREFIX: &str = "istio.";
 const CHAIN: &str = "cert-chain.pem";
 const KEY: &str = "key.pem";
 const ROOTS: &str = "root-cert.pem";
+
+/// Which CA keeps a Secret: two on one Kubernetes cluster would repair each other's for ever.
+const MADE_BY: &str = "alcazar.dev/ca";
+
+/// The mark of a CA.
+pub(super) fn mark(trust_domain: &TrustDomain, cluster: &str) -> String {
+    format!("{trust_domain}/{cluster}")
+}
+
+/// Whether it has our label.
+pub(super) fn is_ours(metadata: &ObjectMeta) -> bool {
+    metadata.labels.as_ref().is_some_and(|labels| labels.get(OWNED.0).is_some_and(|by| by == OWNED.1))
+}
 
 /// The name of an account's Secret.
 pub(super) fn name(account: &str) -> String {
@@ -43,6 +56,8 @@ pub(super) struct Held {
     pub(super) roots: Vec<u8>,
     /// Whether it is of the contract's type. Kubernetes lets nobody change that.
     pub(super) is_typed: bool,
+    /// The mark of the CA that wrote it last, where there is one.
+    pub(super) made_by: Option<String>,
 }
 
 /// A certificate that was issued into a Secret.
@@ -76,12 +91,13 @@ impl Held {
             }),
             roots: roots.to_vec(),
             is_typed: secret.type_.as_deref() == Some(TYPE),
+            made_by: metadata.annotations.and_then(|mut annotations| annotations.remove(MADE_BY)),
         }
     }
 }
 
 /// The Secret of an account, to replace `held` where there is one.
-pub(super) fn write(account: &Account, svid: &X509Svid, roots: &str, held: Option<&Held>) -> Secret {
+pub(super) fn write(account: &Account, svid: &X509Svid, roots: &str, mark: &str, held: Option<&Held>) -> Secret {
     let data = [
         (CHAIN, svid.chain_pem().into_bytes()),
         (KEY, svid.key().to_pem().as_bytes().to_vec()),
@@ -92,7 +108,10 @@ pub(super) fn write(account: &Account, svid: &X509Svid, roots: &str, held: Optio
         namespace: Some(account.namespace.clone()),
         resource_version: held.map(|held| held.version.clone()),
         labels: Some(BTreeMap::from([(OWNED.0.into(), OWNED.1.into())])),
-        annotations: Some(BTreeMap::from([("istio.io/service-account.name".into(), account.name.clone())])),
+        annotations: Some(BTreeMap::from([
+            ("istio.io/service-account.name".into(), account.name.clone()),
+            (MADE_BY.into(), mark.into()),
+        ])),
         // Where the CA is away when the account goes, the cluster's garbage collector removes it.
         owner_references: Some(vec![OwnerReference {
             api_version: "v1".into(),
@@ -107,9 +126,13 @@ pub(super) fn write(account: &Account, svid: &X509Svid, roots: &str, held: Optio
     Secret { metadata, type_: Some(TYPE.into()), data: Some(data), ..Secret::default() }
 }
 
-/// Wipes what a Secret holds.
-pub(super) fn wipe(secret: &mut Secret) {
-    for bytes in secret.data.iter_mut().flat_map(BTreeMap::values_mut) {
-        bytes.0.zeroize();
+/// A Secret with its private key, which is wiped when it is dropped, in the middle of a request too.
+pub(super) struct Wiped(pub(super) Secret);
+
+impl Drop for Wiped {
+    fn drop(&mut self) {
+        for bytes in self.0.data.iter_mut().flat_map(BTreeMap::values_mut) {
+            bytes.0.zeroize();
+        }
     }
 }

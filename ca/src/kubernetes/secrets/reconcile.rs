@@ -54,6 +54,20 @@ pub(super) enum Why {
     Due,
 }
 
+impl Why {
+    /// A word for metrics.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Altered => "altered",
+            Self::AnotherAccount => "another account",
+            Self::Issuer => "issuer",
+            Self::Roots => "roots",
+            Self::Due => "due",
+        }
+    }
+}
+
 impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -162,7 +176,7 @@ mod tests {
             let leaf = params.signed_by(&key, &self.0).unwrap();
             let chain = vec![leaf.der().clone(), self.0.der().clone()];
             let svid = X509Svid::new(chain, SvidKey::from_pkcs8(key.serialize_der()).unwrap()).unwrap();
-            let mut secret = object::write(account, &svid, "roots", None);
+            let mut secret = object::write(account, &svid, "roots", "cluster.local/local", None);
             secret.metadata.uid = Some("u".into());
             Held::read(secret)
         }

@@ -50,7 +50,7 @@ pub enum FetchError {
         /// Why.
         source: Box<ConnectError>,
     },
-    /// It is somewhere else. Where a document of trust comes from is configured, never learnt.
+    /// It is somewhere else. The client follows nothing by itself: where a document of trust may come from is its caller's to say.
     #[error("{url} redirects to {to}, which is not followed; configure the final URL")]
     Redirect {
         /// What was to be fetched.
