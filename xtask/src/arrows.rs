@@ -40,7 +40,7 @@ fn allowed(crate_name: &str) -> Option<&'static [&'static str]> {
         "alcazar-mtls" => Some(&["alcazar-identity"]),
         "alcazar-api" => Some(&["alcazar-identity", "alcazar-jwt", "alcazar-policy"]),
         "alcazar-service" => Some(&["alcazar-yaml"]),
-        "xtask-load" => Some(&["alcazar-api", "alcazar-identity", "alcazar-mtls", "alcazar-service"]),
+        "xtask-load" => Some(&["alcazar-api", "alcazar-identity", "alcazar-jwt", "alcazar-mtls", "alcazar-service"]),
         // identity, jwt, ledger, yaml, store, xtask, and every crate that is not drawn yet.
         _ => Some(&[]),
     }

@@ -28,16 +28,18 @@ pub(super) fn wait_until_it_listens(address: SocketAddr) -> anyhow::Result<()> {
 
 /// User and system time of the processes so far.
 pub(super) fn cpu_time(running: &[Running]) -> anyhow::Result<Duration> {
-    let mut ticks = 0;
-    for process in running {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.0.id()))?;
-        // The second field is the program's name in parentheses and may hold anything; 14 and 15 are the times.
-        let after_name = stat.rsplit_once(')').map(|(_, rest)| rest).unwrap_or_default();
-        ticks +=
-            after_name.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum::<u64>();
-    }
+    running.iter().try_fold(Duration::ZERO, |sum, process| times(process).map(|(user, system)| sum + user + system))
+}
+
+/// User time and system time of a process so far.
+pub(super) fn times(process: &Running) -> anyhow::Result<(Duration, Duration)> {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.0.id()))?;
+    // The second field is the program's name in parentheses and may hold anything; 14 and 15 are the times.
+    let after_name = stat.rsplit_once(')').map(|(_, rest)| rest).unwrap_or_default();
+    let mut ticks = after_name.split_whitespace().skip(11).map_while(|field| field.parse::<u64>().ok());
+    let (user, system) = ticks.next().zip(ticks.next()).context("no times")?;
     // Linux reports hundredths of a second on every platform that Rust runs on.
-    Ok(Duration::from_millis(ticks * 10))
+    Ok((Duration::from_millis(user * 10), Duration::from_millis(system * 10)))
 }
 
 /// Resident memory, in bytes.
