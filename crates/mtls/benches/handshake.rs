@@ -2,7 +2,8 @@
 //!
 //! `hybrid` is our connector against our acceptor (X25519MLKEM768 with feature `pq`). `classical` is a client
 //! that does not offer the hybrid group, as a stock one may not; it verifies the server as ours does.
-//! `verify_peer` is the part of it that our verifier takes, which each side does once.
+//! `verify_peer` is the part of it that our verifier takes, which each side does once, for a peer that has been here
+//! before; `verify_peer_first` for one whose certificate has never been seen. Handshakes here are of peers that come again.
 
 #![allow(
     clippy::unwrap_used,
@@ -18,7 +19,7 @@ mod common;
 use alcazar_mtls::{Clients, Expected, Side, verify_peer};
 use common::strangers::verifying_client;
 use common::*;
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use rustls_pki_types::ServerName;
 use tokio::io::duplex;
 use tokio_rustls::TlsConnector;
@@ -54,6 +55,14 @@ fn handshake(criterion: &mut Criterion) {
 
     group.bench_function("verify_peer", |bencher| {
         bencher.iter(|| verify_peer(&holder.chain, &bundles, Side::Client, now()).unwrap());
+    });
+    let stranger = || mesh.cluster.leaf(RATINGS).chain;
+    group.bench_function("verify_peer_first", |bencher| {
+        bencher.iter_batched(
+            stranger,
+            |chain| verify_peer(&chain, &bundles, Side::Client, now()).unwrap(),
+            BatchSize::SmallInput,
+        );
     });
     group.finish();
 }

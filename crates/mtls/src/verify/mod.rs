@@ -1,5 +1,6 @@
 mod error;
 mod issuers;
+mod known;
 mod parts;
 mod path;
 mod presented;

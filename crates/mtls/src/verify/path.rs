@@ -8,8 +8,7 @@ use rustls_pki_types::{TrustAnchor, UnixTime};
 use webpki::{EndEntityCert, Error, KeyUsage, VerifiedPath, anchor_from_trusted_cert};
 
 use super::error::unknown_issuer;
-use super::{Link, Presented, Roots, Side, VerifyPeerError, error, issuers};
-use crate::provider;
+use super::{Link, Presented, Roots, Side, VerifyPeerError, error, issuers, known};
 
 /// Finds a path that breaks no rule; returns the fingerprints of the issuers on it, the leaf's own first, and of its root.
 pub(super) fn find(
@@ -52,7 +51,7 @@ pub(super) fn find(
     };
     let seconds = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
     let found = end_entity.verify_for_usage(
-        provider::signatures().all,
+        known::signatures(),
         &anchors,
         presented,
         UnixTime::since_unix_epoch(seconds),
