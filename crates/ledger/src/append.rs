@@ -8,6 +8,7 @@ use std::{
         Arc,
         mpsc::{Receiver, RecvTimeoutError},
     },
+    thread,
     time::{Duration, Instant},
 };
 
@@ -18,13 +19,14 @@ use crate::{
     facts::Facts,
     format::{self, HEADER, Mark},
     merkle::Hash,
-    open::{MarkFile, Opened, create_segment, seal},
+    open::{MarkFile, Opened, create_segment},
+    seal::Sealer,
     segment::{entries_file, tree_file},
     state::Shared,
 };
 
-/// Told of each step of each group of appends, on the thread that makes it: for metrics, and for tests that end a process
-/// at one. It must not block.
+/// Told of each step of each group of appends, on the thread that makes it, and of sealed segments, on another: for metrics,
+/// and for tests that end a process at one. It must not block.
 pub type Observe = Arc<dyn Fn(Step) + Send + Sync>;
 
 /// A step of a group of appends, in the order in which they come.
@@ -47,7 +49,7 @@ pub enum Step {
     },
     /// Who appended them knows.
     Acknowledged,
-    /// A full segment was sealed.
+    /// A full segment was sealed, while others may have been appended to the next.
     Sealed,
 }
 
@@ -71,6 +73,8 @@ pub(crate) struct Pending {
 const BATCH: usize = 4096;
 /// Most bytes of entries in one write.
 const BATCH_BYTES: usize = 4 << 20;
+/// How long a group waits for those who were in the one before.
+const NAP: Duration = Duration::from_micros(100);
 /// How long nothing waits before the mark is synced.
 const IDLE: Duration = Duration::from_millis(100);
 
@@ -78,17 +82,21 @@ pub(crate) struct Writer {
     shared: Arc<Shared>,
     file: Option<File>,
     mark: MarkFile,
+    sealer: Sealer,
     observe: Option<Observe>,
     /// After a failed sync nobody knows what the disk has.
     stopped: Option<Arc<io::Error>>,
     buffer: Vec<u8>,
+    /// How many entries the last group had.
+    last: usize,
     _lock: File,
 }
 
 impl Writer {
     pub(crate) fn new(shared: Arc<Shared>, opened: (Option<File>, MarkFile, File), observe: Option<Observe>) -> Self {
         let (file, mark, lock) = opened;
-        Self { shared, file, mark, observe, stopped: None, buffer: Vec::new(), _lock: lock }
+        let sealer = Sealer::new(shared.clone(), observe.clone());
+        Self { shared, file, mark, sealer, observe, stopped: None, buffer: Vec::new(), last: 0, _lock: lock }
     }
 
     /// Works until it is told to close or every handle is gone.
@@ -103,7 +111,13 @@ impl Writer {
                 }
                 Err(RecvTimeoutError::Disconnected) => break None,
             };
-            let closing = gather(first, queue, &mut batch);
+            let mut closing = gather(Some(first), queue, &mut batch);
+            // Who was answered with others a moment ago asks again with them: one sync for all, and no wake-up for each.
+            if closing.is_none() && batch.len() < self.last {
+                thread::sleep(NAP);
+                closing = gather(queue.try_recv().ok(), queue, &mut batch);
+            }
+            self.last = batch.len();
             self.commit(&mut batch);
             if closing.is_some() {
                 break closing;
@@ -112,6 +126,7 @@ impl Writer {
         if self.mark.is_unsynced() {
             self.sync_mark();
         }
+        self.sealer.finish();
         // Down with the files first: who waits for the reply may open them again.
         drop(self);
         drop(closing);
@@ -197,13 +212,10 @@ impl Writer {
             return Err(AppendError::Stopped { source: source.clone() });
         }
         if self.shared.read().room() == 0 {
-            let state = self.shared.read();
-            let path = tree_file(&self.shared.dir, state.growing.first);
-            let header = seal(&self.shared.dir, &state).map_err(|error| AppendError::refused("write", &path, error))?;
-            drop(state);
-            self.shared.write().sealed(header);
+            self.sealer
+                .seal()
+                .map_err(|(first, error)| AppendError::refused("write", &tree_file(&self.shared.dir, first), error))?;
             self.file = None;
-            self.observe(Step::Sealed);
         }
         if self.file.is_none() {
             let state = self.shared.read();
@@ -244,9 +256,12 @@ impl Opened {
 }
 
 /// Takes all that wait, up to the bounds; who is to be told that the log is closed, where it is to be.
-fn gather(first: Command, queue: &Receiver<Command>, batch: &mut Vec<Pending>) -> Option<oneshot::Sender<()>> {
-    let mut next = Some(first);
-    let mut bytes = 0;
+fn gather(
+    mut next: Option<Command>,
+    queue: &Receiver<Command>,
+    batch: &mut Vec<Pending>,
+) -> Option<oneshot::Sender<()>> {
+    let mut bytes: usize = batch.iter().map(|pending| pending.entry.len()).sum();
     while let Some(command) = next {
         match command {
             Command::Close(reply) => return Some(reply),

@@ -4,7 +4,7 @@
 //!  append ──┐ hash    ┌── one thread ─────────────────────────────────────────────────┐
 //!  append ──┤ queue   │ take all that wait │ one write │ one fdatasync │ acknowledge  │
 //!  append ──┘────────▶└────────────────────────────────────────────────────────────────┘
-//!                          │ every 2^14 entries
+//!                          │ every 2^14 entries, while the next ones are appended
 //!  <dir>/000000000000.entries   the entries of a segment, each with its length and checksum
 //!  <dir>/000000000000.tree      sealed: every hash of its subtree, where each entry is, sorted indexes
 //!  <dir>/000000016384.entries   the open segment: its hashes and indexes are in memory until it is sealed
@@ -30,6 +30,7 @@ mod ledger;
 pub mod merkle;
 mod open;
 mod read;
+mod seal;
 mod search;
 mod segment;
 mod state;

@@ -163,9 +163,9 @@ impl<'a> Segment<'a> {
     fn offset(&self, ordinal: u64) -> Result<u64, ReadError> {
         let Some(tree) = &self.tree else {
             let state = self.shared.read();
-            let growing = &state.growing;
-            let here = usize::try_from(ordinal).ok().filter(|_| growing.first == self.first);
-            if let Some(offset) = here.and_then(|ordinal| growing.offsets.get(ordinal)) {
+            let here = state.in_memory().find(|(_, segment)| segment.first == self.first);
+            let at = usize::try_from(ordinal).ok();
+            if let Some(offset) = here.and_then(|(_, segment)| segment.offsets.get(at?)) {
                 return Ok((*offset).into());
             }
             // Sealed since this was opened.

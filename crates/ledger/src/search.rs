@@ -8,8 +8,7 @@ use crate::{
     format::TreeHeader,
     ledger::Ledger,
     read::{Segment, read_at},
-    segment::{Layout, tree_file},
-    state::State,
+    segment::{Growing, Layout, tree_file},
 };
 
 /// What is looked for. By default, everything.
@@ -37,20 +36,23 @@ impl Ledger {
     pub fn search(&self, query: &Query, mut visit: impl FnMut(u64, &[u8]) -> ControlFlow<()>) -> Result<(), ReadError> {
         let (sealed, height, size, open) = {
             let state = self.shared.read();
-            (state.sealed.clone(), state.height, state.head.size, query.in_memory(&state))
+            let open: Vec<_> = state.in_memory().map(|(_, segment)| query.in_memory(segment)).collect();
+            (state.sealed.clone(), state.height, state.head.size, open)
         };
         let before = query.before.unwrap_or(u64::MAX).min(size);
-        let segments = (0..sealed.len() as u64 + 1).rev().skip_while(|number| number << height >= before);
+        let segments = (0..(sealed.len() + open.len()) as u64).rev().skip_while(|number| number << height >= before);
         for number in segments {
             let first = number << height;
-            let sealed = usize::try_from(number).ok().and_then(|number| sealed.get(number));
+            let at = usize::try_from(number).unwrap_or(usize::MAX);
+            let in_memory = at.checked_sub(sealed.len()).and_then(|at| open.get(at));
+            let sealed = sealed.get(at);
             if sealed.is_some_and(|header| query.passes_over(header)) {
                 continue;
             }
             let mut segment = Segment::open(&self.shared, number)?;
             let found = match (sealed, &segment.tree) {
                 (Some(header), Some(tree)) => query.on_disk(tree, &tree_file(&self.shared.dir, first), header)?,
-                _ => open.clone(),
+                _ => in_memory.cloned().unwrap_or_default(),
             };
             for ordinal in found.into_iter().rev().map(u64::from).skip_while(|ordinal| first + ordinal >= before) {
                 if visit(first + ordinal, segment.read(ordinal)?).is_break() {
@@ -74,9 +76,8 @@ impl Query {
         self.since.is_none_or(|since| moment >= since) && self.until.is_none_or(|until| moment < until)
     }
 
-    /// Which entries of the open segment are meant, the oldest first.
-    fn in_memory(&self, state: &State) -> Vec<u16> {
-        let growing = &state.growing;
+    /// Which entries of a segment in memory are meant, the oldest first.
+    fn in_memory(&self, growing: &Growing) -> Vec<u16> {
         if self.lasting.is_some_and(|moment| growing.until <= moment) {
             return Vec::new();
         }

@@ -23,6 +23,8 @@ pub(crate) struct State {
     pub(crate) sealed: Arc<Vec<TreeHeader>>,
     /// The roots of full segments, and what is above them.
     upper: Levels,
+    /// The full segment whose file of hashes and indexes is being written.
+    sealing: Option<Arc<Growing>>,
     pub(crate) growing: Growing,
     pub(crate) head: Head,
 }
@@ -41,7 +43,7 @@ impl State {
         let mut growing = Growing::default();
         growing.begin(0);
         let head = Head { size: 0, root: Hash::empty() };
-        Self { log, height, sealed: Arc::default(), upper: Levels::default(), growing, head }
+        Self { log, height, sealed: Arc::default(), upper: Levels::default(), sealing: None, growing, head }
     }
 
     /// How many entries, the head aside: that is told when they are durable.
@@ -61,10 +63,32 @@ impl State {
         }
     }
 
-    /// Goes on to the next segment: the full one is sealed.
+    /// Goes on to the next segment; the full one, which has to be sealed. One at a time.
+    pub(crate) fn seal_later(&mut self) -> Arc<Growing> {
+        let mut next = Growing::default();
+        next.begin(self.size());
+        let full = Arc::new(std::mem::replace(&mut self.growing, next));
+        self.sealing = Some(full.clone());
+        full
+    }
+
+    /// The full segment is sealed; where it was the open one, the next one begins.
     pub(crate) fn sealed(&mut self, header: TreeHeader) {
         Arc::make_mut(&mut self.sealed).push(header);
-        self.growing.begin((self.sealed.len() as u64) << self.height);
+        if self.sealing.take().is_none() {
+            self.growing.begin((self.sealed.len() as u64) << self.height);
+        }
+    }
+
+    /// The full segment that is not sealed yet.
+    pub(crate) fn sealing(&self) -> Option<&Arc<Growing>> {
+        self.sealing.as_ref()
+    }
+
+    /// The segments that are in memory whole, the older one first, each with its number.
+    pub(crate) fn in_memory(&self) -> impl Iterator<Item = (usize, &Growing)> {
+        let all = self.sealing.as_deref().into_iter().chain([&self.growing]);
+        all.enumerate().map(|(after, segment)| (self.sealed.len() + after, segment))
     }
 
     /// Takes in a sealed segment unread.
@@ -82,10 +106,11 @@ impl State {
         let inside = Node { index: node.index - (segment << shift), ..node };
         match usize::try_from(segment) {
             Ok(segment) if segment < self.sealed.len() => Place::Disk(segment, inside),
-            Ok(segment) if segment == self.sealed.len() => {
-                self.growing.levels.node(inside).map_or(Place::Nowhere, Place::Memory)
+            Ok(segment) => {
+                let of = self.in_memory().find(|(number, _)| *number == segment);
+                of.and_then(|(_, of)| of.levels.node(inside)).map_or(Place::Nowhere, Place::Memory)
             }
-            _ => Place::Nowhere,
+            Err(_) => Place::Nowhere,
         }
     }
 

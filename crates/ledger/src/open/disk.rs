@@ -10,7 +10,8 @@ use std::{
 use crate::{
     error::{Damage, ReadError},
     format::{HEADER, SegmentHeader, TREE_HEADER, TreeHeader},
-    segment::{Layout, entries_file, tree_file},
+    ledger::LogId,
+    segment::{Growing, Layout, entries_file, tree_file},
     state::State,
 };
 
@@ -72,12 +73,12 @@ pub(crate) fn create_segment(dir: &Path, state: &State) -> io::Result<File> {
     write_whole(dir, &entries_file(dir, state.size()), &header)
 }
 
-/// Writes the tree of the segment that is full.
-pub(crate) fn seal(dir: &Path, state: &State) -> io::Result<TreeHeader> {
-    let header = state.growing.header(state.log, state.height);
+/// Writes the tree of a segment that is full.
+pub(crate) fn seal(dir: &Path, full: &Growing, log: LogId, height: u32) -> io::Result<TreeHeader> {
+    let header = full.header(log, height);
     let header = header.ok_or_else(|| io::Error::other("a segment that is not full was to be sealed"))?;
-    let bytes = state.growing.encode(&header);
-    write_whole(dir, &tree_file(dir, state.growing.first), &bytes)?;
+    let bytes = full.encode(&header);
+    write_whole(dir, &tree_file(dir, full.first), &bytes)?;
     Ok(header)
 }
 

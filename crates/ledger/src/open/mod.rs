@@ -183,7 +183,8 @@ impl Found {
                 if length > offset {
                     return Err(Damage::new(path, offset, "there is something behind the last entry").into());
                 }
-                let sealed = seal(dir, &state).map_err(OpenError::io("write", tree_file(dir, first)))?;
+                let sealed = seal(dir, &state.growing, state.log, state.height)
+                    .map_err(OpenError::io("write", tree_file(dir, first)))?;
                 state.sealed(sealed);
                 repairs.push(Repair::Tree(tree_file(dir, first)));
                 continue;
