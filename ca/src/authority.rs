@@ -15,6 +15,7 @@ use thiserror::Error;
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
 use crate::{
+    csr::KeyHash,
     issue::{BACKDATE, der::Template, whole_seconds},
     revocation::CrlUrl,
     serial::Serial,
@@ -198,6 +199,21 @@ impl AuthorityInfo {
         subject.issuer() == issuer.subject() && subject.verify_signature(Some(issuer.public_key())).is_ok()
     }
 
+    /// Whether its subject names the cluster.
+    pub(crate) fn is_for(&self, cluster: &str) -> bool {
+        let Ok((_, parsed)) = X509Certificate::from_der(&self.certificate) else { return false };
+        let wanted: String = cluster.chars().take(NAME_LIMIT).collect();
+        let mut units = parsed.subject().iter_organizational_unit();
+        let found = units.next().and_then(|unit| unit.as_str().ok());
+        found == Some(wanted.as_str()) && units.next().is_none()
+    }
+
+    /// The hash of its public key.
+    pub(crate) fn key_hash(&self) -> Option<KeyHash> {
+        let (_, parsed) = X509Certificate::from_der(&self.certificate).ok()?;
+        Some(KeyHash::of(parsed.public_key().raw))
+    }
+
     /// Whether it bears the URI of the trust domain and of nothing else.
     pub(crate) fn is_of(&self, trust_domain: &TrustDomain) -> bool {
         use x509_parser::extensions::GeneralName::URI;
@@ -234,7 +250,8 @@ pub enum AuthorityError {
 }
 
 const ROOT_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
-const INTERMEDIATE_LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
+/// The life of an intermediate that the CA makes by itself.
+pub(crate) const INTERMEDIATE_LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// The longest common, organisation or unit name (RFC 5280, appendix A.1).
 const NAME_LIMIT: usize = 64;

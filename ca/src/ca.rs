@@ -134,7 +134,7 @@ impl Ca {
         let records = Records::new(store.clone(), folder.replica.clone());
         // Before they are read: what changes in between is noticed.
         let stamp = files.plugged.stamp();
-        let hierarchy = crate::hierarchy::open(&records, &files, &config.trust_domain, clock()).await?;
+        let hierarchy = crate::replicas::open_hierarchy(&records, &files, &config, &clock).await?;
         let now = clock();
         let (standing, domain) = (hierarchy.clone(), config.trust_domain.clone());
         let (dns, profile) = (checked.dns_names.clone(), checked.profile.clone());

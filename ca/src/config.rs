@@ -25,6 +25,7 @@ use crate::{
     kubernetes::KubernetesConfig,
     profile::{DnsName, ParseDnsNameError, Profile, ProfileConfig, ProfileError, Profiles},
     records::{ParseRegistrationError, Registration, text},
+    replicas::ReplicasConfig,
     revocation::RevocationConfig,
     storage::{StoreConfig, StoreConfigError},
 };
@@ -91,6 +92,9 @@ pub struct Config {
     /// Default: `sled`.
     #[serde(default)]
     pub store: StoreConfig,
+    /// How replicas that share the store know each other.
+    #[serde(default)]
+    pub replicas: ReplicasConfig,
     /// The Kubernetes cluster, for what asks its API. Default: as the CA's own pod reaches it, once something asks.
     #[serde(default)]
     pub kubernetes: KubernetesConfig,
@@ -154,6 +158,7 @@ impl Config {
             revocation: RevocationConfig::default(),
             profiles: BTreeMap::new(),
             store: StoreConfig::default(),
+            replicas: ReplicasConfig::default(),
             kubernetes: KubernetesConfig::default(),
         }
     }

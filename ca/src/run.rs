@@ -74,6 +74,11 @@ impl Ca {
         }
         let replicas = readiness.part("replicas");
         shutdown.spawn("presence of this replica", self.clone().keep_presence(replicas, shutdown.clone()));
+        let ledgers = readiness.part("ledgers of the replicas");
+        shutdown.spawn("witness of the ledgers", self.clone().keep_witness(ledgers, shutdown.clone()));
+        shutdown.spawn("trust state of the replicas", self.clone().follow_trust(shutdown.clone()));
+        shutdown.spawn("replicas that join", self.clone().welcome_replicas(shutdown.clone()));
+        shutdown.spawn("intermediate of this replica", self.clone().keep_given(shutdown.clone()));
         let issuance = readiness.part("issuance");
         shutdown.spawn("horizon of the CA", self.clone().watch_horizon(issuance, shutdown.clone()));
         let revocations = readiness.part("revocations");
@@ -103,6 +108,7 @@ impl Ca {
             shutdown.spawn("another trust domain", self.clone().follow_relation(relation, shutdown.clone()));
         }
         shutdown.spawn("rotations", self.clone().drive_rotations(shutdown.clone()));
+        let listeners = Shutdown::new();
         let acceptor =
             Acceptor::new(self.0.serving.subscribe(), Clients::Optional, grpc::ALPN, Arc::clone(&self.0.clock));
         let nodes = grpc::server()
@@ -113,7 +119,7 @@ impl Ca {
             .add_service(AdoptionServer::new(AdoptionService::new(self.clone(), shutdown.clone())))
             .add_service(IstioCertificateServiceServer::new(IstioService::new(self.clone())))
             .add_service(JwtServer::new(JwtService::new(self.clone())))
-            .serve_with_incoming_shutdown(grpc::incoming(listener, acceptor), shutdown.cancelled());
+            .serve_with_incoming_shutdown(grpc::incoming(listener, acceptor), listeners.cancelled());
         let operator = tonic::transport::Server::builder()
             .layer(Traced::Operator)
             .add_service(AdministrationServer::new(AdministrationService::new(self.clone())))
@@ -125,11 +131,18 @@ impl Ca {
             .add_service(BundlesServer::new(BundlesService::new(self.clone())))
             .add_service(LedgerServer::new(LedgerService::new(self.clone())))
             .add_service(RotationServer::new(RotationService::new(self.clone())))
-            .serve_with_incoming_shutdown(UnixListenerStream::new(operator), shutdown.cancelled());
+            .serve_with_incoming_shutdown(UnixListenerStream::new(operator), listeners.cancelled());
         let prints = self.fingerprints();
         tracing::info!(root = %prints.root.fingerprint, intermediate = %prints.intermediate.fingerprint, "the certificate authority serves");
         ready();
-        tokio::try_join!(nodes, operator)?;
+        let served = async { tokio::try_join!(nodes, operator) };
+        tokio::pin!(served);
+        let _not_ready = tokio::select! {
+            outcome = &mut served => return Ok(outcome.map(drop)?),
+            part = self.drain(readiness, shutdown) => part,
+        };
+        listeners.trigger("this replica ends");
+        served.await?;
         Ok(())
     }
 

@@ -21,7 +21,8 @@ pub struct Config {
     pub cluster: String,
     /// The name of this node within its cluster.
     pub node: String,
-    /// Where the CA is: `host:port`.
+    /// Where the CA is: `host:port`; several, separated by commas, where it has replicas: they are tried in turn, beginning with the
+    /// one that answered last.
     pub ca_address: String,
     /// The join token itself. Rather `joinTokenFile`, where others may read this file.
     #[serde(default)]

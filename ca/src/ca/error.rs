@@ -11,7 +11,7 @@ use crate::{
     hierarchy::HierarchyError,
     ledger::{LedgerError, OpenLedgerError},
     records::RecordError,
-    replicas::DataFolderError,
+    replicas::{DataFolderError, JoinError},
     revocation::Barred,
     serial::NoRandomness,
     serving::ServingError,
@@ -53,6 +53,9 @@ pub enum OpenError {
     /// The hierarchy did not open.
     #[error("the CA's certificates did not open")]
     Hierarchy(#[from] HierarchyError),
+    /// No intermediate from the other replicas.
+    #[error("this replica of the CA has nothing to sign with")]
+    Join(#[from] JoinError),
     /// The records cannot be read.
     #[error("the CA's records cannot be used")]
     Records(#[from] RecordError),

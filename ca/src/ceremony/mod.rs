@@ -16,6 +16,7 @@ mod request;
 mod root;
 mod transcript;
 
+pub(crate) use self::request::certificate_request;
 pub use self::{
     error::CeremonyError,
     install::install,

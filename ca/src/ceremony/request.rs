@@ -57,7 +57,9 @@ pub fn request(config: &Config, keys: &Arc<dyn KeyStore>) -> Result<Requested, C
     // A crash before the request is there leaves the note, and the next start removes the key.
     folder.begin(&label)?;
     let signer = keys.generate(&label)?;
-    let pem = certificate_request(config, signer)?;
+    let pem = certificate_request(&config.trust_domain, &config.cluster, signer)
+        .and_then(|request| request.pem())
+        .map_err(CeremonyError::MakeRequest)?;
     folder.write_request(&label, &pem)?;
     folder.finish(&label)?;
     let file = folder.request(&label);
@@ -80,18 +82,20 @@ fn answered(config: &Config) -> Vec<KeyHash> {
     hash.into_iter().collect()
 }
 
-fn certificate_request(config: &Config, signer: Arc<dyn Signer>) -> Result<String, CeremonyError> {
+/// A request for an intermediate of a cluster.
+pub(crate) fn certificate_request(
+    trust_domain: &TrustDomain,
+    cluster: &str,
+    signer: Arc<dyn Signer>,
+) -> Result<rcgen::CertificateSigningRequest, rcgen::Error> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, "Alcazar intermediate");
-    let uri = |text: String| text.as_str().try_into().map(SanType::URI).map_err(CeremonyError::MakeRequest);
+    let uri = |text: String| text.as_str().try_into().map(SanType::URI);
     // The name of the cluster as that of a node that nobody has: it is the one place that a certificate's owner reads it from.
-    params.subject_alt_names = vec![
-        uri(config.trust_domain.to_uri())?,
-        uri(format!("{}{CLUSTER}{}", config.trust_domain.to_uri(), config.cluster))?,
-    ];
-    let request = params.serialize_request(&SigningHandle(signer)).map_err(CeremonyError::MakeRequest)?;
-    request.pem().map_err(CeremonyError::MakeRequest)
+    params.subject_alt_names =
+        vec![uri(trust_domain.to_uri())?, uri(format!("{}{CLUSTER}{cluster}", trust_domain.to_uri()))?];
+    params.serialize_request(&SigningHandle(signer))
 }
 
 const CLUSTER: &str = "/cluster/";

@@ -77,6 +77,14 @@ impl ledger_server::Ledger for LedgerService {
         Ok(Response::new(v1::ConsistencyProof { hashes }))
     }
 
+    async fn get_witnesses(&self, _: Request<v1::GetWitnessesRequest>) -> Result<Response<v1::Witnesses>, Status> {
+        let witnesses = self.ca.witnesses(&self.ca.0.ledger.name()).await;
+        let witnesses = witnesses.map_err(|error| status(error.into()))?.into_iter();
+        let witnesses =
+            witnesses.map(|found| v1::Witness { head: Some(head_message(&found.signed)), replica: found.replica });
+        Ok(Response::new(v1::Witnesses { witnesses: witnesses.collect() }))
+    }
+
     async fn verify_files(
         &self,
         _: Request<v1::VerifyFilesRequest>,

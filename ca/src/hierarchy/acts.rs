@@ -243,7 +243,7 @@ impl Ca {
         Ok(())
     }
 
-    pub(super) async fn trust_state(&self) -> Result<Stored<TrustState>, HierarchyError> {
+    pub(crate) async fn trust_state(&self) -> Result<Stored<TrustState>, HierarchyError> {
         self.0.records.get(family::TRUST, STATE).await?.ok_or(HierarchyError::NoState)
     }
 
@@ -258,7 +258,7 @@ impl Ca {
 }
 
 /// What the store remembers.
-pub(super) async fn remembered(records: &Records, files: &HierarchyFiles) -> Result<Remembered, HierarchyError> {
+pub(crate) async fn remembered(records: &Records, files: &HierarchyFiles) -> Result<Remembered, HierarchyError> {
     let trust = records.get::<TrustState>(family::TRUST, STATE).await?.map(|stored| stored.record);
     let active = match records.get::<Active>(family::TRUST, &active_of(records)).await? {
         Some(stored) => Some(stored.record.intermediate),
@@ -326,7 +326,7 @@ fn active_of(records: &Records) -> String {
 }
 
 /// Keys and certificates are read and made where a thread may wait for a disk, a passphrase or a token.
-pub(super) async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     act: impl FnOnce() -> Result<T, HierarchyError> + Send + 'static,
 ) -> Result<T, HierarchyError> {
     task::spawn_blocking(act).await.map_err(|_ending| HierarchyError::Interrupted)?

@@ -149,6 +149,18 @@ pub enum HierarchyError {
         /// What is wrong.
         source: CsrError,
     },
+    /// What another replica gave.
+    #[error("what another replica gave to sign with cannot be used: {what}")]
+    Given {
+        /// What is wrong.
+        what: String,
+    },
+    /// What another replica asks for.
+    #[error("what another replica asks for is not a request for an intermediate of this cluster: {what}")]
+    Asked {
+        /// What is wrong.
+        what: String,
+    },
     /// A key.
     #[error(transparent)]
     Key(#[from] KeyError),
@@ -195,6 +207,11 @@ pub enum HierarchyError {
 
 impl HierarchyError {
     /// Whether somebody else changed the trust state first.
+    pub(crate) fn is_race(&self) -> bool {
+        matches!(self, Self::Raced) || self.is_conflict()
+    }
+
+    /// Whether it was one record that somebody else changed first.
     pub(crate) fn is_conflict(&self) -> bool {
         matches!(self, Self::Records(error) if error.is_conflict())
     }

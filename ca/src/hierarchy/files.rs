@@ -116,7 +116,9 @@ impl HierarchyFiles {
         }
         let (held, root) = self.active(remembered.active, &roots, &trust)?;
         // A root whose key is lost is found out now, and not in half a year.
-        self.root_authority(&root)?;
+        if !root.is_elsewhere() {
+            self.root_authority(&root)?;
+        }
         let signing = self.signing(&held, root.info.clone())?;
         self.renew_if_due(Opened { trust, signing, stale: Vec::new() }, now)
     }
@@ -128,6 +130,10 @@ impl HierarchyFiles {
             return Ok(opened);
         }
         let root = opened.signing.root.clone();
+        // Whoever has the root is asked elsewhere.
+        if self.folder.held(Sort::Root)?.iter().any(|held| held.info == root && held.is_elsewhere()) {
+            return Ok(opened);
+        }
         // Bounded by its root, a new one may be no better.
         if root.validity.not_after() <= present.validity.not_after() {
             tracing::warn!(not_after = %rfc3339(present.validity.not_after()), "the intermediate cannot be renewed: its root ends with it");
@@ -180,7 +186,9 @@ impl HierarchyFiles {
 
     /// A root whose key is here, wherever it came from.
     fn issuing_root(&self, root: Fingerprint, now: SystemTime) -> Result<Authority, HierarchyError> {
-        if let Some(held) = self.folder.held(Sort::Root)?.iter().find(|held| held.info.fingerprint == root) {
+        if let Some(held) =
+            self.folder.held(Sort::Root)?.iter().find(|held| held.info.fingerprint == root && !held.is_elsewhere())
+        {
             return self.root_authority(held);
         }
         match (self.plugged_root(now)?.filter(|plugged| plugged.info().fingerprint == root), self.plugged.folder()?) {
@@ -325,7 +333,7 @@ impl HierarchyFiles {
         found.ok_or_else(|| HierarchyError::Unknown { folder: self.folder.path().into(), fingerprint: root })
     }
 
-    fn root_authority(&self, root: &Held) -> Result<Authority, HierarchyError> {
+    pub(super) fn root_authority(&self, root: &Held) -> Result<Authority, HierarchyError> {
         let signer = self.keys.open(&root.label)?;
         let authority = Authority::new(root.info.certificate.clone(), signer);
         let authority = authority.map_err(|source| self.wrong(&root.label, source))?;
@@ -350,11 +358,18 @@ impl HierarchyFiles {
     ) -> Result<(Held, Held), HierarchyError> {
         let mut found = Vec::new();
         for held in self.folder.held(Sort::Intermediate)? {
-            let root = self.root_above(&held, roots)?;
+            let root = match self.root_above(&held, roots) {
+                // Of a root that others have rotated away from.
+                Err(_) if self.shared => continue,
+                found => found?,
+            };
             if trust.trusts(root.info.fingerprint) {
                 found.push((held, root));
             }
         }
+        // With replicas, the root of what signed last may have been rotated away from in the meantime.
+        let remembered =
+            remembered.filter(|wanted| !self.shared || found.iter().any(|(held, _)| held.info.fingerprint == *wanted));
         let Some(wanted) = remembered else {
             let longest = found.into_iter().max_by_key(|(held, _)| held.info.validity.not_after());
             return longest

@@ -23,6 +23,7 @@ mod files;
 mod folder;
 mod follow;
 mod horizon;
+mod joined;
 mod plugged;
 mod trust;
 
@@ -31,9 +32,10 @@ use std::sync::Arc;
 use alcazar_identity::{CertificateDer, Fingerprint, TrustBundle, TrustBundles, TrustDomain};
 
 pub(crate) use self::{
-    acts::open,
+    acts::{blocking, open, remembered},
     files::HierarchyFiles,
     folder::{Folder, Sort},
+    joined::{Gift, Given, GivenKey, SharedKey, Standing, Wants, check_request},
     plugged::INSTALLED,
     trust::TrustState,
 };

@@ -182,7 +182,7 @@ impl HierarchyFiles {
     }
 
     /// Signs a leaf that nobody gets, and lets the one verifier look at it.
-    fn try_out(
+    pub(super) fn try_out(
         &self,
         folder: &Path,
         trust: &TrustState,

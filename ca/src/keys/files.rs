@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use super::{
     KeyAlgorithm, KeyError, KeyLabel, KeyStore,
-    pem::{KeyPemError, parse_key, write_key},
+    pem::{KeyPemError, Parsed, parse_key, write_key},
 };
 use crate::signer::{KeySigner, Signer};
 
@@ -58,6 +58,25 @@ impl FileKeys {
         }
     }
 
+    fn is_sealed(&self) -> bool {
+        !matches!(self.passphrase, Passphrase::None)
+    }
+
+    fn read(&self, label: &KeyLabel, path: &Path) -> Result<Parsed, KeyError> {
+        let text = read_private(label, path)?;
+        let unreadable = |source| KeyError::Unreadable { file: path.into(), source };
+        let text = std::str::from_utf8(&text).map_err(|_reason| unreadable(KeyPemError::NotPem))?;
+        let passphrase = self.passphrase()?;
+        let parsed = parse_key(text, passphrase.as_ref().map(|bytes| bytes.as_slice()));
+        parsed.map_err(|error| match (error, &self.passphrase) {
+            (KeyPemError::Locked, _) => KeyError::Locked { file: path.into() },
+            (KeyPemError::Passphrase, Passphrase::File(passphrase)) => {
+                KeyError::WrongPassphrase { file: path.into(), passphrase: passphrase.clone() }
+            }
+            (error, _) => unreadable(error),
+        })
+    }
+
     fn write(&self, path: &Path, key: &KeyPair) -> Result<(), KeyError> {
         let passphrase = self.passphrase()?;
         let text = write_key(key, passphrase.as_ref().map(|bytes| bytes.as_slice()));
@@ -80,23 +99,29 @@ impl KeyStore for FileKeys {
 
     fn open(&self, label: &KeyLabel) -> Result<Arc<dyn Signer>, KeyError> {
         let path = self.path(label);
-        let text = read_private(label, &path)?;
-        let unreadable = |source| KeyError::Unreadable { file: path.clone(), source };
-        let text = std::str::from_utf8(&text).map_err(|_reason| unreadable(KeyPemError::NotPem))?;
-        let passphrase = self.passphrase()?;
-        let parsed = parse_key(text, passphrase.as_ref().map(|bytes| bytes.as_slice()));
-        let parsed = parsed.map_err(|error| match (error, &self.passphrase) {
-            (KeyPemError::Locked, _) => KeyError::Locked { file: path.clone() },
-            (KeyPemError::Passphrase, Passphrase::File(passphrase)) => {
-                KeyError::WrongPassphrase { file: path.clone(), passphrase: passphrase.clone() }
-            }
-            (error, _) => unreadable(error),
-        })?;
-        if passphrase.is_some() && !parsed.encrypted {
+        let parsed = self.read(label, &path)?;
+        if self.is_sealed() && !parsed.encrypted {
             self.write(&path, &parsed.key)?;
             tracing::info!(file = %path.display(), "a key that lay open is encrypted now; copies of the old file are not");
         }
         Ok(Arc::new(KeySigner::new(parsed.key)))
+    }
+
+    fn import(&self, label: &KeyLabel, pkcs8: &[u8]) -> Result<Arc<dyn Signer>, KeyError> {
+        let path = self.path(label);
+        if path.try_exists().map_err(|source| io_error("look at", &path, source))? {
+            return Err(KeyError::Exists { label: label.clone(), place: path.display().to_string() });
+        }
+        let refused = |error: rcgen::Error| KeyError::Import { label: label.clone(), what: error.to_string() };
+        let key = KeyPair::try_from(pkcs8).map_err(refused)?;
+        private_directory(&self.folder).map_err(|source| io_error("create", &self.folder, source))?;
+        self.write(&path, &key)?;
+        Ok(Arc::new(KeySigner::new(key)))
+    }
+
+    fn export(&self, label: &KeyLabel) -> Result<Option<Zeroizing<Vec<u8>>>, KeyError> {
+        let path = self.path(label);
+        Ok(Some(Zeroizing::new(self.read(label, &path)?.key.serialize_der())))
     }
 
     fn remove(&self, label: &KeyLabel) -> Result<(), KeyError> {

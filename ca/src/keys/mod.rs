@@ -20,6 +20,7 @@ use std::{error::Error, fmt, io, path::PathBuf, str::FromStr, sync::Arc};
 
 use rcgen::{PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, SignatureAlgorithm};
 use thiserror::Error;
+use zeroize::Zeroizing;
 
 pub(crate) use self::pem::parse_key;
 pub use self::{
@@ -54,6 +55,27 @@ pub trait KeyStore: Send + Sync {
     /// # Errors
     /// When there is none of this label, or it cannot be used. The error says what to do.
     fn open(&self, label: &KeyLabel) -> Result<Arc<dyn Signer>, KeyError>;
+
+    /// Keeps a key that was made elsewhere, in PKCS#8.
+    ///
+    /// # Errors
+    /// When there is one of this label already, it is none, or keys do not come in here.
+    fn import(&self, label: &KeyLabel, _pkcs8: &[u8]) -> Result<Arc<dyn Signer>, KeyError> {
+        Err(KeyError::Import { label: label.clone(), what: "keys are made in the token, and none comes in".into() })
+    }
+
+    /// A key in PKCS#8, for another replica to have too; `None` where keys do not come out.
+    ///
+    /// # Errors
+    /// When there is none of this label, or it cannot be read.
+    fn export(&self, _label: &KeyLabel) -> Result<Option<Zeroizing<Vec<u8>>>, KeyError> {
+        Ok(None)
+    }
+
+    /// Whether other replicas reach the same keys by the same labels.
+    fn is_shared(&self) -> bool {
+        false
+    }
 
     /// Destroys a key. One that is not there is as good as destroyed.
     ///
@@ -150,6 +172,14 @@ pub enum KeyError {
         label: KeyLabel,
         /// Where.
         place: String,
+    },
+    /// A key from elsewhere that is not taken in.
+    #[error("the private key {label} cannot be taken in: {what}")]
+    Import {
+        /// The label.
+        label: KeyLabel,
+        /// Why not.
+        what: String,
     },
     /// No key of this label.
     #[error("the private key {label} is missing: {place} is not there; restore it from a backup")]

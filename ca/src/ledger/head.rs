@@ -57,8 +57,13 @@ impl TreeHead {
 
     /// Signs it with the intermediate. May block, where the key is in a token.
     pub(crate) fn sign(self, hierarchy: &Hierarchy) -> Result<SignedHead, SignError> {
+        self.sign_as(HEAD_CONTEXT, "", hierarchy)
+    }
+
+    /// The same, with something said before it, in another context.
+    pub(super) fn sign_as(self, context: &[u8], before: &str, hierarchy: &Hierarchy) -> Result<SignedHead, SignError> {
         let chain = hierarchy.upper().to_vec();
-        let message = [HEAD_CONTEXT, self.text(&chain).as_bytes()].concat();
+        let message = [context, before.as_bytes(), self.text(&chain).as_bytes()].concat();
         let signature = hierarchy.intermediate().signer().sign(&message)?;
         Ok(SignedHead { head: self, chain, signature })
     }
@@ -72,6 +77,11 @@ impl SignedHead {
     /// # Errors
     /// Why it proves nothing.
     pub fn verify(&self, bundle: &TrustBundle) -> Result<(), HeadError> {
+        self.verify_as(HEAD_CONTEXT, "", bundle)
+    }
+
+    /// The same, with what was said before it, in another context.
+    pub(super) fn verify_as(&self, context: &[u8], before: &str, bundle: &TrustBundle) -> Result<(), HeadError> {
         let TreeHead { trust_domain, cluster, at, .. } = &self.head;
         if trust_domain != bundle.trust_domain() {
             let (head, ours) = (trust_domain.clone(), bundle.trust_domain().clone());
@@ -80,8 +90,8 @@ impl SignedHead {
         if cluster.contains(char::is_control) || self.head.ledger.contains(char::is_control) {
             return Err(HeadError::Text);
         }
-        let text = self.head.text(&self.chain);
-        let signatory = verify_statement(HEAD_CONTEXT, text.as_bytes(), &self.signature, &self.chain, bundle, *at)?;
+        let text = [before, &self.head.text(&self.chain)].concat();
+        let signatory = verify_statement(context, text.as_bytes(), &self.signature, &self.chain, bundle, *at)?;
         match signatory {
             Signatory::Intermediate { cluster: Some(signer), .. } if signer != *cluster => {
                 Err(HeadError::Cluster { head: cluster.clone(), signer })

@@ -30,7 +30,7 @@ pub(crate) struct HeadRecord {
 }
 
 impl HeadRecord {
-    fn of(signed: &SignedHead) -> Self {
+    pub(crate) fn of(signed: &SignedHead) -> Self {
         let TreeHead { trust_domain, cluster, size, root, at, .. } = signed.head.clone();
         Self {
             trust_domain,
@@ -44,7 +44,7 @@ impl HeadRecord {
     }
 
     /// `None` where a part of it cannot be read.
-    fn signed(self, ledger: &str) -> Option<SignedHead> {
+    pub(crate) fn signed(self, ledger: &str) -> Option<SignedHead> {
         let chain = self.chain.iter().map(|text| STANDARD.decode(text).map(CertificateDer::from));
         let chain = chain.collect::<Result<_, _>>().ok()?;
         let signature = STANDARD.decode(&self.signature).ok()?;

@@ -12,6 +12,7 @@ mod entry;
 mod error;
 mod head;
 mod heads;
+mod witness;
 
 use std::{ops::ControlFlow, path::Path, sync::Arc, time::SystemTime};
 
@@ -21,11 +22,16 @@ use alcazar_service::Metrics;
 use tokio::task;
 
 use self::entry::term;
-pub(crate) use self::{entry::Entry, heads::HeadRecord};
+pub(crate) use self::{
+    entry::Entry,
+    heads::HeadRecord,
+    witness::{Verdict, judge},
+};
 pub use self::{
     entry::{DecodeEntryError, EncodeEntryError, Recorded, RecordedKind},
     error::{LedgerError, OpenLedgerError},
     head::{HEAD_CONTEXT, HeadError, SignedHead, TreeHead, moment},
+    witness::{WITNESS_CONTEXT, Witness},
 };
 use crate::{
     records::{Records, seconds},

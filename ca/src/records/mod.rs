@@ -6,11 +6,14 @@
 //! ca/trust/state                the trusted roots and the sequence of the set: a lost root file is noticed
 //! ca/trust/active-<replica>     the intermediate that each replica signs with
 //! ca/replicas/<replica>         how each replica is, as it says itself
+//! ca/joining/requests/<replica> a replica asks the others for an intermediate; beside it the answers
 //! ca/hierarchy/root             the fingerprint of the root, as earlier versions wrote it
 //! ca/tokens/<sha-256>           join tokens
 //! ca/nodes/<td>/node/<c>/<n>    the lineage of each node
 //! ca/registrations/<id>         which workloads a node may ask for
 //! ca/heads/<ledger>             the last signed head of each replica's ledger
+//! ca/witnesses/<ledger>/<replica> how much of it another replica has seen, signed
+//! ca/proofs/<ledger>            that the head goes on from what the witnesses have seen
 //! ca/federation/<trust domain>  the bundles of other trust domains
 //! ca/rotation/current           the rotation that is under way, or the last one; beside it its fence
 //! ca/adoption/<td>/node/<c>/<n> what each node enforces, as it said last
@@ -48,10 +51,14 @@ pub(crate) mod family {
     pub(crate) const NODES: &str = "ca/nodes";
     pub(crate) const REGISTRATIONS: &str = "ca/registrations";
     pub(crate) const HEADS: &str = "ca/heads";
+    pub(crate) const WITNESSES: &str = "ca/witnesses";
+    pub(crate) const PROOFS: &str = "ca/proofs";
     pub(crate) const FEDERATION: &str = "ca/federation";
     pub(crate) const ROTATION: &str = "ca/rotation";
     pub(crate) const ADOPTION: &str = "ca/adoption";
     pub(crate) const REPLICAS: &str = "ca/replicas";
+    pub(crate) const JOINING_REQUESTS: &str = "ca/joining/requests";
+    pub(crate) const JOINING_ANSWERS: &str = "ca/joining/answers";
     pub(crate) const REVOCATIONS: &str = "ca/revocations";
     pub(crate) const REVOCATION_LISTS: &str = "ca/revocation-lists";
     pub(crate) const REVOKED_CERTIFICATES: &str = "ca/revoked-certificates";
@@ -95,6 +102,11 @@ impl Records {
         name: &str,
     ) -> Result<Option<Stored<T>>, RecordError> {
         self.store.get(&key(family, name)?).await?.map(|entry| read(&entry)).transpose()
+    }
+
+    /// When the record was written last; what is in it is not looked at.
+    pub(crate) async fn revision_of(&self, family: &str, name: &str) -> Result<Option<Revision>, RecordError> {
+        Ok(self.store.get(&key(family, name)?).await?.map(|entry| entry.revision()))
     }
 
     pub(crate) async fn put<T: Serialize>(

@@ -13,8 +13,8 @@ use tokio::sync::watch;
 
 use super::ReplicaId;
 use crate::{
-    authority::AuthorityInfo,
     ca::Ca,
+    hierarchy::blocking,
     records::{RecordError, family, prefix, read, seconds, text},
     serial::random_bytes,
 };
@@ -53,7 +53,7 @@ pub struct Presence {
     pub serving_sequence: u64,
     /// Every intermediate that it could sign with.
     pub held: Vec<HeldIntermediate>,
-    /// The roots that are on its disk.
+    /// The roots whose keys it has.
     #[serde(with = "prints")]
     pub roots: Vec<Fingerprint>,
     /// The name of its ledger.
@@ -111,6 +111,8 @@ pub(crate) struct Presences {
     /// Held while it speaks: the revision of its last word.
     said: tokio::sync::Mutex<Option<Revision>>,
     known: watch::Sender<Arc<Vec<ReplicaState>>>,
+    /// Held while it asks the others for an intermediate.
+    asking: tokio::sync::Mutex<()>,
 }
 
 impl Presences {
@@ -122,7 +124,13 @@ impl Presences {
             phase: watch::Sender::new(Phase::Serving),
             said: tokio::sync::Mutex::default(),
             known: watch::Sender::default(),
+            asking: tokio::sync::Mutex::default(),
         })
+    }
+
+    /// The turn of whoever asks the others for an intermediate.
+    pub(super) fn asking(&self) -> &tokio::sync::Mutex<()> {
+        &self.asking
     }
 
     /// Who was there at the last look.
@@ -164,15 +172,11 @@ impl Ca {
         };
         let (mut held, mut roots) = (vec![own], Vec::new());
         // Where the disk cannot be read, what signs is what there is.
-        if let Ok(authorities) = self.authorities().await {
-            roots = authorities.roots.iter().map(|root| root.fingerprint).collect();
-            let above = |info: &AuthorityInfo| {
-                let mut roots = authorities.roots.iter().chain(hierarchy.roots());
-                roots.find(|root| info.is_signed_by(root)).map(|root| root.fingerprint)
-            };
-            for info in &authorities.intermediates {
-                held.extend(above(info).map(|root| HeldIntermediate { intermediate: info.fingerprint, root }));
-            }
+        let (files, present) = (self.0.files.clone(), hierarchy.clone());
+        if let Ok(found) = blocking(move || files.holdings(present.signing(), present.roots())).await {
+            let of = |(intermediate, root)| HeldIntermediate { intermediate, root };
+            held.extend(found.intermediates.into_iter().map(of));
+            roots = found.roots;
         }
         held.sort_unstable();
         held.dedup();

@@ -36,6 +36,10 @@ pub(crate) enum LedgerCommandError {
         "the ledger does not go on from the head of {known} entries that was seen at {seen}: its past was changed, or it was rolled back; ask who had access to the CA's files, and keep them"
     )]
     Inconsistent { known: u64, seen: String, source: ProofError },
+    #[error(
+        "the ledger does not go on from the {seen} entries that the replica {replica} has seen and signed for: its past was changed, or it was rolled back; ask who had access to the CA's files, and keep them"
+    )]
+    Witness { replica: String, seen: u64, source: ProofError },
     #[error("entry {index} ({serial}) is not in the ledger that the CA signed for")]
     NotIncluded { index: u64, serial: String, source: ProofError },
     #[error("entry {index} cannot be read")]

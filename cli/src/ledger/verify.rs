@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use alcazar_api::ca::v1::{
     self, administration_client::AdministrationClient, get_inclusion_proof_request::Entry, ledger_client::LedgerClient,
 };
-use alcazar_ca::ledger::{Recorded, SignedHead, TreeHead, verify_files};
+use alcazar_ca::ledger::{Recorded, SignedHead, TreeHead, Witness, verify_files};
 use alcazar_identity::{CertificateDer, TrustBundle, TrustDomain, rfc3339};
 use alcazar_ledger::merkle::{Hash, verify_consistency, verify_inclusion};
 use alcazar_service::process::chain;
@@ -50,6 +50,7 @@ pub(super) async fn verify(args: &VerifyArgs, now: SystemTime) -> Result<ExitCod
             None => "consistent  not asked: name a file with --state to prove it from run to run\n".to_owned(),
         },
     });
+    text.push_str(&witnessed(&mut client, head, &bundle).await?);
     let proven = newest(&mut client, head, args.entries).await?;
     text.push_str(&format!("included    the newest {proven} entries\n"));
     if args.files {
@@ -160,6 +161,42 @@ fn say_of_clocks(head: &TreeHead, last: Option<&State>, now: SystemTime) {
         let (seen, there) = (last.seen(), rfc3339(head.at));
         eprintln!("alcazar: the CA's clock went back: its last head was of {seen}, and this one is of {there}");
     }
+}
+
+/// Which other replicas vouch for how much of the ledger: each one's signature, and the proof that the head goes on from there.
+async fn witnessed(
+    client: &mut LedgerClient<Channel>,
+    head: &TreeHead,
+    bundle: &TrustBundle,
+) -> Result<String, LedgerCommandError> {
+    let found = match client.get_witnesses(v1::GetWitnessesRequest {}).await {
+        Ok(found) => found.into_inner().witnesses,
+        // A CA of an earlier version.
+        Err(status) if status.code() == tonic::Code::Unimplemented => return Ok(String::new()),
+        Err(status) => return Err(status.into()),
+    };
+    if found.is_empty() {
+        return Ok("witnessed   by no other replica\n".to_owned());
+    }
+    let mut text = String::new();
+    for witness in found {
+        let (replica, shown) = (witness.replica, witness.head.unwrap_or_default());
+        let witness = Witness { replica: replica.clone(), signed: answer::head(shown)? };
+        if let Err(source) = witness.verify(bundle) {
+            text.push_str(&format!("witnessed   NOT by {replica}: {}\n", chain(&source)));
+            continue;
+        }
+        let seen = &witness.signed.head;
+        // What was seen after the head was signed goes beyond it.
+        if seen.size <= head.size {
+            let request = v1::GetConsistencyProofRequest { old_size: seen.size, new_size: head.size };
+            let proof = answer::hashes(&client.get_consistency_proof(request).await?.into_inner().hashes)?;
+            verify_consistency(seen.size, &seen.root, head.size, &head.root, &proof)
+                .map_err(|source| LedgerCommandError::Witness { replica: replica.clone(), seen: seen.size, source })?;
+        }
+        text.push_str(&format!("witnessed   by {replica}: {} entries, at {}\n", seen.size, rfc3339(seen.at)));
+    }
+    Ok(text)
 }
 
 /// Proves the newest entries, one by one; how many.

@@ -226,6 +226,28 @@ async fn a_lost_connection_comes_back_with_the_credentials_of_the_moment() {
 }
 
 #[tokio::test]
+async fn a_channel_goes_to_another_of_its_servers_when_one_ends() {
+    let mesh = Mesh::new();
+    let one = Server::start(mesh.acceptor(Clients::Required, grpc::ALPN), "127.0.0.1:0").await;
+    let two = Server::start(mesh.acceptor(Clients::Required, grpc::ALPN), "127.0.0.1:0").await;
+    let target: grpc::Target = format!("{},{}", one.address, two.address).parse().unwrap();
+    let ours = mesh.credentials(RATINGS);
+    let connector = Connector::new(watch::channel(ours.clone()).1, grpc::ALPN, clock());
+    let channel = grpc::channel(target.clone(), connector.clone(), Expected::Any);
+    assert_eq!(who_am_i(&channel).await.unwrap(), who(&ours));
+    let address = one.address.to_string();
+    one.stop().await;
+    assert_eq!(until(&channel, Result::is_ok).await.unwrap(), who(&ours));
+    // It stays where it was answered, and so does whoever shares the target.
+    let one = Server::start(mesh.acceptor(Clients::Required, grpc::ALPN), &address).await;
+    two.stop().await;
+    assert_eq!(until(&channel, Result::is_ok).await.unwrap(), who(&ours));
+    one.stop().await;
+    let nobody = grpc::channel(target, connector, Expected::Any);
+    assert!(who_am_i(&nobody).await.is_err());
+}
+
+#[tokio::test]
 async fn a_channel_leaves_a_server_that_is_revoked() {
     let mesh = Mesh::new();
     let server = Server::start(mesh.acceptor(Clients::Required, grpc::ALPN), "127.0.0.1:0").await;

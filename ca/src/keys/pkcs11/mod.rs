@@ -108,6 +108,10 @@ impl KeyStore for Pkcs11Keys {
         }
     }
 
+    fn is_shared(&self) -> bool {
+        true
+    }
+
     fn remove(&self, label: &KeyLabel) -> Result<(), KeyError> {
         let name = self.name(label);
         let removed = self.token.with(|session| {
