@@ -128,6 +128,9 @@ fn of_a_ca_that_runs() {
     assert!(good && complaint.is_empty(), "{complaint}");
 
     let (good, said, complaint) = alcazar(&["bundle", "show", "--ca", &socket]);
+    let document: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert!(good && document["keys"][0]["use"] == "x509-svid" && complaint.is_empty(), "{said}{complaint}");
+    let (good, said, complaint) = alcazar(&["bundle", "show", "--ca", &socket, "--format", "pem"]);
     let is_pem = said.starts_with("-----BEGIN CERTIFICATE-----\n") && said.ends_with("-----END CERTIFICATE-----\n");
     assert!(good && is_pem && complaint.is_empty(), "{said}{complaint}");
     let (good, said, complaint) = alcazar(&["bundle", "show", "--ca", &socket, "--trust-domain", "other.example"]);
