@@ -287,3 +287,44 @@ async fn a_node_renews_over_real_tls_by_the_latest_of_its_lineage() {
     assert!(log.len() >= 4 && log[0] == "token" && log[1..].iter().all(|way| *way == "svid"), "{log:?}");
     agent.stop().await;
 }
+
+#[tokio::test]
+async fn what_was_revoked_is_in_force_after_a_restart_whatever_the_ca_says_no_more() {
+    use alcazar_identity::{Credentials, ListIssuer, Revocation, RevocationList, RevocationReason};
+
+    let ca = CaServer::start().await;
+    ca.ca().register("shop.reviews", "reviews", &["socket:shop.reviews"]);
+    let home = Home::new();
+    let token = ca.ca().token();
+    let agent = home.agent(ca.address, Some(token)).await;
+    let (socket, clients) = (home.socket("shop.reviews"), Shutdown::new());
+    let follow = async || {
+        let (credentials, driver) = soon(sds::connect(socket.clone(), alcazar_service::clock::system())).await;
+        clients.spawn("sds client", driver);
+        credentials
+    };
+    let mut credentials = follow().await;
+    let revokes = |now: &std::sync::Arc<Credentials>| now.revocations().lists().any(|list| list.len() == 1);
+    assert!(!revokes(&credentials.borrow()));
+
+    let now = alcazar_service::clock::now();
+    let issuer = ListIssuer::Cluster("east".into());
+    let mut list = RevocationList::new(support::ca::TRUST_DOMAIN.parse().unwrap(), issuer, 7);
+    let until = now + Duration::from_secs(3600);
+    assert!(list.revoke_serial("77", None, Revocation { reason: RevocationReason::Superseded, since: now, until }));
+    ca.change(|ca| ca.revoked = vec![ca.signed(&list, now)]);
+    soon(credentials.wait_for(revokes)).await.unwrap();
+    drop(credentials);
+
+    // The agent starts while there is no CA, and the one that comes then says nothing of it.
+    agent.stop().await;
+    ca.stop().await;
+    let agent = home.agent(ca.address, None).await;
+    let ca = ca.restart().await;
+    ca.change(|ca| ca.revoked.clear());
+    let mut credentials = follow().await;
+    soon(credentials.wait_for(revokes)).await.unwrap();
+    agent.stop().await;
+    drop(credentials);
+    soon(clients.finished(support::PATIENCE)).await.unwrap();
+}

@@ -202,7 +202,7 @@ fn status(error: RevokeError) -> Status {
     let reason = process::chain(&error);
     match error {
         RevokeError::Serial(_) | RevokeError::Foreign(_) | RevokeError::Import(_) => Status::invalid_argument(reason),
-        RevokeError::Full { .. } => Status::resource_exhausted(reason),
+        RevokeError::Full { .. } | RevokeError::LongImport { .. } => Status::resource_exhausted(reason),
         RevokeError::NotRevoked(_) => Status::not_found(reason),
         RevokeError::Over { .. }
         | RevokeError::Token { .. }

@@ -96,6 +96,15 @@ pub enum RevokeError {
         /// What is missing.
         source: Box<HierarchyError>,
     },
+    /// A list that would leave no room for others.
+    #[error(
+        "the list is not taken: it is {bytes} bytes long, and no list may be longer than {}",
+        alcazar_api::revocations::MAX_LIST
+    )]
+    LongImport {
+        /// How long it is.
+        bytes: usize,
+    },
     /// A list that nobody would take.
     #[error("the list is not taken")]
     Import(#[source] ListError),

@@ -4,19 +4,14 @@ use std::time::SystemTime;
 
 use alcazar_api::{
     ca::v1,
-    revocations::{Keeper, signed_list},
+    revocations::{Keeper, MAX_LIST, signed_list},
 };
-use alcazar_identity::{Fingerprint, ListIssuer, Revocation, RevocationList, RevocationReason, TrustDomain};
+use alcazar_identity::{Fingerprint, ListIssuer, Revocation, RevocationList, RevocationReason};
 use alcazar_store::Expected;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 
-use super::{
-    RevokeError,
-    entry::SKEW,
-    refresh::{SIGNED, SignedRecord},
-    sign::sign,
-};
+use super::{RevokeError, entry::SKEW, sign::sign};
 use crate::{
     authority::{Authority, AuthorityInfo},
     ca::Ca,
@@ -39,6 +34,9 @@ impl Ca {
                 return Err(RevokeError::Import(refused));
             }
             let list = signed_list(&signed).map_err(RevokeError::Import)?;
+            if signed.list.len() > MAX_LIST {
+                return Err(RevokeError::LongImport { bytes: signed.list.len() });
+            }
             let is_own = list.trust_domain() == self.trust_domain() && *list.issuer() == own;
             // Nothing new, or what is kept here anyhow.
             if !changed || is_own {
@@ -64,11 +62,11 @@ impl Ca {
     /// Never in place of a newer one.
     async fn put_imported(&self, list: &RevocationList, signed: &v1::SignedRevocationList) -> Result<(), RecordError> {
         loop {
-            let (stored, expected) = self.stored_list(list.trust_domain(), list.issuer()).await?;
-            if stored.is_some_and(|stored| stored.version() > list.version()) {
+            let found = self.stored_list(list.trust_domain(), list.issuer()).await?;
+            if found.list.as_ref().is_some_and(|stored| stored.version() > list.version()) {
                 return Ok(());
             }
-            match self.put_signed(list.trust_domain(), list.issuer(), expected, signed).await {
+            match self.put_signed(found, signed).await {
                 Err(error) if error.is_conflict() => {}
                 outcome => return outcome,
             }
@@ -127,9 +125,9 @@ impl Ca {
     ) -> Result<(), RevokeError> {
         let issuer = ListIssuer::Root(root.info().fingerprint);
         loop {
-            let (stored, expected) = self.stored_list(self.trust_domain(), &issuer).await?;
+            let found = self.stored_list(self.trust_domain(), &issuer).await?;
             let in_force = self.revocations();
-            let earlier = [stored.as_ref(), in_force.list(self.trust_domain(), &issuer)];
+            let earlier = [found.list.as_ref(), in_force.list(self.trust_domain(), &issuer)];
             let list = with_intermediate(
                 &earlier.into_iter().flatten().collect::<Vec<_>>(),
                 |version| RevocationList::new(self.trust_domain().clone(), issuer.clone(), version),
@@ -144,41 +142,10 @@ impl Ca {
             if let Some(refused) = outcome.refused.into_iter().next() {
                 return Err(RevokeError::Import(refused));
             }
-            match self.put_signed(self.trust_domain(), &issuer, expected, &signed).await {
+            match self.put_signed(found, &signed).await {
                 Err(error) if error.is_conflict() => {}
                 outcome => return Ok(outcome?),
             }
-        }
-    }
-
-    /// The list of an issuer on record, and what a write in its place must find there.
-    async fn stored_list(
-        &self,
-        trust_domain: &TrustDomain,
-        issuer: &ListIssuer,
-    ) -> Result<(Option<RevocationList>, Expected), RecordError> {
-        let name = self.name_of_list(trust_domain, issuer);
-        let found = self.0.records.get::<SignedRecord>(family::REVOCATION_LISTS, &name).await?;
-        let list = found.as_ref().and_then(|found| signed_list(&found.record.read()?).ok());
-        Ok((list, found.map_or(Expected::Absent, |found| Expected::At(found.revision))))
-    }
-
-    async fn put_signed(
-        &self,
-        trust_domain: &TrustDomain,
-        issuer: &ListIssuer,
-        expected: Expected,
-        list: &v1::SignedRevocationList,
-    ) -> Result<(), RecordError> {
-        let name = self.name_of_list(trust_domain, issuer);
-        self.0.records.put(family::REVOCATION_LISTS, &name, expected, &SignedRecord::new(list)).await.map(drop)
-    }
-
-    /// Clusters of two trust domains may have one name.
-    fn name_of_list(&self, trust_domain: &TrustDomain, issuer: &ListIssuer) -> String {
-        match trust_domain == self.trust_domain() {
-            true => format!("{SIGNED}/{issuer}"),
-            false => format!("{SIGNED}/{trust_domain}/{issuer}"),
         }
     }
 

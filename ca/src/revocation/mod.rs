@@ -3,7 +3,7 @@
 //! ```text
 //! operator ─revoke─▶ Entry ─▶ store   ca/revocations/{serial,identity}/…      one record for each
 //!                                     ca/revocation-lists/own                 version and digest of this cluster's list
-//!                                     ca/revocation-lists/signed/<issuer>     lists of roots and of other clusters, as signed
+//!                                     ca/revocation-lists/signed/…, parts/…   lists of roots and of other clusters, as signed
 //!                                     ca/revoked-certificates/…               serial numbers of revoked identities, for CRLs
 //!                               │ refresh: read, forget what is over, raise the version, sign, check
 //!                               ▼
@@ -26,6 +26,7 @@ pub(crate) mod crl;
 mod entry;
 mod error;
 mod intermediates;
+mod lists;
 mod operator;
 mod pages;
 mod refresh;

@@ -13,9 +13,6 @@ use alcazar_api::{
 use alcazar_identity::{Fingerprint, ListIssuer, RevocationList};
 use alcazar_service::{Part, Shutdown, process};
 use alcazar_store::{Expected, WatchError};
-use base64::{Engine, engine::general_purpose::STANDARD};
-use prost::Message;
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::{Entry, Published, entry, entry::Version, sign::sign};
@@ -52,24 +49,6 @@ impl Refreshing {
         }
         let own = sign(list, changed_at, hierarchy.intermediate().signer().clone(), chain).await?;
         Ok(self.own.insert(own).clone())
-    }
-}
-
-/// A list that somebody signed, on record.
-#[derive(Serialize, Deserialize)]
-pub(super) struct SignedRecord {
-    /// The message, in base64.
-    list: String,
-}
-
-impl SignedRecord {
-    pub(super) fn new(list: &v1::SignedRevocationList) -> Self {
-        Self { list: STANDARD.encode(list.encode_to_vec()) }
-    }
-
-    pub(super) fn read(&self) -> Option<v1::SignedRevocationList> {
-        let bytes = STANDARD.decode(&self.list).ok()?;
-        v1::SignedRevocationList::decode(bytes.as_slice()).ok()
     }
 }
 
@@ -250,13 +229,6 @@ impl Ca {
             }
         }
     }
-
-    /// The lists of others.
-    async fn signed_lists(&self) -> Result<v1::SignedRevocations, RecordError> {
-        let (stored, _) =
-            self.0.records.list::<SignedRecord>(&format!("{}/{SIGNED}", family::REVOCATION_LISTS)).await?;
-        Ok(v1::SignedRevocations { lists: stored.iter().filter_map(|stored| stored.record.read()).collect() })
-    }
 }
 
 /// Why the revocations on record are not in force.
@@ -300,8 +272,6 @@ impl RefreshError {
 
 /// The record of this cluster's version.
 const OWN: &str = "own";
-/// The folder of lists that are kept as they were signed.
-pub(super) const SIGNED: &str = "signed";
 /// How often the clock is looked at for entries whose time is over.
 const LOOK: Duration = Duration::from_secs(600);
 const RETRY: Duration = Duration::from_secs(5);

@@ -52,6 +52,60 @@ async fn a_list_that_nobody_takes_is_told_to_the_operator_and_obeyed_here() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_longer_than_a_value_of_the_store_is_kept_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = Ca::open(Config::new(folder.path()), at_noon()).await.unwrap();
+    let (root, now) = (ca.hierarchy().root().fingerprint, (ca.0.clock)());
+    let signer = ca.0.files.root_signer(root, now).unwrap();
+    let issuer = alcazar_identity::ListIssuer::Root(root);
+    let signed = async |version: u64, serials: u64| {
+        let mut list = RevocationList::new(ca.trust_domain().clone(), issuer.clone(), version);
+        let revocation = Revocation { reason: RevocationReason::Superseded, since: now, until: now };
+        for serial in 1..=serials {
+            assert!(list.revoke_serial(&format!("{serial:x}"), None, revocation));
+        }
+        let chain = [signer.info().certificate.clone()];
+        sign::sign(&list, now, signer.signer().clone(), &chain).await.unwrap()
+    };
+    let import = async |list| {
+        let taken = ca.import_revocations(v1::SignedRevocations { lists: vec![list] }).await.unwrap();
+        assert_eq!(taken, [issuer.to_string()]);
+    };
+    let parts = async || {
+        let parts = crate::records::prefix(&format!("{}/parts", crate::records::family::REVOCATION_LISTS)).unwrap();
+        ca.0.records.store().list(&parts).await.unwrap().entries.len()
+    };
+    let long = signed(2, 10_000).await;
+    assert!(long.list.len() > 3 * alcazar_store::MAX_VALUE);
+    import(long.clone()).await;
+    assert!(parts().await > 3);
+    assert_eq!(ca.signed_lists().await.unwrap().lists, [long]);
+    // What is replaced leaves nothing behind.
+    let short = signed(3, 1).await;
+    import(short.clone()).await;
+    assert_eq!((parts().await, ca.signed_lists().await.unwrap().lists), (0, vec![short]));
+    ca.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_verifiers_would_not_read_is_not_put_on_the_list() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = Ca::open(Config::new(folder.path()), at_noon()).await.unwrap();
+    let revoke =
+        async |serial: &str| ca.revoke(Subject::Serial(serial.into()), RevocationReason::Superseded, "a test").await;
+    revoke("ab").await.unwrap();
+    ca.0.revoking.published.send_modify(|held| {
+        let entries = held.entries.clone();
+        *held = Arc::new(Published { entries, bytes: alcazar_api::revocations::MAX_LIST, ..Published::default() });
+    });
+    let refused = revoke("cd").await.unwrap_err();
+    assert!(refused.to_string().contains("has no room: 1 entries"), "{refused}");
+    // What is on it already can be said again.
+    assert!(revoke("ab").await.unwrap().already);
+    ca.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_follows_is_told_of_changes_alone() {
     let folder = tempfile::tempdir().unwrap();
     let seconds = Arc::new(AtomicU64::new(NOON));

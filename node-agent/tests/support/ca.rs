@@ -48,6 +48,9 @@ pub(crate) struct Ca {
     /// What the node has reported.
     #[allow(dead_code, reason = "not every test has a CA that rotates")]
     pub(crate) reports: Vec<v1::ReportAdoptionRequest>,
+    /// What is revoked, signed.
+    #[allow(dead_code, reason = "not every test has a CA that revokes")]
+    pub(crate) revoked: Vec<v1::SignedRevocationList>,
 }
 
 impl Ca {
@@ -73,6 +76,7 @@ impl Ca {
             node_log: Vec::new(),
             reissue: v1::Reissue::default(),
             reports: Vec::new(),
+            revoked: Vec::new(),
         }
     }
 

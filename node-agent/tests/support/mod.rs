@@ -11,6 +11,7 @@ use std::time::Duration;
 use alcazar_api::ca::v1;
 use alcazar_api::ca::v1::attest_node_request::Evidence;
 use alcazar_api::ca::v1::certificate_authority_server::{CertificateAuthority, CertificateAuthorityServer};
+use alcazar_api::ca::v1::revocation_server::{Revocation, RevocationServer};
 use alcazar_mtls::grpc::{ALPN, PeerInfo, incoming, server};
 use alcazar_mtls::{Acceptor, Clients};
 use alcazar_node_agent::{Agent, Config, RegistrationStatus, Status as AgentStatus};
@@ -54,8 +55,10 @@ impl CaServer {
         let acceptor = Acceptor::new(watch::channel(Arc::new(own)).1, Clients::Optional, ALPN, clock::system());
         let shutdown = Shutdown::new();
         let (end, grpc) = (shutdown.clone(), CertificateAuthorityServer::new(service.clone()));
+        let revocation = RevocationServer::new(service.clone());
         shutdown.spawn("ca", async move {
-            let serving = server().add_service(grpc).serve_with_incoming(incoming(listener, acceptor));
+            let serving = server().add_service(grpc).add_service(revocation);
+            let serving = serving.serve_with_incoming(incoming(listener, acceptor));
             // Not gracefully: an outage asks nobody.
             tokio::select! {
                 served = serving => served.unwrap(),
@@ -162,6 +165,19 @@ impl CertificateAuthority for Service {
     ) -> Result<Response<Self::WatchTrustBundlesStream>, Status> {
         self.caller(&request)?;
         Ok(Response::new(self.tell(|ca| (&ca.bundles()).into())))
+    }
+}
+
+#[tonic::async_trait]
+impl Revocation for Service {
+    type WatchRevocationsStream = Updates<v1::SignedRevocations>;
+
+    async fn watch_revocations(
+        &self,
+        request: Request<v1::WatchRevocationsRequest>,
+    ) -> Result<Response<Self::WatchRevocationsStream>, Status> {
+        self.caller(&request)?;
+        Ok(Response::new(self.tell(|ca| v1::SignedRevocations { lists: ca.revoked.clone() })))
     }
 }
 
