@@ -2,7 +2,10 @@
 
 use std::time::SystemTime;
 
-use alcazar_api::revocations::ListError;
+use alcazar_api::{
+    MAX_MESSAGE,
+    revocations::{ListError, MAX_LIST},
+};
 use alcazar_identity::{Fingerprint, RevocationReason, SpiffeId, rfc3339};
 use thiserror::Error;
 
@@ -98,12 +101,13 @@ pub enum RevokeError {
     },
     /// A list that would leave no room for others.
     #[error(
-        "the list is not taken: it is {bytes} bytes long, and no list may be longer than {}",
-        alcazar_api::revocations::MAX_LIST
+        "the list is not taken: it is {bytes} bytes long, and with it all lists are {all}; one may have {MAX_LIST}, and all together {MAX_ALL}, so that verifiers can be told of them"
     )]
     LongImport {
         /// How long it is.
         bytes: usize,
+        /// How long all are with it.
+        all: usize,
     },
     /// A list that nobody would take.
     #[error("the list is not taken")]
@@ -124,3 +128,6 @@ pub enum RevokeError {
     #[error("interrupted")]
     Interrupted,
 }
+
+/// How long all lists together may be, with room for what travels beside them.
+pub(super) const MAX_ALL: usize = MAX_MESSAGE / 4 * 3;

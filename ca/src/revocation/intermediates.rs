@@ -11,7 +11,7 @@ use alcazar_store::Expected;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 
-use super::{RevokeError, entry::SKEW, sign::sign};
+use super::{RevokeError, entry::SKEW, error::MAX_ALL, sign::sign};
 use crate::{
     authority::{Authority, AuthorityInfo},
     ca::Ca,
@@ -34,8 +34,9 @@ impl Ca {
                 return Err(RevokeError::Import(refused));
             }
             let list = signed_list(&signed).map_err(RevokeError::Import)?;
-            if signed.list.len() > MAX_LIST {
-                return Err(RevokeError::LongImport { bytes: signed.list.len() });
+            let (bytes, all) = (signed.list.len(), keeper.current().evidence().len());
+            if bytes > MAX_LIST || all > MAX_ALL {
+                return Err(RevokeError::LongImport { bytes, all });
             }
             let is_own = list.trust_domain() == self.trust_domain() && *list.issuer() == own;
             // Nothing new, or what is kept here anyhow.
