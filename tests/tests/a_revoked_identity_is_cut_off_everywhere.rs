@@ -11,7 +11,7 @@
 
 use std::time::{Duration, Instant};
 
-use alcazar_testkit::{DEADLINE, EchoServer, HttpOrigin, Load, Mesh, Tunnel, curl, until};
+use alcazar_testkit::{Curl, DEADLINE, EchoServer, HttpOrigin, Load, Mesh, Tunnel, curl, until};
 
 const NIGHTLY: &str = "spiffe://cluster.local/ns/reports/sa/nightly";
 
@@ -52,6 +52,9 @@ fn a_revoked_identity_is_cut_off_everywhere() {
     let listed = mesh.alcazar(&["revocations"]).unwrap();
     assert!(listed.contains(NIGHTLY) && listed.contains("keyCompromise"), "{listed}");
     others.echo().unwrap();
+    // And for whoever goes by CRLs.
+    let crls = mesh.status().unwrap()["crls"].as_str().unwrap().to_owned();
+    assert_eq!(Curl::default().get(&format!("{crls}/root.crl")).unwrap().code, 200);
 
     mesh.alcazar(&["unrevoke", "--identity", NIGHTLY]).unwrap();
     until("calls as before", DEADLINE, || (code() == 200).then_some(())).unwrap();
