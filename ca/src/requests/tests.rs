@@ -109,11 +109,13 @@ async fn leaf_and_chain_fit_while_the_intermediate_is_renewed() {
 async fn a_token_of_another_cluster_admits_nobody() {
     let folder = tempfile::tempdir().unwrap();
     let ca = open(Config::new(folder.path())).await;
-    let token = ca.create_join_token(&node("one"), None).await.unwrap().0.reveal();
-    ca.close().await;
-    // The configuration names another cluster from now on.
-    let ca = open(Config { cluster: "west".into(), ..Config::new(folder.path()) }).await;
-    let refused = ca.attest(&token, &csr()).await.unwrap_err();
+    // As a store has it that was another cluster's before.
+    let node = "spiffe://cluster.local/node/west/one".parse().unwrap();
+    let token = crate::token::JoinToken::random(ca.hierarchy().root().fingerprint).unwrap();
+    let record = crate::records::TokenRecord { node, expires: (ca.0.clock)() + HOUR, consumed: None };
+    let (tokens, absent) = (crate::records::family::TOKENS, alcazar_store::Expected::Absent);
+    ca.0.records.put(tokens, token.hash().as_str(), absent, &record).await.unwrap();
+    let refused = ca.attest(&token.reveal(), &csr()).await.unwrap_err();
     assert!(matches!(refused, RequestError::OtherCluster(_)), "{refused}");
     assert_eq!(refused.terse().0, tonic::Code::PermissionDenied);
     ca.close().await;
