@@ -4,6 +4,7 @@ use std::{
     fs::File,
     io,
     os::unix::fs::FileExt,
+    path::PathBuf,
     sync::{
         Arc,
         mpsc::{Receiver, RecvTimeoutError},
@@ -12,12 +13,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::{
     error::AppendError,
     facts::Facts,
-    format::{self, HEADER, Mark},
+    format::{self, FRAME, HEADER, MAX_ENTRY, Mark},
+    health::{Health, chain},
     merkle::Hash,
     open::{MarkFile, Opened, create_segment},
     seal::Sealer,
@@ -28,6 +30,18 @@ use crate::{
 /// Told of each step of each group of appends, on the thread that makes it, and of sealed segments, on another: for metrics,
 /// and for tests that end a process at one. It must not block.
 pub type Observe = Arc<dyn Fn(Step) + Send + Sync>;
+
+/// Makes what was written to a file durable, as `File::sync_data` does: for tests of a disk that fails.
+pub type SyncData = Arc<dyn Fn(&File) -> io::Result<()> + Send + Sync>;
+
+/// Who has a hand in appends. Nobody, by default.
+#[derive(Clone, Default)]
+pub struct Hooks {
+    /// Who is told of each step.
+    pub observe: Option<Observe>,
+    /// What makes a group of entries durable, where that is not the disk itself.
+    pub sync: Option<SyncData>,
+}
 
 /// A step of a group of appends, in the order in which they come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,13 +91,19 @@ const BATCH_BYTES: usize = 4 << 20;
 const NAP: Duration = Duration::from_micros(100);
 /// How long nothing waits before the mark is synced.
 const IDLE: Duration = Duration::from_millis(100);
+/// How long after the disk refused it is asked again, though nobody appends: who would is told not to come.
+const PROBE: Duration = Duration::from_millis(500);
+/// So much must fit before entries are taken again: some of any size.
+const PROBE_BYTES: usize = 4 * (MAX_ENTRY + FRAME);
 
 pub(crate) struct Writer {
     shared: Arc<Shared>,
     file: Option<File>,
     mark: MarkFile,
     sealer: Sealer,
-    observe: Option<Observe>,
+    hooks: Hooks,
+    /// Goes with the thread, however that ends.
+    health: watch::Sender<Health>,
     /// After a failed sync nobody knows what the disk has.
     stopped: Option<Arc<io::Error>>,
     buffer: Vec<u8>,
@@ -93,20 +113,35 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    pub(crate) fn new(shared: Arc<Shared>, opened: (Option<File>, MarkFile, File), observe: Option<Observe>) -> Self {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        opened: (Option<File>, MarkFile, File),
+        hooks: Hooks,
+        health: watch::Sender<Health>,
+    ) -> Self {
         let (file, mark, lock) = opened;
-        let sealer = Sealer::new(shared.clone(), observe.clone());
-        Self { shared, file, mark, sealer, observe, stopped: None, buffer: Vec::new(), last: 0, _lock: lock }
+        let sealer = Sealer::new(shared.clone(), hooks.observe.clone());
+        let (stopped, buffer, last) = (None, Vec::new(), 0);
+        Self { shared, file, mark, sealer, hooks, health, stopped, buffer, last, _lock: lock }
     }
 
     /// Works until it is told to close or every handle is gone.
     pub(crate) fn run(mut self, queue: &Receiver<Command>) {
         let mut batch = Vec::new();
         let closing = loop {
-            let first = match queue.recv_timeout(if self.mark.is_unsynced() { IDLE } else { Duration::MAX }) {
+            let patience = match (self.mark.is_unsynced(), self.is_refused()) {
+                (true, _) => IDLE,
+                (false, true) => PROBE,
+                (false, false) => Duration::MAX,
+            };
+            let first = match queue.recv_timeout(patience) {
                 Ok(command) => command,
                 Err(RecvTimeoutError::Timeout) => {
-                    self.sync_mark();
+                    if self.mark.is_unsynced() {
+                        self.sync_mark();
+                    } else {
+                        self.probe();
+                    }
                     continue;
                 }
                 Err(RecvTimeoutError::Disconnected) => break None,
@@ -136,6 +171,7 @@ impl Writer {
     fn commit(&mut self, batch: &mut Vec<Pending>) {
         while !batch.is_empty() {
             if let Err(error) = self.make_room() {
+                self.refused(&error);
                 refuse(batch, &error);
                 return;
             }
@@ -147,8 +183,10 @@ impl Writer {
                     let numbered = batch.drain(..room).zip(first..);
                     numbered.for_each(|(pending, index)| drop(pending.reply.send(Ok(index))));
                     self.observe(Step::Acknowledged);
+                    self.well();
                 }
                 Err(error) => {
+                    self.refused(&error);
                     tracing::error!(%error, entries = rest.len() + part.len(), "entries were not put on record");
                     refuse(batch, &error);
                     return;
@@ -170,10 +208,7 @@ impl Writer {
         for pending in part {
             format::frame(&mut self.buffer, &pending.entry, &pending.leaf);
         }
-        let (path, at) = {
-            let state = self.shared.read();
-            (entries_file(&self.shared.dir, state.growing.first), state.growing.bytes)
-        };
+        let (path, at) = self.end();
         let Some(file) = &self.file else { return Err(AppendError::Closed) };
         if let Err(error) = file.write_all_at(&self.buffer, at) {
             // Part of it may be there. What was never acknowledged must not stand before what will be.
@@ -187,7 +222,11 @@ impl Writer {
         }
         self.observe(Step::Written { bytes: self.buffer.len() });
         let before = Instant::now();
-        if let Err(error) = file.sync_data() {
+        let synced = match &self.hooks.sync {
+            Some(sync) => sync(file),
+            None => file.sync_data(),
+        };
+        if let Err(error) = synced {
             // The kernel may have dropped what it could not write, and would say at the next sync that all is well.
             return Err(self.stop(error));
         }
@@ -238,11 +277,58 @@ impl Writer {
 
     fn stop(&mut self, error: io::Error) -> AppendError {
         let source = self.stopped.get_or_insert_with(|| Arc::new(error)).clone();
+        self.health.send_if_modified(|health| health.becomes(Health::Stopped(source.to_string())));
         AppendError::Stopped { source }
     }
 
+    /// Entries are taken.
+    fn well(&self) {
+        if self.stopped.is_none() {
+            self.health.send_if_modified(|health| health.becomes(Health::Running));
+        }
+    }
+
+    /// Entries are not taken for now. What stopped stays so.
+    fn refused(&self, error: &AppendError) {
+        if self.stopped.is_none() {
+            self.health.send_if_modified(|health| health.becomes(Health::Refused(chain(error))));
+        }
+    }
+
+    fn is_refused(&self) -> bool {
+        matches!(*self.health.borrow(), Health::Refused(_))
+    }
+
+    /// Looks whether entries can be taken again.
+    fn probe(&mut self) {
+        match self.make_room().and_then(|()| self.try_room()) {
+            Ok(()) => {
+                tracing::info!("the ledger's disk takes entries again");
+                self.well();
+            }
+            Err(error) => self.refused(&error),
+        }
+    }
+
+    /// Whether the file can grow. A process that is killed meanwhile leaves a tail that the next start cuts off.
+    fn try_room(&mut self) -> Result<(), AppendError> {
+        let (path, at) = self.end();
+        let Some(file) = &self.file else { return Err(AppendError::Closed) };
+        let written = file.write_all_at(&vec![0; PROBE_BYTES], at);
+        if let Err(error) = file.set_len(at) {
+            return Err(self.stop(error));
+        }
+        written.map_err(|error| AppendError::refused("write", &path, error))
+    }
+
+    /// Where the next entry goes.
+    fn end(&self) -> (PathBuf, u64) {
+        let state = self.shared.read();
+        (entries_file(&self.shared.dir, state.growing.first), state.growing.bytes)
+    }
+
     fn observe(&self, step: Step) {
-        if let Some(observe) = &self.observe {
+        if let Some(observe) = &self.hooks.observe {
             observe(step);
         }
     }

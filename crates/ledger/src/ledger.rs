@@ -10,15 +10,17 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::{
-    append::{Command, Observe, Pending, Writer},
+    append::{Command, Hooks, Pending, Writer},
     error::{AppendError, OpenError},
     facts::{Describe, Facts},
     format::MAX_ENTRY,
+    health::Health,
     merkle::Hash,
     open::{self, Repair},
+    segment::Layout,
     state::Shared,
 };
 
@@ -28,6 +30,7 @@ pub struct Ledger {
     pub(crate) shared: Arc<Shared>,
     queue: Option<SyncSender<Command>>,
     thread: Option<JoinHandle<()>>,
+    health: watch::Receiver<Health>,
     repairs: Vec<Repair>,
 }
 
@@ -40,8 +43,8 @@ pub struct Options {
     pub new_log: [u8; 16],
     /// A segment has 2^height entries, 1 to 15, where there is no log yet. [`Options::HEIGHT`] but in tests.
     pub height: u32,
-    /// Who is told of each step.
-    pub observe: Option<Observe>,
+    /// Who has a hand in it.
+    pub hooks: Hooks,
 }
 
 impl Options {
@@ -50,7 +53,7 @@ impl Options {
 
     /// Options as they are but in tests.
     pub fn new(describe: Describe, new_log: [u8; 16]) -> Self {
-        Self { describe, new_log, height: Self::HEIGHT, observe: None }
+        Self { describe, new_log, height: Self::HEIGHT, hooks: Hooks::default() }
     }
 }
 
@@ -91,13 +94,14 @@ impl Ledger {
         let empty = crate::state::State::new(opened.state.log, opened.state.height);
         let state = std::mem::replace(&mut opened.state, empty);
         let shared = Arc::new(Shared::new(dir, options.describe, state));
-        let writer = Writer::new(shared.clone(), opened.files(), options.observe);
+        let (sender, health) = watch::channel(Health::Running);
+        let writer = Writer::new(shared.clone(), opened.files(), options.hooks, sender);
         let (queue, commands) = sync_channel(QUEUE);
         let thread = thread::Builder::new()
             .name("alcazar-ledger".into())
             .spawn(move || writer.run(&commands))
             .map_err(OpenError::io("start a thread for", dir))?;
-        Ok(Self { shared, queue: Some(queue), thread: Some(thread), repairs })
+        Ok(Self { shared, queue: Some(queue), thread: Some(thread), health, repairs })
     }
 
     /// The folder.
@@ -113,6 +117,29 @@ impl Ledger {
     /// What the start mended.
     pub fn repairs(&self) -> &[Repair] {
         &self.repairs
+    }
+
+    /// Whether it takes entries.
+    pub fn health(&self) -> Health {
+        // Its sender goes with the thread.
+        match self.health.has_changed() {
+            Ok(_) => self.health.borrow().clone(),
+            Err(_) => Health::Stopped("its thread has ended".into()),
+        }
+    }
+
+    /// Returns when [`Ledger::health`] is another than `known`.
+    pub async fn health_other_than(&self, known: &Health) -> Health {
+        let mut health = self.health.clone();
+        drop(health.wait_for(|health| health != known).await);
+        self.health()
+    }
+
+    /// How much its files hold, in bytes.
+    pub fn bytes(&self) -> u64 {
+        let state = self.shared.read();
+        let sealed = state.sealed.iter().map(|header| header.bytes + Layout::new(header.height).size());
+        sealed.sum::<u64>() + state.in_memory().map(|(_, segment)| segment.bytes).sum::<u64>()
     }
 
     /// What it is now. All of it is durable.

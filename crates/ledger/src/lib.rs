@@ -16,7 +16,8 @@
 //! # Invariants
 //! - **An acknowledged entry is on the disk, and is never cut off again.** A tail that was not acknowledged may be torn by a
 //!   power cut: it is removed at the next start, and said. Damage anywhere else is a [`Damage`] that names file and offset.
-//! - **A failed fsync ends the log** until it is opened again: what the disk has then is read anew, never assumed.
+//! - **A failed fsync ends the log** until it is opened again. What was not known to be durable is then written again, with the
+//!   same bytes, and synced: the kernel may show what the disk never had.
 //! - **Nothing is shown that is not durable**: heads, proofs and searches see acknowledged entries alone.
 //! - **Memory does not grow with the log**: about a hundred bytes for each sealed segment, and one open segment.
 //! - **A segment is a full subtree**, so that its hashes never change once it is sealed, and a `.tree` file can be made
@@ -26,6 +27,7 @@ mod append;
 mod error;
 mod facts;
 mod format;
+mod health;
 mod ledger;
 pub mod merkle;
 mod open;
@@ -36,11 +38,12 @@ mod segment;
 mod state;
 mod verify;
 
-pub use append::{Observe, Step};
+pub use append::{Hooks, Observe, Step, SyncData};
 pub use error::{AppendError, Damage, OpenError, ReadError};
 pub use facts::{Describe, Facts, TERMS, Term};
 pub use format::{MAX_ENTRY, examine};
+pub use health::Health;
 pub use ledger::{Head, Ledger, LogId, Options};
 pub use open::Repair;
 pub use search::Query;
-pub use verify::{Report, verify_files};
+pub use verify::{Report, verify_files, verify_files_at};

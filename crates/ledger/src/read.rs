@@ -1,14 +1,19 @@
 //! Reading entries and hashes: from memory at the open end, from the files of sealed segments before it.
 
-use std::{fs::File, io, os::unix::fs::FileExt, path::Path};
+use std::{
+    fs::File,
+    io::{self, Read, Seek, SeekFrom},
+    os::unix::fs::FileExt,
+    path::Path,
+};
 
 use crate::{
     error::{Damage, ReadError},
-    format::{self, FRAME, MAX_ENTRY},
+    format::{self, FRAME, MAX_ENTRY, TREE_HEADER, TreeHeader},
     ledger::Ledger,
     merkle::{self, Hash, Node},
     segment::{Layout, entries_file, tree_file},
-    state::{Place, Shared, State},
+    state::{Checked, Place, Shared, State},
 };
 
 /// Reading blocks on the disk: call these inside `spawn_blocking`.
@@ -44,7 +49,11 @@ impl Ledger {
     pub fn inclusion(&self, index: u64, size: u64) -> Result<Vec<Hash>, ReadError> {
         self.durable(size)?;
         let beyond = || ReadError::Beyond { what: format!("entry {index} among the first {size}"), size };
-        merkle::inclusion(index, size, self.nodes())?.ok_or_else(beyond)
+        let proof = merkle::inclusion(index, size, self.nodes())?.ok_or_else(beyond)?;
+        let leaf = Hash::leaf(&self.entry(index)?);
+        let sound = merkle::verify_inclusion(leaf, index, size, &self.root(size)?, &proof);
+        sound.map_err(|_wrong| self.unsound(index))?;
+        Ok(proof)
     }
 
     /// The proof that the first `old` entries are the beginning of the first `new`.
@@ -55,7 +64,18 @@ impl Ledger {
         self.durable(new)?;
         let beyond =
             || ReadError::Beyond { what: format!("ledger of {old} entries that became one of {new}"), size: new };
-        merkle::consistency(old, new, self.nodes())?.ok_or_else(beyond)
+        let proof = merkle::consistency(old, new, self.nodes())?.ok_or_else(beyond)?;
+        let sound = merkle::verify_consistency(old, &self.root(old)?, new, &self.root(new)?, &proof);
+        sound.map_err(|_wrong| self.unsound(old))?;
+        Ok(proof)
+    }
+
+    /// A proof came out that proves nothing: some hash is not what it was.
+    fn unsound(&self, index: u64) -> ReadError {
+        let height = self.shared.read().height;
+        let path = tree_file(&self.shared.dir, (index >> height) << height);
+        let what = "it, or one beside it, has hashes that are not those of the entries; verify the files to see which";
+        Damage::new(path, TREE_HEADER as u64, what).into()
     }
 
     fn durable(&self, wanted: u64) -> Result<(), ReadError> {
@@ -64,50 +84,71 @@ impl Ledger {
     }
 
     fn nodes(&self) -> impl FnMut(Node) -> Result<Hash, ReadError> {
-        let mut trees = Trees::new(&self.shared.dir);
+        let mut trees = Trees::new(&self.shared.dir, &self.shared.checked);
         move |node| {
-            let (place, height) = {
+            let (place, sealed) = {
                 let state = self.shared.read();
-                (state.place(node), state.height)
+                (state.place(node), state.sealed.clone())
             };
-            trees.hash(place, height)
+            trees.hash(place, &sealed)
         }
     }
 }
 
 /// The root of the first `size` entries of a log that is being opened.
 pub(crate) fn root_at(dir: &Path, state: &State, size: u64) -> Result<Hash, ReadError> {
-    let mut trees = Trees::new(dir);
-    merkle::root_of(size, |node| trees.hash(state.place(node), state.height))
+    let checked = Checked::default();
+    let mut trees = Trees::new(dir, &checked);
+    merkle::root_of(size, |node| trees.hash(state.place(node), &state.sealed))
 }
 
 /// Hashes from the files of sealed segments; the last one stays open.
 struct Trees<'a> {
     dir: &'a Path,
+    checked: &'a Checked,
     open: Option<(usize, File)>,
 }
 
 impl<'a> Trees<'a> {
-    fn new(dir: &'a Path) -> Self {
-        Self { dir, open: None }
+    fn new(dir: &'a Path, checked: &'a Checked) -> Self {
+        Self { dir, checked, open: None }
     }
 
-    fn hash(&mut self, place: Place, height: u32) -> Result<Hash, ReadError> {
+    fn hash(&mut self, place: Place, sealed: &[TreeHeader]) -> Result<Hash, ReadError> {
+        let nowhere = || ReadError::Beyond { what: "such hash".into(), size: 0 };
         let (segment, node) = match place {
             Place::Memory(hash) => return Ok(hash),
             Place::Disk(segment, node) => (segment, node),
-            Place::Nowhere => return Err(ReadError::Beyond { what: "such hash".into(), size: 0 }),
+            Place::Nowhere => return Err(nowhere()),
         };
-        let path = tree_file(self.dir, (segment as u64) << height);
+        let header = sealed.get(segment).ok_or_else(nowhere)?;
         let file = match self.open.take() {
             Some((number, file)) if number == segment => file,
-            _ => File::open(&path).map_err(ReadError::io(&path))?,
+            _ => open_tree(self.dir, header, self.checked)?,
         };
         let mut hash = [0; 32];
-        read_at(&file, &path, &mut hash, Layout::new(height).node(node))?;
+        read_at(&file, &tree_file(self.dir, header.first), &mut hash, Layout::new(header.height).node(node))?;
         self.open = Some((segment, file));
         Ok(hash.into())
     }
+}
+
+/// The file of a sealed segment's hashes and indexes. At its first use in a process all of it is read: an index that was altered
+/// does not say that something is missing.
+fn open_tree(dir: &Path, header: &TreeHeader, checked: &Checked) -> Result<File, ReadError> {
+    let path = tree_file(dir, header.first);
+    let mut file = File::open(&path).map_err(ReadError::io(&path))?;
+    if !checked.has(header.first) {
+        let mut rest = Vec::with_capacity(usize::try_from(Layout::new(header.height).size()).unwrap_or_default());
+        let read = file.seek(SeekFrom::Start(TREE_HEADER as u64)).and_then(|_| file.read_to_end(&mut rest));
+        read.map_err(ReadError::io(&path))?;
+        if format::sum(&rest) != header.sum {
+            let what = "its hashes and indexes do not have their checksum";
+            return Err(Damage::new(path, TREE_HEADER as u64, what).into());
+        }
+        checked.note(header.first);
+    }
+    Ok(file)
 }
 
 /// The entries of a segment.
@@ -126,12 +167,13 @@ impl<'a> Segment<'a> {
     pub(crate) fn open(shared: &'a Shared, number: u64) -> Result<Self, ReadError> {
         let (height, sealed) = {
             let state = shared.read();
-            (state.height, number < state.sealed.len() as u64)
+            (state.height, state.sealed.clone())
         };
         let first = number << height;
-        let file = |path| File::open(&path).map_err(ReadError::io(path));
-        let entries = file(entries_file(&shared.dir, first))?;
-        let tree = sealed.then(|| file(tree_file(&shared.dir, first))).transpose()?;
+        let path = entries_file(&shared.dir, first);
+        let entries = File::open(&path).map_err(ReadError::io(path))?;
+        let header = usize::try_from(number).ok().and_then(|number| sealed.get(number));
+        let tree = header.map(|header| open_tree(&shared.dir, header, &shared.checked)).transpose()?;
         Ok(Self { shared, first, height, entries, tree, entry: Vec::new() })
     }
 
@@ -169,9 +211,11 @@ impl<'a> Segment<'a> {
                 return Ok((*offset).into());
             }
             // Sealed since this was opened.
+            let sealed = state.sealed.clone();
             drop(state);
-            let path = tree_file(&self.shared.dir, self.first);
-            let tree = File::open(&path).map_err(ReadError::io(&path))?;
+            let header = sealed.iter().find(|header| header.first == self.first);
+            let nowhere = || ReadError::Beyond { what: format!("entry {}", self.first + ordinal), size: self.first };
+            let tree = open_tree(&self.shared.dir, header.ok_or_else(nowhere)?, &self.shared.checked)?;
             return self.offset_in(&tree, ordinal);
         };
         self.offset_in(tree, ordinal)

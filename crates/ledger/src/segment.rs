@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::{
     facts::{Facts, TERMS},
-    format::{FRAME, HEADER, TREE_HEADER, TreeHeader},
+    format::{self, FRAME, HEADER, TREE_HEADER, TreeHeader},
     ledger::LogId,
     merkle::{Hash, Levels, Node},
 };
@@ -71,22 +71,37 @@ impl Growing {
         self.until = self.until.max(facts.until);
     }
 
+    /// Where the entry `index` of the log begins, or would; the first or the end, where it is in another segment.
+    pub(crate) fn offset_of(&self, index: u64) -> u64 {
+        match index.checked_sub(self.first).map(usize::try_from) {
+            None => HEADER as u64,
+            Some(ordinal) => {
+                let offset = ordinal.ok().and_then(|ordinal| self.offsets.get(ordinal));
+                offset.map_or(self.bytes, |offset| u64::from(*offset))
+            }
+        }
+    }
+
     /// The root of the segment's subtree, once it is full.
     pub(crate) fn root(&self, height: u32) -> Option<Hash> {
         self.levels.node(Node { level: height, index: 0 })
     }
 
-    /// What the `.tree` file of the full segment begins with.
-    pub(crate) fn header(&self, log: LogId, height: u32) -> Option<TreeHeader> {
+    /// The whole `.tree` file of the full segment, and what it begins with.
+    pub(crate) fn tree(&self, log: LogId, height: u32) -> Option<(TreeHeader, Vec<u8>)> {
         let root = self.root(height)?;
+        let mut file = vec![0; TREE_HEADER];
+        file.reserve(usize::try_from(Layout::new(height).size()).unwrap_or_default());
+        self.encode(&mut file);
         let Self { first, bytes, from, to, until, .. } = *self;
-        Some(TreeHeader { log, height, first, bytes, root, from, to, until })
+        let (front, rest) = file.split_at_mut_checked(TREE_HEADER)?;
+        let header = TreeHeader { log, height, first, bytes, root, from, to, until, sum: format::sum(rest) };
+        front.copy_from_slice(&header.encode());
+        Some((header, file))
     }
 
-    /// The whole `.tree` file of the full segment.
-    pub(crate) fn encode(&self, header: &TreeHeader) -> Vec<u8> {
-        let mut bytes = header.encode();
-        bytes.reserve(usize::try_from(Layout::new(header.height).size()).unwrap_or_default());
+    /// Everything behind the header.
+    fn encode(&self, bytes: &mut Vec<u8>) {
         self.offsets.iter().for_each(|offset| bytes.extend_from_slice(&offset.to_be_bytes()));
         self.moments.iter().for_each(|moment| bytes.extend_from_slice(&moment.to_be_bytes()));
         let mut sorted = Vec::with_capacity(self.len());
@@ -96,7 +111,6 @@ impl Growing {
             sorted.iter().for_each(|posting| bytes.extend_from_slice(&posting.to_be_bytes()));
         }
         self.levels.iter().for_each(|hash| bytes.extend_from_slice(hash.as_bytes()));
-        bytes
     }
 }
 
@@ -161,9 +175,10 @@ mod tests {
             let leaf = Hash::leaf(&n.to_be_bytes());
             growing.push(leaf, 100, &Facts { at: 1000 + n, until: 2000 + n, terms });
         }
-        let header = growing.header(LogId([1; 16]), HEIGHT).unwrap();
+        let (header, bytes) = growing.tree(LogId([1; 16]), HEIGHT).unwrap();
         assert_eq!((header.from, header.to, header.until, header.first), (1000, 1007, 2007, 16));
-        let (bytes, layout) = (growing.encode(&header), Layout::new(HEIGHT));
+        let layout = Layout::new(HEIGHT);
+        assert_eq!(TreeHeader::decode(&bytes), Some(header));
         assert_eq!(bytes.len() as u64, layout.size());
         let number = |at: u64| u64::from_be_bytes(*bytes[at as usize..].first_chunk().unwrap());
         assert_eq!(number(layout.moment(5)), 1005);

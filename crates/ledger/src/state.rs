@@ -1,9 +1,10 @@
 //! What memory has of a log: enough to append, and to know where everything else is.
 
 use std::{
+    collections::BTreeSet,
     convert::Infallible,
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
 use crate::{
@@ -137,12 +138,27 @@ impl State {
 pub(crate) struct Shared {
     pub(crate) dir: PathBuf,
     pub(crate) describe: Describe,
+    pub(crate) checked: Checked,
     state: RwLock<State>,
+}
+
+/// The trees that were read whole in this process, and have their checksums.
+#[derive(Debug, Default)]
+pub(crate) struct Checked(Mutex<BTreeSet<u64>>);
+
+impl Checked {
+    pub(crate) fn has(&self, first: u64) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&first)
+    }
+
+    pub(crate) fn note(&self, first: u64) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(first);
+    }
 }
 
 impl Shared {
     pub(crate) fn new(dir: &Path, describe: Describe, state: State) -> Self {
-        Self { dir: dir.to_owned(), describe, state: RwLock::new(state) }
+        Self { dir: dir.to_owned(), describe, checked: Checked::default(), state: RwLock::new(state) }
     }
 
     /// Nothing that holds the lock can leave it half done by a panic, so that one is of no matter to the others.

@@ -12,6 +12,7 @@ use crate::{
     facts::Describe,
     format::{HEADER, MARK_BYTES, Mark, SLOT_BYTES},
     ledger::{Head, Ledger, LogId},
+    merkle::Hash,
     open::{
         LOCK, MARK,
         disk::{expect, header, tree_header},
@@ -34,6 +35,8 @@ pub struct Report {
     pub bytes: u64,
     /// Bytes at the end that were never acknowledged and are no whole entries. The next start cuts them off.
     pub torn: u64,
+    /// The root of the first entries, as many as were asked about; `None` where there are fewer, or they cannot be read.
+    pub early: Option<Hash>,
     /// Everything that is not what was acknowledged; the first in each file.
     pub damages: Vec<Damage>,
 }
@@ -67,6 +70,14 @@ impl Ledger {
 /// # Errors
 /// When it is in use, is no log, or the disk refuses.
 pub fn verify_files(dir: impl AsRef<Path>, describe: Describe) -> Result<Report, OpenError> {
+    verify_files_at(dir, describe, 0)
+}
+
+/// The same, and says what the root of the first `early` entries is.
+///
+/// # Errors
+/// When it is in use, is no log, or the disk refuses.
+pub fn verify_files_at(dir: impl AsRef<Path>, describe: Describe, early: u64) -> Result<Report, OpenError> {
     let dir = dir.as_ref();
     // A copy may have no lock, or be on a disk that is not written to.
     let lock = File::open(dir.join(LOCK)).ok();
@@ -84,6 +95,7 @@ pub fn verify_files(dir: impl AsRef<Path>, describe: Describe) -> Result<Report,
     let marks = check.marks()?;
     let acknowledged = marks.iter().map(|mark| mark.head.size).max().unwrap_or_default();
     check.marks = marks;
+    check.early = (early, (early == 0).then(Hash::empty));
     let torn = check.walk(u64::MAX)?;
     check.state.publish();
     let size = check.state.size();
@@ -101,6 +113,8 @@ struct Check<'a> {
     state: State,
     /// Acknowledged heads that are not met yet.
     marks: Vec<Mark>,
+    /// A size, and the root that the log had then, once it is met.
+    early: (u64, Option<Hash>),
     segments: u64,
     bytes: u64,
     damages: Vec<Damage>,
@@ -108,12 +122,12 @@ struct Check<'a> {
 
 impl<'a> Check<'a> {
     fn new(dir: &'a Path, describe: Describe, state: State) -> Self {
-        Self { dir, describe, state, marks: Vec::new(), segments: 0, bytes: 0, damages: Vec::new() }
+        Self { dir, describe, state, marks: Vec::new(), early: (0, None), segments: 0, bytes: 0, damages: Vec::new() }
     }
 
     fn report(self, torn: u64) -> Report {
-        let Self { state, segments, bytes, damages, .. } = self;
-        Report { log: state.log, head: state.head, segments, bytes, torn, damages }
+        let Self { state, early: (_, early), segments, bytes, damages, .. } = self;
+        Report { log: state.log, head: state.head, segments, bytes, torn, early, damages }
     }
 
     /// Reads segment after segment, up to an entry; how many bytes at the end are no entries.
@@ -145,8 +159,13 @@ impl<'a> Check<'a> {
         let length = file.metadata().map_err(ReadError::io(&path))?.len();
         self.bytes += length;
         let mut wrong = None;
-        let marks = &mut self.marks;
-        let mut seen = |state: &State| meet(marks, state, &mut wrong);
+        let (marks, (early, root)) = (&mut self.marks, &mut self.early);
+        let mut seen = |state: &State| {
+            meet(marks, state, &mut wrong);
+            if state.size() == *early {
+                *root = Some(state.root());
+            }
+        };
         let Scan { offset, trouble } = scan(&file, &path, &mut self.state, self.describe, limit, &mut seen)?;
         if let Some(mark) = wrong {
             let what = format!(
@@ -172,9 +191,10 @@ impl<'a> Check<'a> {
             return Err(Damage::new(path, offset, "there is something behind the last entry").into());
         }
         // Full and not sealed: a start does it.
-        let Some(header) = self.state.growing.header(self.state.log, self.state.height) else { return Ok(None) };
+        let Some((header, expected)) = self.state.growing.tree(self.state.log, self.state.height) else {
+            return Ok(None);
+        };
         if tree.exists() {
-            let expected = self.state.growing.encode(&header);
             self.bytes += expected.len() as u64;
             if let Some(damage) = compare(&tree, &expected, Layout::new(header.height))? {
                 self.damages.push(damage);
@@ -241,7 +261,7 @@ impl<'a> Check<'a> {
             let what = format!("it has {} bytes and should have {}", bytes.len(), 2 * SLOT_BYTES);
             self.damages.push(Damage::new(&path, bytes.len() as u64, what));
         }
-        let empty = Head { size: 0, root: crate::merkle::Hash::empty() };
+        let empty = Head { size: 0, root: Hash::empty() };
         marks.retain(|mark| mark.head != empty);
         Ok(marks)
     }

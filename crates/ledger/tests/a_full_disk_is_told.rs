@@ -9,9 +9,9 @@
 
 mod support;
 
-use std::{error::Error, path::PathBuf, process::Command};
+use std::{error::Error, path::PathBuf, process::Command, time::Duration};
 
-use alcazar_ledger::{AppendError, Ledger, Options, verify_files};
+use alcazar_ledger::{AppendError, Health, Ledger, Options, verify_files};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use support::{append, describe, open, text};
 
@@ -22,7 +22,7 @@ const FOLDER: &str = "ALCAZAR_TEST_LEDGER_FULL";
 fn child_meets_the_limit() {
     let Some(folder) = std::env::var_os(FOLDER).map(PathBuf::from) else { return };
     let limit = |bytes| setrlimit(Resource::Fsize, Rlimit { current: bytes, maximum: None }).unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     runtime.block_on(async {
         let ledger = Ledger::open(&folder, Options { height: 10, ..support::options() }).unwrap();
         // Enough for the mark, and for some hundred entries.
@@ -42,7 +42,12 @@ fn child_meets_the_limit() {
         // Nothing of the one that was refused stays in the way.
         let facts = describe(text(n).as_bytes()).unwrap();
         assert!(matches!(ledger.append(text(n).into_bytes(), facts).await, Err(AppendError::DiskFull { .. })));
+        let health = ledger.health();
+        assert!(matches!(&health, Health::Refused(why) if why.contains("no room for the ledger")), "{health:?}");
         limit(None);
+        // Who would append is told not to come: it looks by itself.
+        let well = tokio::time::timeout(Duration::from_secs(20), ledger.health_other_than(&health)).await;
+        assert_eq!(well, Ok(Health::Running));
         for n in n..2000 {
             assert_eq!(append(&ledger, &text(n)).await, n);
         }

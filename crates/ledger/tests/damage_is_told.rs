@@ -9,10 +9,10 @@
 
 mod support;
 
-use std::{fs, io::Write, path::Path};
+use std::{fs, io::Write, ops::ControlFlow, path::Path};
 
-use alcazar_ledger::{Damage, Ledger, OpenError, Repair, verify_files};
-use support::{append, copy, describe, files, make, open, text};
+use alcazar_ledger::{Damage, Ledger, OpenError, Query, Repair, Term, verify_files};
+use support::{append, copy, describe, files, found, make, open, text};
 
 /// Two sealed segments and five entries more.
 const N: u64 = 21;
@@ -94,6 +94,76 @@ async fn a_proof_from_a_damaged_tree_or_entry_is_refused_or_true() {
         "{error}"
     );
     assert_eq!(ledger.entry(14).unwrap(), text(14).into_bytes());
+}
+
+#[tokio::test]
+async fn one_flipped_bit_in_a_tree_gives_no_wrong_proof_and_hides_nothing() {
+    let (good, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    make(good.path(), N).await;
+    let name = "000000000000.tree";
+    let bytes = fs::read(good.path().join(name)).unwrap();
+    // All but what a start reads, which refuses it: the offsets, the moments, the postings, the hashes.
+    for at in (160..bytes.len()).step_by(7) {
+        copy(good.path(), folder.path());
+        let mut bytes = bytes.clone();
+        bytes[at] ^= 1 << (at % 8);
+        fs::write(folder.path().join(name), bytes).unwrap();
+        let ledger = open(folder.path()).unwrap();
+        let wanted = |n: u64| Query { term: Some((0, Term::of(format!("name-{n}").as_bytes()))), ..Query::default() };
+        let search = |n| ledger.search(&wanted(n), |_, _| ControlFlow::Continue(()));
+        for error in [
+            search(3).unwrap_err(),
+            ledger.entry(3).unwrap_err(),
+            ledger.inclusion(3, N).unwrap_err(),
+            ledger.consistency(3, N).unwrap_err(),
+            ledger.root(3).unwrap_err(),
+        ] {
+            let error = error.to_string();
+            assert!(error.contains(name) && error.contains("delete this file"), "{at}: {error}");
+        }
+        // What needs nothing of it is told.
+        let mut seen = None;
+        let visit = |n, entry: &[u8]| {
+            seen = Some((n, entry.to_vec()));
+            ControlFlow::Break(())
+        };
+        ledger.search(&wanted(9), visit).unwrap();
+        assert_eq!(seen, Some((9, text(9).into_bytes())));
+        drop(ledger);
+        fs::remove_file(folder.path().join(name)).unwrap();
+        let ledger = open(folder.path()).unwrap();
+        assert_eq!(found(&ledger, &wanted(3)), [(3, text(3))]);
+        assert!(ledger.inclusion(3, N).is_ok());
+    }
+}
+
+#[tokio::test]
+async fn a_bit_that_flips_while_it_runs_gives_no_wrong_proof() {
+    let folder = tempfile::tempdir().unwrap();
+    make(folder.path(), N).await;
+    let path = folder.path().join("000000000000.tree");
+    let ledger = open(folder.path()).unwrap();
+    ledger.inclusion(3, N).unwrap();
+    let mut bytes = fs::read(&path).unwrap();
+    // The hash of the leaf beside it: from the second of 15 hashes at the end.
+    let at = bytes.len() - 15 * 32 + 2 * 32;
+    bytes[at] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let error = ledger.inclusion(3, N).unwrap_err().to_string();
+    assert!(error.contains("000000000000.tree"), "{error}");
+}
+
+#[tokio::test]
+async fn a_tree_of_an_earlier_version_is_made_again() {
+    let folder = tempfile::tempdir().unwrap();
+    make(folder.path(), N).await;
+    let path = folder.path().join("000000000000.tree");
+    let bytes = fs::read(&path).unwrap();
+    let mut before = bytes.clone();
+    before[7] = 1;
+    fs::write(&path, before).unwrap();
+    assert_eq!(open(folder.path()).unwrap().repairs(), [Repair::Tree(path.clone())]);
+    assert_eq!(fs::read(&path).unwrap(), bytes);
 }
 
 #[tokio::test]

@@ -20,7 +20,7 @@ use std::{
     },
 };
 
-use alcazar_ledger::{Ledger, Options, Step, verify_files};
+use alcazar_ledger::{Hooks, Ledger, Options, Step, verify_files};
 use support::{append, describe, open, options, text};
 
 const FOLDER: &str = "ALCAZAR_TEST_LEDGER_FOLDER";
@@ -45,7 +45,8 @@ fn child_appends_until_killed() {
             }
         }
     };
-    let options = Options { observe: Some(Arc::new(observe)), ..options() };
+    let hooks = Hooks { observe: Some(Arc::new(observe)), ..Hooks::default() };
+    let options = Options { hooks, ..options() };
     let ledger = Arc::new(Ledger::open(PathBuf::from(folder), options).unwrap());
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
     runtime.block_on(async {

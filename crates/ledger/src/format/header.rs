@@ -62,12 +62,16 @@ pub(crate) struct TreeHeader {
     pub(crate) to: u64,
     /// The latest moment until which one matters.
     pub(crate) until: u64,
+    /// The checksum of everything behind the header.
+    pub(crate) sum: [u8; 32],
 }
 
 /// Bytes of an encoded [`TreeHeader`].
-pub(crate) const TREE_HEADER: usize = 8 + 16 + 4 + 8 + 8 + 32 + 3 * 8 + 16;
+pub(crate) const TREE_HEADER: usize = 8 + 16 + 4 + 8 + 8 + 32 + 3 * 8 + 32 + 16;
 
-const TREE_MAGIC: [u8; 8] = *b"alcztre\x01";
+const TREE_MAGIC: [u8; 8] = *b"alcztre\x02";
+/// As the first version of this program began it, without a checksum of the rest.
+const TREE_MAGIC_BEFORE: [u8; 8] = *b"alcztre\x01";
 
 impl TreeHeader {
     pub(crate) fn encode(&self) -> Vec<u8> {
@@ -80,6 +84,7 @@ impl TreeHeader {
         for moment in [self.from, self.to, self.until] {
             bytes.extend_from_slice(&moment.to_be_bytes());
         }
+        bytes.extend_from_slice(&self.sum);
         let sum = seal(&bytes);
         bytes.extend_from_slice(&sum);
         bytes
@@ -99,7 +104,13 @@ impl TreeHeader {
             from: pieces.number()?,
             to: pieces.number()?,
             until: pieces.number()?,
+            sum: pieces.take()?,
         })
+    }
+
+    /// Whether a file that begins so is of an earlier version: it is made again from its entries.
+    pub(crate) fn is_outdated(bytes: &[u8]) -> bool {
+        bytes.starts_with(&TREE_MAGIC_BEFORE)
     }
 }
 
@@ -124,6 +135,7 @@ mod tests {
             from: 1,
             to: 2,
             until: 3,
+            sum: [9; 32],
         };
         let bytes = tree.encode();
         assert_eq!(bytes.len(), TREE_HEADER);

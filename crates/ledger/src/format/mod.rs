@@ -26,6 +26,11 @@ pub fn examine(bytes: &[u8]) -> usize {
     whole
 }
 
+/// The checksum of the larger part of a file.
+pub(crate) fn sum(bytes: &[u8]) -> [u8; 32] {
+    digest(&SHA256, bytes).as_ref().first_chunk().copied().unwrap_or_default()
+}
+
 /// The checksum of a record.
 fn seal(body: &[u8]) -> [u8; 16] {
     digest(&SHA256, body).as_ref().first_chunk().copied().unwrap_or_default()

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, ErrorKind, Read, Seek, SeekFrom, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{FileExt, OpenOptionsExt},
     path::Path,
 };
 
@@ -38,6 +38,13 @@ pub(crate) fn expect(path: &Path, state: &State, header: &SegmentHeader) -> Resu
         ));
     }
     Ok(())
+}
+
+/// Whether the tree of the segment that begins with `first` was written by an earlier version.
+pub(crate) fn is_outdated(dir: &Path, first: u64) -> Result<bool, ReadError> {
+    let path = tree_file(dir, first);
+    let file = File::open(&path).map_err(ReadError::io(&path))?;
+    Ok(front::<8>(&file, &path)?.is_some_and(|bytes| TreeHeader::is_outdated(&bytes)))
 }
 
 /// The header of the tree of the next segment, whose file of entries is as long as it says.
@@ -75,15 +82,35 @@ pub(crate) fn create_segment(dir: &Path, state: &State) -> io::Result<File> {
 
 /// Writes the tree of a segment that is full.
 pub(crate) fn seal(dir: &Path, full: &Growing, log: LogId, height: u32) -> io::Result<TreeHeader> {
-    let header = full.header(log, height);
-    let header = header.ok_or_else(|| io::Error::other("a segment that is not full was to be sealed"))?;
-    let bytes = full.encode(&header);
+    let tree = full.tree(log, height);
+    let (header, bytes) = tree.ok_or_else(|| io::Error::other("a segment that is not full was to be sealed"))?;
     write_whole(dir, &tree_file(dir, full.first), &bytes)?;
     Ok(header)
 }
 
+/// Writes the bytes of a file from `from` to its end again, as they are read, and syncs it.
+///
+/// After a failed sync the kernel keeps what the disk never took, as if it were there, and says at the next sync that all is well. So
+/// what is read proves nothing of the disk; what is written again and synced does, and a disk that is still broken says so.
+pub(crate) fn write_again(file: &File, from: u64) -> io::Result<()> {
+    let mut buffer = vec![0; AGAIN];
+    let mut at = from;
+    loop {
+        let read = match file.read_at(&mut buffer, at) {
+            Ok(0) => return file.sync_all(),
+            Ok(read) => read,
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        file.write_all_at(buffer.get(..read).unwrap_or_default(), at)?;
+        at += read as u64;
+    }
+}
+
+const AGAIN: usize = 256 << 10;
+
 /// A file that is whole or not there.
-fn write_whole(dir: &Path, path: &Path, bytes: &[u8]) -> io::Result<File> {
+pub(super) fn write_whole(dir: &Path, path: &Path, bytes: &[u8]) -> io::Result<File> {
     let unfinished = path.with_added_extension("new");
     let written = || {
         let mut options = OpenOptions::new();

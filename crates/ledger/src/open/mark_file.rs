@@ -7,8 +7,8 @@
 use std::{
     fs::{File, OpenOptions},
     io::{self, ErrorKind},
-    os::unix::fs::{FileExt, OpenOptionsExt},
-    path::{Path, PathBuf},
+    os::unix::fs::FileExt,
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -25,7 +25,6 @@ const BEHIND: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(crate) struct MarkFile {
-    path: PathBuf,
     file: File,
     turn: u64,
     /// Since when it says something that is not synced.
@@ -48,21 +47,19 @@ impl MarkFile {
             return Err(Damage::new(path, 0, what).into());
         };
         // The other one is written next.
-        Ok(Some((Self { path, file, turn: slot as u64 + 1, unsynced: None }, mark)))
+        Ok(Some((Self { file, turn: slot as u64 + 1, unsynced: None }, mark)))
     }
 
+    /// The file of a new log, whole from the moment on at which it has its name.
     pub(super) fn create(dir: &Path, mark: &Mark) -> Result<Self, OpenError> {
         let path = dir.join(FILE);
-        let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create(true).truncate(true).mode(0o600).open(&path);
-        let file = file.and_then(|file| file.write_all_at(&[0; 2 * SLOT_BYTES as usize], 0).map(|()| file));
-        let file = file.map_err(OpenError::io("create", &path))?;
-        let mut mark_file = Self { path, file, turn: 0, unsynced: None };
-        let written =
-            mark_file.write(mark).and_then(|()| mark_file.write(mark)).and_then(|()| mark_file.file.sync_all());
-        written.and_then(|()| super::sync_folder(dir)).map_err(OpenError::io("create", &mark_file.path))?;
-        mark_file.unsynced = None;
-        Ok(mark_file)
+        let mut bytes = Vec::with_capacity(2 * SLOT_BYTES as usize);
+        for slot in 1..=2 {
+            bytes.extend(mark.encode());
+            bytes.resize(slot * SLOT_BYTES as usize, 0);
+        }
+        let file = super::disk::write_whole(dir, &path, &bytes).map_err(OpenError::io("create", &path))?;
+        Ok(Self { file, turn: 0, unsynced: None })
     }
 
     /// Says that all up to `mark` is durable, which it must be.

@@ -52,7 +52,7 @@ impl fmt::Display for Repair {
                 let file = file.display();
                 write!(
                     f,
-                    "{file} ended in {bytes} bytes that nobody was told are on record ({why}); it was cut to {offset} bytes, which is whole"
+                    "{file} ended in {bytes} bytes that are no whole entries ({why}), behind the last that is known to have been acknowledged; it was cut to {offset} bytes, which is whole"
                 )
             }
             Self::Tree(file) => write!(f, "{} was made again from the entries beside it", file.display()),
@@ -81,8 +81,6 @@ pub(crate) fn open(dir: &Path, options: &Options) -> Result<Opened, OpenError> {
         true => found.begin(dir, options, mark.as_ref())?,
         false => found.walk(dir, options.describe, mark.as_ref().map(|(_, mark)| mark), &mut repairs)?,
     };
-    let file = file.map(|file| file.sync_all().map(|()| file)).transpose();
-    let file = file.map_err(OpenError::io("sync", entries_file(dir, state.growing.first)))?;
     for folder in [Some(dir), dir.parent()].into_iter().flatten().filter(|folder| !folder.as_os_str().is_empty()) {
         sync_folder(folder).map_err(OpenError::io("sync", folder))?;
     }
@@ -173,16 +171,18 @@ impl Found {
             }
             let (file, path) = (self.entries(dir, first)?, entries_file(dir, first));
             disk::expect(&path, &state, &disk::header(&file, &path)?)?;
-            if self.trees.contains(&first) {
+            if self.trees.contains(&first) && !disk::is_outdated(dir, first)? {
                 state.adopt(disk::tree_header(dir, &file, &state)?);
                 continue;
             }
             let Scan { offset, trouble } = scan(&file, &path, &mut state, describe, u64::MAX, &mut |_| {})?;
             let length = file.metadata().map_err(OpenError::io("look at", &path))?.len();
+            let marked = state.growing.offset_of(mark.map_or(0, |mark| mark.head.size));
             if state.room() == 0 {
                 if length > offset {
                     return Err(Damage::new(path, offset, "there is something behind the last entry").into());
                 }
+                disk::write_again(&file, marked).map_err(OpenError::io("write again", &path))?;
                 let sealed = seal(dir, &state.growing, state.log, state.height)
                     .map_err(OpenError::io("write", tree_file(dir, first)))?;
                 state.sealed(sealed);
@@ -197,8 +197,10 @@ impl Found {
             }
             if let Some(why) = trouble {
                 file.set_len(offset).map_err(OpenError::io("cut", &path))?;
-                repairs.push(Repair::TornTail { file: path, offset, bytes: length.saturating_sub(offset), why });
+                let (file, bytes) = (path.clone(), length.saturating_sub(offset));
+                repairs.push(Repair::TornTail { file, offset, bytes, why });
             }
+            disk::write_again(&file, marked).map_err(OpenError::io("write again", &path))?;
             return Ok((state, Some(file)));
         }
     }
