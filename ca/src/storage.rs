@@ -99,7 +99,9 @@ impl StoreConfig {
             Self::Etcd(section) => Ok(section.config(trust_domain, cluster)?.check()?),
             Self::Kubernetes(section) => {
                 let namespace = section.namespace.as_deref().unwrap_or("default");
-                Ok(KubernetesStoreConfig::new(namespace, &section.name, "").check()?)
+                let mut config = KubernetesStoreConfig::new(namespace, &section.name, "");
+                config.deadline = section.deadline;
+                Ok(config.check()?)
             }
         }
     }
@@ -245,6 +247,7 @@ mod tests {
             ),
             (json!({"etcd": {"endpoints": ["http://127.0.0.1:1"], "deadline": "1h"}}), "100ms to 60s"),
             (json!({"kubernetes": {"name": "No Name"}}), "No Name"),
+            (json!({"kubernetes": {"deadline": "0s"}}), "100ms to 60s"),
             (json!({"kubernetes": {"namespaces": "x"}}), "namespaces"),
             (json!("etcd"), "variant"),
         ] {

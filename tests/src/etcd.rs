@@ -16,6 +16,7 @@ pub struct Etcd {
     port: u16,
     peers: u16,
     tls: bool,
+    jwt: bool,
 }
 
 impl Etcd {
@@ -24,7 +25,7 @@ impl Etcd {
     /// # Errors
     /// When it does not start, or is missing in CI.
     pub fn start() -> Result<Option<Self>> {
-        Self::begin(false)
+        Self::begin(false, false)
     }
 
     /// Starts it with TLS; clients must have a certificate of the same authority: [`Etcd::pem`].
@@ -32,10 +33,18 @@ impl Etcd {
     /// # Errors
     /// When it does not start, or is missing in CI.
     pub fn start_with_tls() -> Result<Option<Self>> {
-        Self::begin(true)
+        Self::begin(true, false)
     }
 
-    fn begin(tls: bool) -> Result<Option<Self>> {
+    /// Starts it with TLS, and with signed tokens for its users.
+    ///
+    /// # Errors
+    /// When it does not start, or is missing in CI.
+    pub fn start_with_signed_tokens() -> Result<Option<Self>> {
+        Self::begin(true, true)
+    }
+
+    fn begin(tls: bool, jwt: bool) -> Result<Option<Self>> {
         if !installed("etcd", &["--version"]) || !installed("etcdctl", &["version"]) {
             passed_over("etcd; Debian's packages etcd-server and etcd-client have it")?;
             return Ok(None);
@@ -45,8 +54,8 @@ impl Etcd {
             crate::authority::write(folder.path(), &["localhost", "127.0.0.1"])?;
         }
         let (port, peers) = (free_port()?, free_port()?);
-        let process = Process::start(command(&folder, port, peers, tls), &folder.path().join("log"))?;
-        let etcd = Self { process, folder, port, peers, tls };
+        let process = Process::start(command(&folder, port, peers, tls, jwt), &folder.path().join("log"))?;
+        let etcd = Self { process, folder, port, peers, tls, jwt };
         etcd.wait()?;
         Ok(Some(etcd))
     }
@@ -79,7 +88,7 @@ impl Etcd {
     /// # Errors
     /// When it does not start.
     pub fn start_again(&mut self) -> Result<()> {
-        let command = command(&self.folder, self.port, self.peers, self.tls);
+        let command = command(&self.folder, self.port, self.peers, self.tls, self.jwt);
         self.process = Process::start(command, &self.folder.path().join("log"))?;
         self.wait()
     }
@@ -108,7 +117,7 @@ impl Etcd {
     }
 }
 
-fn command(folder: &TempDir, port: u16, peers: u16, tls: bool) -> Command {
+fn command(folder: &TempDir, port: u16, peers: u16, tls: bool, jwt: bool) -> Command {
     let clients = format!("{}://127.0.0.1:{port}", if tls { "https" } else { "http" });
     let peers = format!("http://127.0.0.1:{peers}");
     let mut command = Command::new("etcd");
@@ -120,6 +129,11 @@ fn command(folder: &TempDir, port: u16, peers: u16, tls: bool) -> Command {
         command.arg("--client-cert-auth").arg("--trusted-ca-file").arg(folder.path().join("ca.pem"));
         command.arg("--cert-file").arg(folder.path().join("cert.pem"));
         command.arg("--key-file").arg(folder.path().join("key.pem"));
+    }
+    if jwt {
+        let pem = |name| folder.path().join(name).display().to_string();
+        let keys = format!("pub-key={},priv-key={}", pem("cert.pem"), pem("key.pem"));
+        command.args(["--auth-token", &format!("jwt,{keys},sign-method=ES256,ttl=10m")]);
     }
     command
 }

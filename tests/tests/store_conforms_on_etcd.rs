@@ -267,6 +267,55 @@ async fn tls_and_users_are_checked_both_ways() {
 }
 
 #[tokio::test]
+async fn a_change_of_users_or_roles_stops_no_store_that_is_open() {
+    alcazar_mtls::install_default_provider();
+    let Some(etcd) = Etcd::start_with_signed_tokens().unwrap() else { return };
+    for command in [
+        &["user", "add", "root:rootpw"][..],
+        &["user", "grant-role", "root", "root"],
+        &["user", "add", "ca:secret"],
+        &["role", "add", "ca"],
+        &["role", "grant-permission", "ca", "--prefix=true", "readwrite", "test/"],
+        &["user", "grant-role", "ca", "ca"],
+        &["auth", "enable"],
+    ] {
+        etcd.ctl(command).unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    }
+    let password = etcd.pem("password");
+    std::fs::write(&password, "secret\n").unwrap();
+    let client = Some((etcd.pem("cert.pem"), etcd.pem("key.pem")));
+    let tls = EtcdTls { ca: etcd.pem("ca.pem"), client, server_name: None };
+    let user = EtcdUser { name: "ca".into(), password };
+    let store =
+        EtcdStore::open(EtcdConfig { tls: Some(tls), user: Some(user), ..config(&etcd, "test") }).await.unwrap();
+    let mut at = store.put_if(&key("a"), Expected::Absent, vec![0]).await.unwrap();
+    for round in 1..4u8 {
+        // The token that the store has is of an earlier state of the users from here on.
+        etcd.ctl(&["--user=root:rootpw", "role", "add", &format!("role-{round}")]).unwrap();
+        let mut watch = store.watch(&Prefix::all(), at).await.unwrap();
+        assert_eq!(store.get(&key("a")).await.unwrap().unwrap().revision(), at);
+        at = store.put_if(&key("a"), Expected::At(at), vec![round]).await.unwrap();
+        assert_eq!(watch.next().await.unwrap().revision(), at);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_missed_comes_however_large_it_is() {
+    let Some(etcd) = Etcd::start().unwrap() else { return };
+    let store = open(&etcd).await;
+    let first = store.put_if(&key("large/0"), Expected::Absent, vec![0; 60 << 10]).await.unwrap();
+    // 6 MB, which etcd sends as one message: more than a client takes by default.
+    for n in 1..100 {
+        store.put_if(&key(&format!("large/{n}")), Expected::Absent, vec![n; 60 << 10]).await.unwrap();
+    }
+    let mut watch = store.watch(&Prefix::all(), first).await.unwrap();
+    for n in 1..100 {
+        let event = timeout(Duration::from_secs(30), watch.next()).await.unwrap().unwrap();
+        assert_eq!(event.key().as_str(), format!("large/{n}"));
+    }
+}
+
+#[tokio::test]
 async fn a_closed_store_says_so() {
     let Some(etcd) = Etcd::start().unwrap() else { return };
     let store = open(&etcd).await;

@@ -75,6 +75,7 @@ async fn objects_that_others_touch_are_told_apart() {
     an_altered_object_is_refused(&open(&kubernetes, "altered").await, &secrets).await;
     of_two_racers_one_wins(&open(&kubernetes, "race").await, &open(&kubernetes, "race").await).await;
     what_a_deletion_left_behind_is_no_value(&open(&kubernetes, "left").await, &secrets).await;
+    what_a_deletion_left_behind_is_swept_away(&open(&kubernetes, "swept").await, &secrets).await;
     a_family_larger_than_an_answer_is_listed_whole(&open(&kubernetes, "large").await).await;
     a_missing_namespace_is_no_conflict(&kubernetes).await;
 }
@@ -157,6 +158,22 @@ async fn what_a_deletion_left_behind_is_no_value(store: &KubernetesStore, secret
     let events = [watch.next().await.unwrap(), watch.next().await.unwrap()];
     assert_eq!(events[0], Event::Deleted { key: key("a/b"), revision: deleted });
     assert_eq!(events[1].revision(), again);
+}
+
+/// What nobody sweeps away goes with the next listing.
+async fn what_a_deletion_left_behind_is_swept_away(store: &KubernetesStore, secrets: &Api<Secret>) {
+    let at = store.put_if(&key("c"), Expected::Absent, vec![1]).await.unwrap();
+    let mut object = objects(secrets, "swept").await.remove(0);
+    let name = object.metadata.name.clone().unwrap();
+    object.data = None;
+    object.metadata.annotations.as_mut().unwrap().insert("alcazar.dev/deleted".into(), at.to_string());
+    secrets.replace(&name, &PostParams::default(), &object).await.unwrap();
+    assert_eq!(store.list(&Prefix::all()).await.unwrap().entries, []);
+    let start = tokio::time::Instant::now();
+    while !objects(secrets, "swept").await.is_empty() {
+        assert!(start.elapsed() < Duration::from_secs(20));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 async fn a_family_larger_than_an_answer_is_listed_whole(store: &KubernetesStore) {

@@ -53,6 +53,11 @@ pub trait Store: Send + Sync + 'static {
     /// the watcher falls too far behind, the watch ends with [`WatchError::Lagged`](crate::WatchError::Lagged): list again.
     fn watch<'a>(&'a self, prefix: &'a Prefix, after: Revision) -> Answer<'a, Result<Watch, StoreError>>;
 
+    /// Returns when the store will not answer any more until it is opened again, and why. A server that is away comes back.
+    fn stopped(&self) -> Answer<'_, StoreError> {
+        Box::pin(std::future::pending())
+    }
+
     /// Lets go of what the store holds of this machine: files, connections, watches. When this returns, another process may
     /// open it; what is asked later gets [`StoreError::Closed`].
     fn close(&self) -> Answer<'_, ()>;

@@ -134,3 +134,31 @@ async fn an_older_database_beside_a_newer_mark_is_refused() {
     let damage = damage(&old);
     assert!(damage.what().contains("revision 201 was acknowledged"), "{damage}");
 }
+
+/// What a start that was killed has left: never acknowledged, and so never damage.
+#[tokio::test]
+async fn a_first_start_that_was_cut_short_anywhere_begins_again() {
+    let new = tempfile::tempdir().unwrap();
+    SledStore::open(new.path()).unwrap().close().await;
+    for (db, conf, mark) in
+        [(0, 0, None), (0, 4, None), (1000, 20, None), (usize::MAX, usize::MAX, Some("acknowledged.new"))]
+    {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, length) in [("db", db), ("conf", conf)] {
+            let bytes = fs::read(new.path().join(name)).unwrap();
+            fs::write(folder.path().join(name), &bytes[..length.min(bytes.len())]).unwrap();
+        }
+        if let Some(mark) = mark {
+            fs::write(folder.path().join(mark), [0; 100]).unwrap();
+        }
+        fs::write(folder.path().join("making"), "").unwrap();
+        for _ in 0..2 {
+            let store = SledStore::open(folder.path()).unwrap();
+            let key: Key = "family/key".parse().unwrap();
+            let found = store.get(&key).await.unwrap().map_or(Expected::Absent, |entry| Expected::At(entry.revision()));
+            store.put_if(&key, found, b"value".to_vec()).await.unwrap();
+            store.close().await;
+        }
+        assert!(!folder.path().join("making").exists());
+    }
+}

@@ -242,10 +242,13 @@ impl Headed for super::wire::WatchResponse {
     }
 }
 
-/// Whether etcd asks who this is. It says so in one of two ways: no token at all, or one that it has forgotten.
+/// Whether etcd asks who this is. It says so in one of three ways: no token at all, one that it has forgotten, or one from before
+/// its users or roles were changed (signed tokens alone, which live on otherwise).
 pub(super) fn wants_token(status: &Status) -> bool {
+    let says = |text| status.message().contains(text);
     status.code() == Code::Unauthenticated
-        || status.code() == Code::InvalidArgument && status.message().contains("user name is empty")
+        || status.code() == Code::InvalidArgument
+            && (says("user name is empty") || says("revision of auth store is old"))
 }
 
 /// Whether another member, or this one a little later, may answer.

@@ -85,10 +85,11 @@ impl EtcdStore {
     }
 
     async fn read_page(&self, prefix: &Prefix, after: Option<&Key>, limit: usize) -> Result<Listing, StoreError> {
+        let mut tries = 1;
         loop {
             match self.read_page_at_once(prefix, after, limit).await {
                 // The moment of the first part was compacted away before the last was read: begin again.
-                Err(StoreError::Remote { source, .. }) if is_compacted(&source) => {}
+                Err(StoreError::Remote { source, .. }) if is_compacted(&source) && tries < PAGE_TRIES => tries += 1,
                 outcome => return outcome,
             }
         }
@@ -239,8 +240,14 @@ fn behind(mut key: Vec<u8>) -> Vec<u8> {
 }
 
 fn is_compacted(error: &crate::RemoteError) -> bool {
-    error.downcast_ref::<tonic::Status>().is_some_and(|status| status.code() == tonic::Code::OutOfRange)
+    // An answer that is too large has the same code.
+    let is =
+        |status: &tonic::Status| status.code() == tonic::Code::OutOfRange && status.message().contains("compacted");
+    error.downcast_ref().is_some_and(is)
 }
+
+/// How often a page is begun again.
+const PAGE_TRIES: usize = 5;
 
 /// Entries in one answer: at most 16 MiB of values.
 const PART: usize = 256;

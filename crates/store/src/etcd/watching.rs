@@ -2,11 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tonic::{Code, Request, Status, Streaming};
 
 use super::{
-    Space,
+    LARGEST_ANSWER, Space,
     cluster::{Cluster, Member, wants_token},
     wire::{
         self, WatchRequest, WatchResponse, event::EventType, watch_client::WatchClient, watch_request::RequestUnion,
@@ -81,7 +81,9 @@ impl Follower {
         // A member that has lost its leader would keep silent for ever.
         request.metadata_mut().insert("hasleader", tonic::metadata::MetadataValue::from_static("true"));
         self.cluster.sign(&mut request, member, self.cluster.config().deadline).await?;
-        let mut stream = match WatchClient::new(channel).watch(request).await {
+        // After a while without a connection, what was missed comes in one message.
+        let mut client = WatchClient::new(channel).max_decoding_message_size(LARGEST_ANSWER);
+        let mut stream = match client.watch(request).await {
             Ok(stream) => stream.into_inner(),
             Err(status) => return Ok(Err(status)),
         };
@@ -101,26 +103,31 @@ impl Follower {
 
     /// Follows until the reader is gone, has missed something, or the store is closed (which drops this).
     pub(super) async fn run(mut self, mut stream: Streaming<WatchResponse>) {
+        let mut pause = RETRY;
         loop {
+            let (before, began) = (self.seen, Instant::now());
             match self.follow(stream).await {
                 End::Over => return,
                 End::Broken(why) => {
                     tracing::warn!(target: "alcazar::store", why, "a watch of etcd broke off; it goes on from where it was");
                 }
             }
-            let mut pause = RETRY;
+            // One that breaks off as soon as it begins is not taken up as fast as the network goes.
+            if self.seen > before || began.elapsed() > RETRY_LONGEST {
+                pause = RETRY;
+            }
             stream = loop {
                 if self.feed.is_closed() {
                     return;
                 }
+                sleep(pause).await;
+                pause = (pause * 2).min(RETRY_LONGEST);
                 match self.begin().await {
                     Ok(stream) => break stream,
                     Err(error) => {
                         tracing::debug!(target: "alcazar::store", reason = %crate::error::chain(&error), "a watch of etcd is not taken up yet");
                     }
                 }
-                sleep(pause).await;
-                pause = (pause * 2).min(RETRY_LONGEST);
             };
         }
     }
@@ -138,6 +145,11 @@ impl Follower {
                     Err(end) => return end,
                 },
                 Ok(None) => return End::Broken("the member ended it".into()),
+                // Too much for one message: it would be the same again. Who lists again gets it in parts.
+                Err(status) if status.code() == Code::OutOfRange => {
+                    self.feed.lag();
+                    return End::Over;
+                }
                 Err(status) => return End::Broken(status.message().into()),
             }
         }

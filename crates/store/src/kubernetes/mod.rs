@@ -63,6 +63,9 @@ impl KubernetesStoreConfig {
                 return Err(KubernetesStoreConfigError::Name { what, name: name.clone(), longest });
             }
         }
+        if !(SHORTEST..=LONGEST).contains(&self.deadline) {
+            return Err(KubernetesStoreConfigError::Deadline(self.deadline));
+        }
         Ok(())
     }
 }
@@ -80,6 +83,9 @@ pub enum KubernetesStoreConfigError {
         /// The most characters.
         longest: usize,
     },
+    /// An answer within no time, or within an age.
+    #[error("a deadline of {0:?} is outside of 100ms to 60s")]
+    Deadline(Duration),
 }
 
 /// A [`Store`] in the Secrets of a namespace, shared by every process that has the same name.
@@ -175,30 +181,28 @@ impl KubernetesStore {
 
     async fn delete(&self, key: &Key, expected: Revision) -> Result<Revision, WriteError> {
         let deleted = self.swap(key, expected, &self.objects.space.delete(key, expected)).await?;
-        let version = Some(deleted.to_string());
-        let only_this = DeleteParams {
-            preconditions: Some(Preconditions { resource_version: version, uid: None }),
-            ..DeleteParams::default()
-        };
-        let name = self.objects.space.name(key);
-        // The value is deleted already. What is left of it is in nobody's way; the next creation takes its place.
-        if let Err(error) = self.objects.ask("sweep", self.objects.api.delete(&name, &only_this)).await
-            && !is_missed(&error)
-        {
-            tracing::debug!(target: "alcazar::store", reason = %crate::error::chain(&error), "a deleted record was not swept away");
-        }
+        self.objects.sweep(key, deleted).await;
         Ok(deleted)
     }
 
     async fn read_page(&self, prefix: &Prefix, after: Option<&Key>, limit: usize) -> Result<Listing, StoreError> {
         self.tasks.are_open()?;
-        let (mut entries, revision) = loop {
+        let (mut entries, left, revision) = loop {
             match self.list_all(prefix).await {
                 // The moment of the first part was forgotten before the last was read: begin again.
                 Err(StoreError::Remote { source, .. }) if code(&*source) == Some(410) => {}
                 outcome => break outcome?,
             }
         };
+        if !left.is_empty() {
+            // Whoever deleted them ended, or was not heard, before it had swept.
+            let objects = self.objects.clone();
+            self.tasks.spawn(async move {
+                for (key, deleted) in left.into_iter().take(SWEEP) {
+                    objects.sweep(&key, deleted).await;
+                }
+            })?;
+        }
         entries.retain(|entry| prefix.contains(entry.key()) && after.is_none_or(|after| entry.key() > after));
         entries.sort_by(|one, other| one.key().cmp(other.key()));
         let more = entries.len() > limit;
@@ -206,20 +210,24 @@ impl KubernetesStore {
         Ok(Listing { entries, revision, more })
     }
 
-    async fn list_all(&self, prefix: &Prefix) -> Result<(Vec<Entry>, Revision), StoreError> {
+    /// The values, what is left of deleted ones, and the moment.
+    async fn list_all(&self, prefix: &Prefix) -> Result<(Vec<Entry>, Vec<(Key, Revision)>, Revision), StoreError> {
         let mut parameters = ListParams::default().labels(&self.objects.space.selector(prefix)).limit(PART);
-        let (mut entries, mut at) = (Vec::new(), None);
+        let (mut entries, mut left, mut at) = (Vec::new(), Vec::new(), None);
         loop {
             let part = self.objects.ask("list", self.objects.api.list(&parameters)).await?;
             let version = part.metadata.resource_version.as_deref();
             let version = object::revision(version).ok_or_else(|| self.objects.not_a_number("list", version))?;
             let revision = *at.get_or_insert(version);
             for object in &part.items {
-                entries.extend(self.objects.space.read(object)?.live());
+                match self.objects.space.read(object)? {
+                    State::Live(entry) => entries.push(entry),
+                    State::Deleted { key, revision } => left.push((key, revision)),
+                }
             }
             match part.metadata.continue_.filter(|token| !token.is_empty()) {
                 Some(token) => parameters = parameters.continue_token(&token),
-                None => return Ok((entries, revision)),
+                None => return Ok((entries, left, revision)),
             }
         }
     }
@@ -323,6 +331,20 @@ impl Objects {
         }
     }
 
+    /// Removes what is left of a deleted value, if it is that still. It is in nobody's way: the next creation takes its place.
+    async fn sweep(&self, key: &Key, deleted: Revision) {
+        let version = Some(deleted.to_string());
+        let only_this = DeleteParams {
+            preconditions: Some(Preconditions { resource_version: version, uid: None }),
+            ..DeleteParams::default()
+        };
+        if let Err(error) = self.ask("sweep", self.api.delete(&self.space.name(key), &only_this)).await
+            && !is_missed(&error)
+        {
+            tracing::debug!(target: "alcazar::store", reason = %crate::error::chain(&error), "a deleted record was not swept away");
+        }
+    }
+
     fn not_a_number(&self, doing: &'static str, version: Option<&str>) -> StoreError {
         let error = NotANumber(version.unwrap_or_default().to_owned());
         StoreError::Remote { doing, server: self.server.to_string(), source: Arc::new(error) }
@@ -371,6 +393,10 @@ fn is_label(text: &str, longest: usize) -> bool {
 }
 
 const DEADLINE: Duration = Duration::from_secs(5);
+const SHORTEST: Duration = Duration::from_millis(100);
+const LONGEST: Duration = Duration::from_secs(60);
+/// What is left of so many deletions is swept away at a time.
+const SWEEP: usize = 32;
 const LONGEST_NAME: usize = 40;
 /// Objects in one answer.
 const PART: u32 = 500;

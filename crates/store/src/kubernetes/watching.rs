@@ -8,7 +8,7 @@ use kube::{
     Api,
     api::{WatchEvent, WatchParams},
 };
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     Objects,
@@ -67,17 +67,20 @@ impl Follower {
     pub(super) async fn run(mut self, mut changes: Changes) {
         let mut pause = RETRY;
         loop {
-            let before = self.seen;
+            let (before, began) = (self.seen, Instant::now());
             if let End::Over = self.follow(changes).await {
                 return;
             }
-            if self.seen > before {
+            // One that ends as soon as it begins is not taken up as fast as the network goes.
+            if self.seen > before || began.elapsed() > RETRY_LONGEST {
                 pause = RETRY;
             }
             changes = loop {
                 if self.feed.is_closed() {
                     return;
                 }
+                sleep(pause).await;
+                pause = (pause * 2).min(RETRY_LONGEST);
                 match self.begin().await {
                     Ok(Some(changes)) => break changes,
                     Ok(None) => return,
@@ -85,8 +88,6 @@ impl Follower {
                         tracing::debug!(target: "alcazar::store", reason = %crate::error::chain(&error), "a watch of Kubernetes is not taken up yet");
                     }
                 }
-                sleep(pause).await;
-                pause = (pause * 2).min(RETRY_LONGEST);
             };
         }
     }

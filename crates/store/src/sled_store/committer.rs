@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::disk::Disk;
 use crate::{
@@ -57,6 +57,8 @@ pub(super) struct Committer {
     disk: Disk,
     /// After a failure nothing more is done: what is in memory may no longer be what is on the disk.
     stopped: Option<StoreError>,
+    /// Says so to whoever waits for it. Goes with the thread, however that ends.
+    failed: watch::Sender<Option<StoreError>>,
     pending: Pending,
     history: History,
     feeds: Vec<Feed>,
@@ -76,12 +78,13 @@ struct Pending {
 }
 
 impl Committer {
-    pub(super) fn new(disk: Disk) -> Self {
+    pub(super) fn new(disk: Disk, failed: watch::Sender<Option<StoreError>>) -> Self {
         let revision = disk.revision();
         let pending = Pending { revision, ..Pending::default() };
         Self {
             disk,
             stopped: None,
+            failed,
             pending,
             history: History { floor: revision, ..History::default() },
             feeds: Vec::new(),
@@ -209,6 +212,7 @@ impl Committer {
             Err(error) => {
                 tracing::error!(error = %crate::error::chain(error), "the store stopped: a commit failed");
                 self.stopped = Some(error.clone());
+                self.failed.send_replace(Some(error.clone()));
             }
         }
         for reply in replies {
@@ -284,7 +288,7 @@ mod tests {
     #[test]
     fn watchers_that_have_gone_leave_nothing_behind() {
         let folder = tempfile::tempdir().unwrap();
-        let mut committer = Committer::new(Disk::open(folder.path()).unwrap());
+        let mut committer = Committer::new(Disk::open(folder.path()).unwrap(), watch::Sender::default());
         let kept = committer.watch(Prefix::all(), Revision::default());
         for _ in 0..100 {
             drop(committer.watch(Prefix::all(), Revision::default()));

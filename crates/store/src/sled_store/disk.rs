@@ -6,7 +6,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io,
     ops::Bound,
-    os::unix::fs::DirBuilderExt,
+    os::unix::fs::{DirBuilderExt, FileExt},
     path::{Path, PathBuf},
     thread,
     time::Duration,
@@ -58,8 +58,13 @@ impl Disk {
         let lock = lock(folder)?;
         let db_path = folder.join("db");
         let mark = Mark::open(folder)?;
-        if mark.is_some() && !db_path.exists() {
-            return Err(Damage::new(db_path, "the file is missing").into());
+        match mark {
+            Some(_) if !db_path.exists() => return Err(Damage::new(db_path, "the file is missing").into()),
+            Some(_) => made(folder)?,
+            None => begin(folder)?,
+        }
+        for path in [db_path.clone()].into_iter().chain(files(&folder.join("blobs"))?) {
+            write_again(&path).map_err(|error| StoreError::io("write again", &path, error))?;
         }
         let db = open_db(folder, &db_path)?;
         let books = audit(&db, &db_path)?;
@@ -72,7 +77,11 @@ impl Disk {
                 );
                 return Err(Damage::new(db_path, what).into());
             }
-            None if books == Books::default() => Mark::create(folder, Revision::default())?,
+            None if books == Books::default() => {
+                let mark = Mark::create(folder, Revision::default())?;
+                made(folder)?;
+                mark
+            }
             None => {
                 return Err(Damage::new(
                     folder.join(mark::FILE),
@@ -98,7 +107,7 @@ impl Disk {
         };
         disk.log.sync_all().map_err(|error| StoreError::io("sync", &disk.db_path, error))?;
         for dir in [Some(folder), folder.parent()].into_iter().flatten().filter(|dir| !dir.as_os_str().is_empty()) {
-            File::open(dir).and_then(|dir| dir.sync_all()).map_err(|error| StoreError::io("sync", dir, error))?;
+            sync_folder(dir).map_err(|error| StoreError::io("sync", dir, error))?;
         }
         Ok(disk)
     }
@@ -222,6 +231,74 @@ impl Books {
     }
 }
 
+/// Says that a store is being made, so that a start that is cut short is told from damage. What an earlier one had made is
+/// removed: nobody was told of anything in it.
+fn begin(folder: &Path) -> Result<(), StoreError> {
+    let (making, lock) = (folder.join(MAKING), folder.join(LOCK));
+    let parts: Vec<_> = files(folder)?.into_iter().filter(|path| *path != lock).collect();
+    if parts.contains(&making) {
+        for path in parts.into_iter().filter(|path| *path != making) {
+            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            removed.map_err(|error| StoreError::io("remove", &path, error))?;
+        }
+    } else if parts.is_empty() {
+        let written = File::create(&making).and_then(|file| file.sync_all()).and_then(|()| sync_folder(folder));
+        written.map_err(|error| StoreError::io("create", &making, error))?;
+    }
+    Ok(())
+}
+
+/// The store is made: from now on what is missing is damage.
+fn made(folder: &Path) -> Result<(), StoreError> {
+    let making = folder.join(MAKING);
+    match fs::remove_file(&making) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::io("remove", making, error)),
+        _ => Ok(()),
+    }
+}
+
+/// What is in a folder; nothing, where there is none.
+fn files(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    let failed = |error| StoreError::io("list", folder, error);
+    match fs::read_dir(folder) {
+        Ok(found) => found.map(|file| file.map(|file| file.path()).map_err(failed)).collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// Writes a file again with the bytes that it has, and syncs it; nothing, where there is none.
+///
+/// After a failed sync the kernel keeps what the disk never took, as if it were there, and says at the next sync that all is well. So
+/// what is read proves nothing of the disk; what is written again and synced does, and a disk that is still broken says so.
+fn write_again(path: &Path) -> io::Result<()> {
+    let file = match OpenOptions::new().read(true).write(true).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        outcome => outcome?,
+    };
+    let (mut buffer, mut at) = (vec![0; AGAIN], 0);
+    loop {
+        let read = match file.read_at(&mut buffer, at) {
+            Ok(0) => return file.sync_all(),
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        file.write_all_at(buffer.get(..read).unwrap_or_default(), at)?;
+        at += read as u64;
+    }
+}
+
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+const AGAIN: usize = 256 << 10;
+
+/// The file that is there while a store is being made.
+const MAKING: &str = "making";
+const LOCK: &str = "lock";
+
 /// Opens sled. A database that this process has just closed may for a moment still be locked by sled's own
 /// threads; another process cannot be the reason, because the store's lock is ours by now.
 fn open_db(folder: &Path, db_path: &Path) -> Result<sled::Db, StoreError> {
@@ -273,7 +350,7 @@ fn key_of(db_path: &Path, bytes: &[u8]) -> Result<Key, StoreError> {
 }
 
 fn lock(folder: &Path) -> Result<File, StoreError> {
-    let path = folder.join("lock");
+    let path = folder.join(LOCK);
     let file = OpenOptions::new()
         .create(true)
         .truncate(false)

@@ -6,7 +6,7 @@
 //! commit is the price; writers that wait together share it.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
@@ -16,6 +16,9 @@ use crate::{Damage, Revision, StoreError, record};
 
 /// The file's name in the store's folder.
 pub(super) const FILE: &str = "acknowledged";
+
+/// What it is called until it is whole.
+const UNFINISHED: &str = "acknowledged.new";
 
 /// Two slots, written in turn, so that a torn write spoils one and leaves the other.
 const SLOTS: u64 = 2;
@@ -39,31 +42,32 @@ impl Mark {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(StoreError::io("open", path, error)),
         };
-        let revision = (0..SLOTS).filter_map(|slot| read(&file, slot)).max();
-        let Some(revision) = revision else {
+        let readable = (0..SLOTS).filter_map(|slot| read(&file, slot).map(|revision| (revision, slot)));
+        let Some((revision, slot)) = readable.max() else {
             return Err(
                 Damage::new(path, "neither of its two copies of the last acknowledged revision can be read").into()
             );
         };
-        Ok(Some((Self { path, file, turn: 0 }, revision)))
+        // The other one is written next: a torn write must not leave the older one alone.
+        Ok(Some((Self { path, file, turn: slot + 1 }, revision)))
     }
 
-    /// A new mark at `revision`.
+    /// A new mark at `revision`, whole from the moment on at which it has its name.
     pub(super) fn create(folder: &Path, revision: Revision) -> Result<Self, StoreError> {
-        let path = folder.join(FILE);
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(&path)
-            .and_then(|file| file.set_len(SLOTS * SLOT_BYTES).map(|()| file))
-            .map_err(|error| StoreError::io("create", &path, error))?;
-        let mut mark = Self { path, file, turn: 0 };
-        mark.raise(revision)?;
-        mark.raise(revision)?;
-        mark.file.sync_all().map_err(|error| StoreError::io("sync", &mark.path, error))?;
-        Ok(mark)
+        let (path, unfinished) = (folder.join(FILE), folder.join(UNFINISHED));
+        let write = || {
+            let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&unfinished)?;
+            file.set_len(SLOTS * SLOT_BYTES)?;
+            for slot in 0..SLOTS {
+                file.write_all_at(&encode(revision), slot * SLOT_BYTES)?;
+            }
+            file.sync_all()?;
+            fs::rename(&unfinished, &path)?;
+            File::open(folder)?.sync_all()?;
+            Ok(file)
+        };
+        let file = write().map_err(|error| StoreError::io("create", &path, error))?;
+        Ok(Self { path, file, turn: 0 })
     }
 
     /// Raises the mark to `revision`, durably.
@@ -111,6 +115,21 @@ mod tests {
             mark.file.write_all_at(&[0xff; 40], slot * SLOT_BYTES).unwrap();
             let (_, revision) = Mark::open(folder.path()).unwrap().unwrap();
             assert!(revision >= Revision::new(6), "{revision}");
+        }
+    }
+
+    #[test]
+    fn after_a_start_a_torn_write_leaves_what_was_acknowledged_last() {
+        for (raised, newest) in [(7, 0), (8, 1)] {
+            let folder = tempfile::tempdir().unwrap();
+            let mut mark = Mark::create(folder.path(), Revision::new(6)).unwrap();
+            (7..=raised).for_each(|revision| mark.raise(Revision::new(revision)).unwrap());
+            let (mut mark, _) = Mark::open(folder.path()).unwrap().unwrap();
+            mark.raise(Revision::new(9)).unwrap();
+            // It was torn: what it replaced must have been the older one.
+            mark.file.write_all_at(&[0xff; 40], (1 - newest) * SLOT_BYTES).unwrap();
+            let (_, revision) = Mark::open(folder.path()).unwrap().unwrap();
+            assert_eq!(revision, Revision::new(raised));
         }
     }
 

@@ -9,7 +9,7 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use self::{
     committer::{Command, Committer, Reply},
@@ -29,6 +29,7 @@ pub struct SledStore {
     path: PathBuf,
     commands: Option<mpsc::Sender<Command>>,
     thread: Option<JoinHandle<()>>,
+    failed: watch::Receiver<Option<StoreError>>,
 }
 
 impl SledStore {
@@ -42,11 +43,12 @@ impl SledStore {
         let path = path.into();
         let disk = Disk::open(&path)?;
         let (commands, queue) = mpsc::channel(QUEUE);
+        let (sender, failed) = watch::channel(None);
         let thread = thread::Builder::new()
             .name("alcazar-store".into())
-            .spawn(move || Committer::new(disk).run(queue))
+            .spawn(move || Committer::new(disk, sender).run(queue))
             .map_err(|error| StoreError::io("start a thread for", &path, error))?;
-        Ok(Self { path, commands: Some(commands), thread: Some(thread) })
+        Ok(Self { path, commands: Some(commands), thread: Some(thread), failed })
     }
 
     /// The folder.
@@ -103,6 +105,14 @@ impl Store for SledStore {
 
     fn watch<'a>(&'a self, prefix: &'a Prefix, after: Revision) -> Answer<'a, Result<Watch, StoreError>> {
         Box::pin(self.ask(move |reply| Command::Watch { prefix: prefix.clone(), after, reply }))
+    }
+
+    fn stopped(&self) -> Answer<'_, StoreError> {
+        let mut failed = self.failed.clone();
+        Box::pin(async move {
+            let found = failed.wait_for(Option::is_some).await.ok().and_then(|found| found.clone());
+            found.unwrap_or(StoreError::Closed)
+        })
     }
 
     fn close(&self) -> Answer<'_, ()> {
