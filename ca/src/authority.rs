@@ -192,6 +192,12 @@ impl AuthorityInfo {
         Ok(Self { fingerprint: Fingerprint::of(&certificate), validity, certificate })
     }
 
+    /// Its serial number, in lower-case hexadecimal.
+    pub(crate) fn serial(&self) -> String {
+        let Ok((_, parsed)) = X509Certificate::from_der(&self.certificate) else { return String::new() };
+        parsed.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// Whether `other` signed this one.
     pub(crate) fn is_signed_by(&self, other: &Self) -> bool {
         let Ok((_, subject)) = X509Certificate::from_der(&self.certificate) else { return false };

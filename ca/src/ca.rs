@@ -6,6 +6,7 @@ mod error;
 use std::{fs, io, path::Path, sync::Arc, time::SystemTime};
 
 use alcazar_identity::{Credentials, SpiffeId, TrustDomain};
+use alcazar_ledger::Hooks;
 use alcazar_service::{Metrics, clock::Clock, files::private_directory};
 use alcazar_store::Store;
 use tokio::{sync::watch, task};
@@ -20,7 +21,7 @@ use crate::{
     hierarchy::{Hierarchy, HierarchyFiles},
     jwt_authority::JwtKeys,
     keys::KeyStore,
-    ledger::{Entry, Ledger},
+    ledger::{Entry, Ledger, Standing},
     metrics::CaMetrics,
     profile::{DnsName, Profile, Profiles},
     records::Records,
@@ -90,16 +91,12 @@ impl Ca {
         Self::open_with(config, clock, Metrics::new()).await
     }
 
-    /// The same, and `observe` is told of each step of each group of the ledger's appends.
+    /// The same, with a hand in the ledger's appends.
     ///
     /// # Errors
     /// As [`Ca::open`].
-    pub async fn open_observed(
-        config: Config,
-        clock: Clock,
-        observe: alcazar_ledger::Observe,
-    ) -> Result<Self, OpenError> {
-        Self::open_all(config, clock, Metrics::new(), Some(observe)).await
+    pub async fn open_hooked(config: Config, clock: Clock, hooks: Hooks) -> Result<Self, OpenError> {
+        Self::open_all(config, clock, Metrics::new(), hooks).await
     }
 
     /// The same, counting on these metrics, which may be served already while it opens.
@@ -107,15 +104,10 @@ impl Ca {
     /// # Errors
     /// As [`Ca::open`].
     pub async fn open_with(config: Config, clock: Clock, metrics: Metrics) -> Result<Self, OpenError> {
-        Self::open_all(config, clock, metrics, None).await
+        Self::open_all(config, clock, metrics, Hooks::default()).await
     }
 
-    async fn open_all(
-        config: Config,
-        clock: Clock,
-        metrics: Metrics,
-        observe: Option<alcazar_ledger::Observe>,
-    ) -> Result<Self, OpenError> {
+    async fn open_all(config: Config, clock: Clock, metrics: Metrics, hooks: Hooks) -> Result<Self, OpenError> {
         let checked = config.checked()?;
         let callers = Callers::open(&config, &clock, &metrics).await?;
         let data_dir = config.data_dir.clone();
@@ -140,7 +132,18 @@ impl Ca {
         let (dns, profile) = (checked.dns_names.clone(), checked.profile.clone());
         let serving = task::spawn_blocking(move || crate::serving::issue(&standing, &domain, &dns, &profile, now));
         let serving = serving.await.map_err(|_ending| OpenError::Interrupted)??;
-        let ledger = Ledger::open(&config.data_dir.join("ledger"), &records, &metrics, observe).await?;
+        let standing = Standing {
+            data_dir: &config.data_dir,
+            trust_domain: &config.trust_domain,
+            cluster: &config.cluster,
+            roots: hierarchy.bundles().get(&config.trust_domain),
+            shared: config.store.is_shared(),
+            replaces: config.ledger.replaces.as_deref(),
+        };
+        let ledger = Ledger::open(&standing, &records, &metrics, hooks).await?;
+        // The first ones were made before there was a ledger; those that a person plugged in were made elsewhere.
+        let held = crate::hierarchy::held(&files, &hierarchy).await?;
+        ledger.record_authorities(&held, &config.trust_domain, crate::issue::whole_seconds(now)).await?;
         ledger.record(&Entry::Certificate { issued: &serving.issued, caller: "ca" }).await?;
         let admission = Admission::new(&config.limits, &metrics);
         let metrics = CaMetrics::new(metrics);
@@ -174,6 +177,7 @@ impl Ca {
         };
         let ca = Self(Arc::new(inner));
         ca.measure_at_scrapes();
+        ca.keep_head().await?;
         // Lists of other trust domains are good by their bundles.
         ca.open_federation().await?;
         ca.open_revocations().await?;
@@ -246,7 +250,8 @@ fn is_foreign(data_dir: &Path) -> io::Result<bool> {
         match name.to_str() {
             Some("hierarchy" | crate::hierarchy::INSTALLED | ADMIN_SOCKET) => return Ok(false),
             // The last is on every fresh file system of the ext family.
-            Some("store" | "ledger" | "hierarchy.new" | "lock" | "replica" | "replica.new" | "lost+found") => {}
+            Some("store" | "ledger" | "ledger-name" | "ledger-name.new" | "hierarchy.new") => {}
+            Some("lock" | "replica" | "replica.new" | "lost+found") => {}
             _ => stranger = true,
         }
     }

@@ -23,6 +23,7 @@ use crate::{
     jwt_authority::{JwtConfig, JwtConfigError},
     keys::{KeyStore, KeysConfig},
     kubernetes::KubernetesConfig,
+    ledger::LedgerConfig,
     profile::{DnsName, ParseDnsNameError, Profile, ProfileConfig, ProfileError, Profiles},
     records::{ParseRegistrationError, Registration, text},
     replicas::ReplicasConfig,
@@ -95,6 +96,9 @@ pub struct Config {
     /// How replicas that share the store know each other.
     #[serde(default)]
     pub replicas: ReplicasConfig,
+    /// What a person decides about the ledger of this replica. Default: nothing.
+    #[serde(default)]
+    pub ledger: LedgerConfig,
     /// The Kubernetes cluster, for what asks its API. Default: as the CA's own pod reaches it, once something asks.
     #[serde(default)]
     pub kubernetes: KubernetesConfig,
@@ -159,6 +163,7 @@ impl Config {
             profiles: BTreeMap::new(),
             store: StoreConfig::default(),
             replicas: ReplicasConfig::default(),
+            ledger: LedgerConfig::default(),
             kubernetes: KubernetesConfig::default(),
         }
     }

@@ -15,6 +15,7 @@ use alcazar_api::{
 };
 use alcazar_mtls::{Acceptor, Clients, grpc};
 use alcazar_service::{Readiness, Shutdown, process};
+use alcazar_store::StoreError;
 use thiserror::Error;
 use tokio::net::{TcpListener, UnixListener};
 use tokio_stream::wrappers::UnixListenerStream;
@@ -137,13 +138,15 @@ impl Ca {
         ready();
         let served = async { tokio::try_join!(nodes, operator) };
         tokio::pin!(served);
-        let _not_ready = tokio::select! {
+        // A disk that fails ends the replica as a person would, with its reason.
+        let disk = self.clone().watch_disk(readiness.part("ledger"), shutdown.clone());
+        let (disk, _not_ready) = tokio::select! {
             outcome = &mut served => return Ok(outcome.map(drop)?),
-            part = self.drain(readiness, shutdown) => part,
+            ended = async { tokio::join!(disk, self.drain(readiness, shutdown)) } => ended,
         };
         listeners.trigger("this replica ends");
         served.await?;
-        Ok(())
+        disk
     }
 
     /// Keeps what is in memory of the store's records as the store has it, whoever changes it.
@@ -237,6 +240,17 @@ pub enum RunError {
     /// The bundle endpoint.
     #[error("the certificate authority cannot serve")]
     BundleEndpoint(#[from] EndpointError),
+    /// The ledger stopped, and a start is what helps.
+    #[error(
+        "the ledger stopped after a failure of the disk ({reason}): nothing can be put on record, so nothing is issued; look at the disk and start again"
+    )]
+    Ledger {
+        /// What the disk said.
+        reason: String,
+    },
+    /// The store on this disk stopped, and a start is what helps.
+    #[error("the store stopped after a failure of the disk; look at the disk and start again")]
+    Store(#[source] StoreError),
     /// A listener failed.
     #[error("the certificate authority cannot serve")]
     Serve(#[from] tonic::transport::Error),

@@ -16,7 +16,7 @@ use alcazar_ca::{
     Ca, Config,
     ledger::{Filter, HeadError, RecordedKind, verify_files},
 };
-use alcazar_identity::{StatementError, TrustBundle};
+use alcazar_identity::{Fingerprint, StatementError, TrustBundle};
 use alcazar_ledger::merkle::{Hash, verify_consistency, verify_inclusion};
 use alcazar_service::process;
 use support::{Hands, Served, id, node, registration, web};
@@ -56,9 +56,17 @@ async fn an_operator_lists_what_was_issued_and_proves_it() {
     let list = async |request| operator.clone().list_entries(request).await.unwrap().into_inner();
     let all = list(v1::ListEntriesRequest::default()).await;
     let names: Vec<_> = all.entries.iter().map(|entry| (entry.index, entry.spiffe_id.clone())).collect();
-    let expected = [(2, web()), (1, node("one")), (0, served.ca.id())];
+    // The root and the intermediate were there before anything was signed.
+    let domain = id("spiffe://cluster.local");
+    let expected = [(4, web()), (3, node("one")), (2, served.ca.id()), (1, domain.clone()), (0, domain)];
     assert_eq!(names, expected.map(|(index, id)| (index, id.to_string())));
     assert_eq!(all.next, None);
+    use v1::LedgerEntryKind::{Certificate, Intermediate, Root};
+    let kinds: Vec<_> = all.entries.iter().map(v1::LedgerEntry::kind).collect();
+    assert_eq!(kinds, [Certificate, Certificate, Certificate, Intermediate, Root]);
+    let prints = served.ca.fingerprints();
+    assert_eq!(all.entries[3].certificate, *prints.intermediate.certificate);
+    assert_eq!(all.entries[4].certificate, *prints.root.certificate);
     let certificate = &all.entries[1];
     assert_eq!((certificate.serial.as_str(), certificate.certificate.as_slice()), (one.serial(), &*one.chain()[0]));
     assert!(certificate.caller.starts_with("join token "), "{}", certificate.caller);
@@ -67,16 +75,17 @@ async fn an_operator_lists_what_was_issued_and_proves_it() {
     let request = v1::ListEntriesRequest::default;
     let start = support::START as i64;
     for (request, found) in [
-        (v1::ListEntriesRequest { spiffe_id: web().to_string(), ..request() }, vec![2]),
-        (v1::ListEntriesRequest { serial: one.serial().into(), ..request() }, vec![1]),
+        (v1::ListEntriesRequest { spiffe_id: web().to_string(), ..request() }, vec![4]),
+        (v1::ListEntriesRequest { spiffe_id: "spiffe://cluster.local".into(), ..request() }, vec![1, 0]),
+        (v1::ListEntriesRequest { serial: one.serial().into(), ..request() }, vec![3]),
         (v1::ListEntriesRequest { serial: "00".into(), ..request() }, vec![]),
-        (v1::ListEntriesRequest { caller: node("one").to_string(), ..request() }, vec![2]),
-        (v1::ListEntriesRequest { caller: "ca".into(), ..request() }, vec![0]),
-        (v1::ListEntriesRequest { since: start + 100, ..request() }, vec![2, 1]),
-        (v1::ListEntriesRequest { until: start + 100, ..request() }, vec![0]),
+        (v1::ListEntriesRequest { caller: node("one").to_string(), ..request() }, vec![4]),
+        (v1::ListEntriesRequest { caller: "ca".into(), ..request() }, vec![2, 1, 0]),
+        (v1::ListEntriesRequest { since: start + 100, ..request() }, vec![4, 3]),
+        (v1::ListEntriesRequest { until: start + 100, ..request() }, vec![2, 1, 0]),
         (v1::ListEntriesRequest { since: start + 101, ..request() }, vec![]),
         (v1::ListEntriesRequest { caller: "ca".into(), spiffe_id: web().to_string(), ..request() }, vec![]),
-        (v1::ListEntriesRequest { before: Some(2), limit: 1, ..request() }, vec![1]),
+        (v1::ListEntriesRequest { before: Some(4), limit: 1, ..request() }, vec![3]),
     ] {
         let listed: Vec<_> = list(request.clone()).await.entries.iter().map(|entry| entry.index).collect();
         assert_eq!(listed, found, "{request:?}");
@@ -88,27 +97,27 @@ async fn an_operator_lists_what_was_issued_and_proves_it() {
     let head = served.ca.tree_head().await.unwrap();
     head.verify(&bundle(&served.ca)).unwrap();
     let asked = operator.get_tree_head(v1::GetTreeHeadRequest {}).await.unwrap().into_inner();
-    assert_eq!((asked.size, asked.root.as_slice()), (3, &head.head.root.as_bytes()[..]));
-    for entry in [Entry::Serial(one.serial().into()), Entry::Index(1)] {
+    assert_eq!((asked.size, asked.root.as_slice()), (5, &head.head.root.as_bytes()[..]));
+    for entry in [Entry::Serial(one.serial().into()), Entry::Index(3)] {
         let request = v1::GetInclusionProofRequest { entry: Some(entry), size: 0 };
         let proof = operator.get_inclusion_proof(request).await.unwrap().into_inner();
         assert!(proof.entry.ends_with(&one.chain()[0]));
-        verify_inclusion(Hash::leaf(&proof.entry), proof.index, 3, &head.head.root, &hashes(&proof.hashes)).unwrap();
+        verify_inclusion(Hash::leaf(&proof.entry), proof.index, 5, &head.head.root, &hashes(&proof.hashes)).unwrap();
     }
-    let request = v1::GetConsistencyProofRequest { old_size: 1, new_size: 3 };
+    let request = v1::GetConsistencyProofRequest { old_size: 3, new_size: 5 };
     let proof = operator.get_consistency_proof(request).await.unwrap().into_inner();
-    verify_consistency(1, &first.head.root, 3, &head.head.root, &hashes(&proof.hashes)).unwrap();
+    verify_consistency(3, &first.head.root, 5, &head.head.root, &hashes(&proof.hashes)).unwrap();
     for (entry, size, code) in [
         (Some(Entry::Serial("00".into())), 0, Code::NotFound),
-        (Some(Entry::Index(3)), 0, Code::OutOfRange),
-        (Some(Entry::Index(0)), 4, Code::OutOfRange),
+        (Some(Entry::Index(5)), 0, Code::OutOfRange),
+        (Some(Entry::Index(0)), 6, Code::OutOfRange),
         (None, 0, Code::InvalidArgument),
     ] {
         let request = v1::GetInclusionProofRequest { entry, size };
         assert_eq!(operator.get_inclusion_proof(request).await.unwrap_err().code(), code);
     }
     let report = operator.verify_files(v1::VerifyFilesRequest {}).await.unwrap().into_inner();
-    assert_eq!((report.size, report.damages), (3, vec![]));
+    assert_eq!((report.size, report.damages), (5, vec![]));
     served.stop().await;
 }
 
@@ -156,7 +165,7 @@ async fn open(folder: &Path, hands: &Hands) -> Result<Ca, String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_ledger_that_was_rolled_back_or_lost_is_noticed_at_the_next_start() {
+async fn a_ledger_that_was_rolled_back_or_damaged_is_noticed_at_the_next_start() {
     let folder = tempfile::tempdir().unwrap();
     let hands = Hands::new();
     let (ledger, backup) = (folder.path().join("ledger"), folder.path().join("backup"));
@@ -165,9 +174,9 @@ async fn a_ledger_that_was_rolled_back_or_lost_is_noticed_at_the_next_start() {
     copy(&ledger, &backup);
     let ca = open(folder.path(), &hands).await.unwrap();
     let kept = ca.issued(None, 10).await.unwrap();
-    assert_eq!(kept.len(), 2, "each start issues a certificate to serve with");
+    assert_eq!(kept.len(), 4, "each start issues a certificate to serve with");
     ca.close().await;
-    assert_eq!(verify_files(&ledger).unwrap().head.size, 2);
+    assert_eq!(verify_files(&ledger).unwrap().head.size, 4);
 
     // An old backup is whole in itself, and yet not what it was.
     fs::rename(&ledger, folder.path().join("newest")).unwrap();
@@ -175,7 +184,7 @@ async fn a_ledger_that_was_rolled_back_or_lost_is_noticed_at_the_next_start() {
     assert_eq!(verify_files(&ledger).unwrap().damages, []);
     let error = open(folder.path(), &hands).await.err().unwrap();
     assert!(
-        error.contains("has 1 entries, but a head of 2 entries was signed") && error.contains("restore"),
+        error.contains("has 3 entries, but a head of 4 entries was signed") && error.contains("restore"),
         "{error}"
     );
 
@@ -196,6 +205,122 @@ async fn a_ledger_that_was_rolled_back_or_lost_is_noticed_at_the_next_start() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ledger_that_was_lost_or_exchanged_is_refused_until_a_person_says_otherwise() {
+    let folder = tempfile::tempdir().unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let hands = Hands::new();
+    for folder in [folder.path(), elsewhere.path()] {
+        open(folder, &hands).await.unwrap().close().await;
+    }
+    let (ledger, kept) = (folder.path().join("ledger"), folder.path().join("kept"));
+    let name = verify_files(&ledger).unwrap().log.to_string();
+    fs::rename(&ledger, &kept).unwrap();
+    // Lost; lost with its name; exchanged for another's, which is good in itself.
+    let refused = async || {
+        let error = open(folder.path(), &hands).await.err().unwrap();
+        let says = [&format!("had the ledger {name}, with at least 3 entries"), &format!("replaces: {name}")];
+        assert!(says.iter().all(|says| error.contains(*says)), "{error}");
+    };
+    refused().await;
+    refused().await;
+    fs::remove_file(folder.path().join("ledger-name")).unwrap();
+    refused().await;
+    let new = fs::read(ledger.join("000000000000.entries")).unwrap();
+    fs::remove_dir_all(&ledger).unwrap();
+    copy(&elsewhere.path().join("ledger"), &ledger);
+    refused().await;
+
+    // A person says which one is lost. What has entries already does not go on after it.
+    let says = |name: &str| {
+        let mut config = Config::new(folder.path());
+        config.ledger.replaces = Some(name.into());
+        config
+    };
+    let open_saying =
+        async |name: &str| Ca::open(says(name), hands.clock()).await.map_err(|error| process::chain(&error));
+    assert!(open_saying(&name).await.err().unwrap().contains("was lost, moved away or exchanged"));
+    fs::remove_dir_all(&ledger).unwrap();
+    assert!(open_saying(&"0".repeat(32)).await.is_err(), "another one was lost");
+    let ca = open_saying(&name).await.unwrap();
+    let begun = ca.issued(None, 10).await.unwrap();
+    assert_eq!(begun.len(), 3, "those who sign are on record again: {begun:?}");
+    ca.close().await;
+    assert_ne!(fs::read(ledger.join("000000000000.entries")).unwrap(), new);
+    // It may stay in the configuration, and need not.
+    open_saying(&name).await.unwrap().close().await;
+    open(folder.path(), &hands).await.unwrap().close().await;
+    // The one that was given up does not come back, whatever the data folder remembers.
+    fs::rename(&ledger, folder.path().join("second")).unwrap();
+    fs::rename(&kept, &ledger).unwrap();
+    for _ in 0..2 {
+        let error = open(folder.path(), &hands).await.err().unwrap();
+        assert!(error.contains("was given up"), "{error}");
+        drop(fs::remove_file(folder.path().join("ledger-name")));
+    }
+    fs::remove_dir_all(&ledger).unwrap();
+    fs::rename(folder.path().join("second"), &ledger).unwrap();
+    open(folder.path(), &hands).await.unwrap().close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_ledger_of_another_trust_domain_or_cluster_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let hands = Hands::new();
+    let ca = open(folder.path(), &hands).await.unwrap();
+    ca.close().await;
+    let mut config = Config::new(folder.path());
+    config.cluster = "west".into();
+    let error = process::chain(&Ca::open(config, hands.clock()).await.err().unwrap());
+    assert!(error.contains("is of the trust domain cluster.local and its cluster local"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_intermediate_is_on_record_before_it_signs_and_so_is_a_root() {
+    let folder = tempfile::tempdir().unwrap();
+    let hands = Hands::new();
+    let ca = open(folder.path(), &hands).await.unwrap();
+    let first = ca.fingerprints();
+    let on_record = async |ca: &Ca| {
+        let found = ca.issued(None, 100).await.unwrap();
+        let authorities = found.into_iter().filter(|found| found.kind.is_authority());
+        authorities.map(|found| Fingerprint::of(found.kind.certificate().unwrap())).collect::<Vec<_>>()
+    };
+    assert_eq!(on_record(&ca).await, [first.intermediate.fingerprint, first.root.fingerprint]);
+    // Made by hand, as a rotation does.
+    let next = ca.make_intermediate(first.root.fingerprint).await.unwrap();
+    let root = ca.make_root().await.unwrap();
+    assert_eq!(on_record(&ca).await[..2], [root.fingerprint, next.fingerprint]);
+    ca.activate(next.fingerprint).await.unwrap();
+    assert_eq!(on_record(&ca).await.len(), 4, "none of them twice");
+    let entry = &ca.issued(Some(&id("spiffe://cluster.local")), 1).await.unwrap()[0];
+    assert!(matches!(entry.kind, RecordedKind::Root(_)));
+    assert_eq!(ca.find_serial(&entry.serial).await.unwrap().as_ref(), Some(entry));
+
+    // Renewed by itself, past half of its life.
+    hands.advance(Duration::from_secs(200 * 24 * 3600));
+    ca.look_after_hierarchy().await.unwrap();
+    let renewed = ca.fingerprints().intermediate.fingerprint;
+    assert_eq!(on_record(&ca).await[0], renewed);
+    ca.close().await;
+    let ca = open(folder.path(), &hands).await.unwrap();
+    assert_eq!(on_record(&ca).await.len(), 5, "a start records those alone that are not on record");
+    ca.close().await;
+
+    // A ledger that an earlier version wrote has none of them: they are put there at a start.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let old = open(elsewhere.path(), &hands).await.unwrap();
+    let prints = old.fingerprints();
+    old.close().await;
+    let name = verify_files(elsewhere.path().join("ledger")).unwrap().log.to_string();
+    fs::remove_dir_all(elsewhere.path().join("ledger")).unwrap();
+    let mut config = Config::new(elsewhere.path());
+    config.ledger.replaces = Some(name);
+    let old = Ca::open(config, hands.clock()).await.unwrap();
+    assert_eq!(on_record(&old).await, [prints.intermediate.fingerprint, prints.root.fingerprint]);
+    old.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_clock_that_goes_back_changes_no_order_and_no_proof() {
     let folder = tempfile::tempdir().unwrap();
     let late = Hands::new();
@@ -207,13 +332,13 @@ async fn a_clock_that_goes_back_changes_no_order_and_no_proof() {
     let after = ca.tree_head().await.unwrap();
     assert!(after.head.at < before.head.at && after.head.size > before.head.size);
     let found = ca.issued(None, 10).await.unwrap();
-    assert_eq!(found.iter().map(|recorded| recorded.index).collect::<Vec<_>>(), [1, 0]);
+    assert_eq!(found.iter().map(|recorded| recorded.index).collect::<Vec<_>>(), [3, 2, 1, 0]);
     assert!(found[0].issued_at < found[1].issued_at);
     let since = |at| Filter { since: Some(at), ..Filter::default() };
     let indexes =
         async |filter| ca.recorded(filter, 10).await.unwrap().iter().map(|found| found.index).collect::<Vec<_>>();
-    assert_eq!(indexes(since(late.now())).await, [0]);
-    assert_eq!(indexes(Filter { until: Some(late.now()), ..Filter::default() }).await, [1]);
+    assert_eq!(indexes(since(late.now())).await, [2, 1, 0]);
+    assert_eq!(indexes(Filter { until: Some(late.now()), ..Filter::default() }).await, [3]);
     assert!(matches!(&found[0].kind, RecordedKind::Certificate(der) if !der.is_empty()));
     let nobody = Filter { identity: Some(id("spiffe://cluster.local/ns/a/sa/b")), ..Filter::default() };
     assert!(indexes(nobody).await.is_empty());

@@ -22,7 +22,7 @@ use std::{
 
 use alcazar_api::ca::v1::{self, issue_workload_result::Outcome};
 use alcazar_ca::{Ca, Config, ledger::verify_files};
-use alcazar_ledger::Step;
+use alcazar_ledger::{Hooks, Step};
 use support::{Hands, Served, csr, key, node, registration, web};
 use tokio::task::JoinSet;
 
@@ -49,7 +49,8 @@ fn child_issues_until_killed() {
     runtime.block_on(async {
         alcazar_mtls::install_default_provider();
         let hands = Hands::new();
-        let ca = Ca::open_observed(Config::new(&folder), hands.clock(), Arc::new(observe)).await.unwrap();
+        let hooks = Hooks { observe: Some(Arc::new(observe)), ..Hooks::default() };
+        let ca = Ca::open_hooked(Config::new(&folder), hands.clock(), hooks).await.unwrap();
         let served = Arc::new(Served::serve(ca, &hands).await);
         served.ca.put_registration(registration("shop.web", &node("one"), &web())).await.unwrap();
         let one = served.attested(&node("one")).await;

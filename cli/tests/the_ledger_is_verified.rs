@@ -68,8 +68,11 @@ fn an_operator_lists_shows_and_verifies() {
         "{said}"
     );
     let (good, said) = ledger(&["list", "--ca", &socket, "--json", "--caller", "ca", "--since", "1h"]);
-    let line: serde_json::Value = serde_json::from_str(said.trim()).unwrap();
-    assert!(good && line["serial"] == ca.serial.as_str() && line["entry"] == 0, "{said}");
+    let lines: Vec<serde_json::Value> = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let kinds: Vec<_> = lines.iter().map(|line| line["kind"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["certificate", "intermediate", "root"]);
+    let line = &lines[0];
+    assert!(good && line["serial"] == ca.serial.as_str() && line["entry"] == 2, "{said}");
     let (good, said) = ledger(&["list", "--ca", &socket, "--until", "1h"]);
     assert!(good && said.contains("nothing on record"), "{said}");
 
@@ -78,7 +81,7 @@ fn an_operator_lists_shows_and_verifies() {
     for serial in [&ca.serial, &colons.join(":")] {
         let (good, said) = ledger(&["show", serial, "--ca", &socket, "--root", &root]);
         assert!(
-            good && said.contains("entry 0 is in the ledger of 1 entries") && said.contains("BEGIN CERTIFICATE"),
+            good && said.contains("entry 2 is in the ledger of 3 entries") && said.contains("BEGIN CERTIFICATE"),
             "{said}"
         );
     }
@@ -88,7 +91,7 @@ fn an_operator_lists_shows_and_verifies() {
     let verify = ["verify", "--ca", &socket, "--root", &root, "--state", &state, "--files"];
     let (good, said) = ledger(&verify);
     assert!(
-        good && said.contains("the first in") && said.contains("the newest 1 entries") && said.contains("1 segments"),
+        good && said.contains("the first in") && said.contains("the newest 3 entries") && said.contains("1 segments"),
         "{said}"
     );
     ca.stop();
@@ -96,14 +99,33 @@ fn an_operator_lists_shows_and_verifies() {
     // Another start, another certificate: the head goes on from the one that was seen.
     let ca = Running::start(&dir);
     let (good, said) = ledger(&verify[..7]);
-    assert!(good && said.contains("2 entries") && said.contains("with the 1 entries that were seen at"), "{said}");
+    assert!(good && said.contains("4 entries") && said.contains("with the 3 entries that were seen at"), "{said}");
     let (good, said) = ledger(&["verify", "--ca", &socket, "--state", &state]);
-    assert!(good && said.contains("with the 2 entries"), "roots from the state: {said}");
+    assert!(good && said.contains("with the 4 entries"), "roots from the state: {said}");
     let (good, said) = ledger(&["verify", "--dir", &path("ca/ledger")]);
     assert!(!good && said.contains("in use by another process"), "{said}");
     ca.stop();
     let (good, said) = ledger(&["verify", "--dir", &path("ca/ledger")]);
-    assert!(good && said.contains("2 entries"), "{said}");
+    assert!(good && said.contains("4 entries") && said.contains("not asked"), "{said}");
+
+    // Files of a backup are held against what was seen of the CA.
+    let held = ["verify", "--dir", &path("ca/ledger"), "--state", &state];
+    let (good, said) = ledger(&held);
+    assert!(good && said.contains("consistent  with the 4 entries"), "{said}");
+    let text = fs::read_to_string(&state).unwrap();
+    for (field, value, reason) in [
+        ("size", serde_json::json!(9), "these files end after 4 entries"),
+        ("rootHash", serde_json::json!(vec![7; 32]), "the first 4 entries in these files are not those"),
+        ("ledger", serde_json::json!("00"), "the last head seen was of the ledger 00"),
+    ] {
+        let mut seen: serde_json::Value = serde_json::from_str(&text).unwrap();
+        seen[field] = value;
+        fs::write(&state, seen.to_string()).unwrap();
+        let (good, said) = ledger(&held);
+        assert!(!good && said.contains(reason), "{said}");
+    }
+    let (good, said) = ledger(&["verify", "--dir", &path("ca/ledger"), "--state", &path("none.json")]);
+    assert!(good && said.contains("not known"), "{said}");
     let (good, said) = ledger(&verify);
     assert!(!good && said.contains("no CA answers on"), "{said}");
 }
@@ -132,7 +154,7 @@ fn what_is_not_as_it_was_is_told() {
     seen["rootHash"][0] = (seen["rootHash"][0].as_u64().unwrap() ^ 1).into();
     fs::write(&state, seen.to_string()).unwrap();
     let (good, said) = verify(&["--state", &state]);
-    assert!(!good && said.contains("does not go on from the head of 1 entries"), "{said}");
+    assert!(!good && said.contains("does not go on from the head of 3 entries"), "{said}");
     seen["size"] = 9.into();
     fs::write(&state, seen.to_string()).unwrap();
     let (good, said) = verify(&["--state", &state]);

@@ -42,7 +42,7 @@ impl ledger_server::Ledger for LedgerService {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         let found = self.ca.recorded(filter(message)?, limit).await.map_err(status)?;
         let next = found.last().filter(|last| found.len() == limit && last.index > 0).map(|last| last.index);
-        Ok(Response::new(v1::ListEntriesResponse { entries: found.into_iter().map(entry_message).collect(), next }))
+        Ok(Response::new(v1::ListEntriesResponse { entries: found.into_iter().map(Into::into).collect(), next }))
     }
 
     async fn get_inclusion_proof(
@@ -141,22 +141,33 @@ fn head_message(signed: &SignedHead) -> v1::SignedTreeHead {
     }
 }
 
-fn entry_message(recorded: Recorded) -> v1::LedgerEntry {
-    let (certificate, audience, key_id) = match recorded.kind {
-        RecordedKind::Certificate(certificate) => (certificate.to_vec(), Vec::new(), String::new()),
-        RecordedKind::JwtSvid { audience, key_id } => (Vec::new(), audience, key_id),
-    };
-    v1::LedgerEntry {
-        index: recorded.index,
-        serial: recorded.serial,
-        spiffe_id: recorded.spiffe_id.to_string(),
-        issued_at: epoch(recorded.issued_at),
-        not_before: epoch(recorded.not_before),
-        not_after: epoch(recorded.not_after),
-        caller: recorded.caller,
-        certificate,
-        audience,
-        key_id,
+impl From<Recorded> for v1::LedgerEntry {
+    fn from(recorded: Recorded) -> Self {
+        use v1::LedgerEntryKind as Kind;
+        let kind = match &recorded.kind {
+            RecordedKind::Certificate(_) => Kind::Certificate,
+            RecordedKind::JwtSvid { .. } => Kind::JwtSvid,
+            RecordedKind::Intermediate(_) => Kind::Intermediate,
+            RecordedKind::Root(_) => Kind::Root,
+        };
+        let certificate = recorded.kind.certificate().map(|der| der.to_vec()).unwrap_or_default();
+        let (audience, key_id) = match recorded.kind {
+            RecordedKind::JwtSvid { audience, key_id } => (audience, key_id),
+            _ => (Vec::new(), String::new()),
+        };
+        Self {
+            index: recorded.index,
+            serial: recorded.serial,
+            spiffe_id: recorded.spiffe_id.to_string(),
+            issued_at: epoch(recorded.issued_at),
+            not_before: epoch(recorded.not_before),
+            not_after: epoch(recorded.not_after),
+            caller: recorded.caller,
+            certificate,
+            audience,
+            key_id,
+            kind: kind.into(),
+        }
     }
 }
 

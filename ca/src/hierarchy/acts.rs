@@ -36,6 +36,21 @@ pub(crate) async fn open(
     Hierarchy::new(&opened.trust, opened.signing, trust_domain)
 }
 
+/// Every root and intermediate that is here, and every root that is trusted.
+pub(crate) async fn held(files: &HierarchyFiles, hierarchy: &Hierarchy) -> Result<Vec<AuthorityInfo>, HierarchyError> {
+    let files = files.clone();
+    let here = blocking(move || files.authorities()).await?;
+    let standing = [hierarchy.root(), hierarchy.intermediate().info()].into_iter().cloned();
+    let all = hierarchy.roots().iter().cloned().chain(standing).chain(here.roots).chain(here.intermediates);
+    let mut held: Vec<AuthorityInfo> = Vec::new();
+    for info in all {
+        if !held.contains(&info) {
+            held.push(info);
+        }
+    }
+    Ok(held)
+}
+
 impl Ca {
     /// Makes a root that nobody trusts yet.
     ///
@@ -44,7 +59,9 @@ impl Ca {
     pub async fn make_root(&self) -> Result<AuthorityInfo, HierarchyError> {
         let _turn = self.0.hierarchy_turn.lock().await;
         let (files, now) = (self.0.files.clone(), (self.0.clock)());
-        blocking(move || files.make_root(now)).await
+        let made = blocking(move || files.make_root(now)).await?;
+        self.record_authority(&made).await?;
+        Ok(made)
     }
 
     /// Makes an intermediate of this cluster under a root whose key is here. Nothing signs with it until it is activated.
@@ -54,7 +71,9 @@ impl Ca {
     pub async fn make_intermediate(&self, root: Fingerprint) -> Result<AuthorityInfo, HierarchyError> {
         let _turn = self.0.hierarchy_turn.lock().await;
         let (files, now) = (self.0.files.clone(), (self.0.clock)());
-        blocking(move || files.make_intermediate(root, now)).await
+        let made = blocking(move || files.make_intermediate(root, now)).await?;
+        self.record_authority(&made).await?;
+        Ok(made)
     }
 
     /// Signs with this intermediate from now on. Its root must be trusted.
@@ -70,6 +89,7 @@ impl Ca {
         if !trust.trusts(signing.root.fingerprint) {
             return Err(HierarchyError::NotTrusted { intermediate, root: signing.root.fingerprint });
         }
+        self.record_authority(signing.authority.info()).await?;
         remember_active(&self.0.records, intermediate).await?;
         self.publish(&trust, signing).await
     }
@@ -221,6 +241,14 @@ impl Ca {
         let present = held.signing().clone();
         let opened = blocking(move || files.open(&known, Some(&present), now)).await?;
         let same = held.intermediate().info() == opened.signing.authority.info();
+        if !same {
+            self.record_authority(opened.signing.authority.info()).await?;
+        }
+        for root in opened.trust.infos()? {
+            if !held.trusts(root.fingerprint) {
+                self.record_authority(&root).await?;
+            }
+        }
         settle(&self.0.records, &self.0.files, &remembered, &opened).await?;
         if !same
             || held.bundles().get(self.trust_domain()).map(|bundle| bundle.sequence()) != Some(opened.trust.sequence)
@@ -234,6 +262,7 @@ impl Ca {
     pub(super) async fn publish(&self, trust: &TrustState, signing: Signing) -> Result<(), HierarchyError> {
         let hierarchy = Hierarchy::new(trust, signing, self.trust_domain())?;
         let (intermediate, root) = (hierarchy.intermediate().info().fingerprint, hierarchy.root().fingerprint);
+        self.record_authority(hierarchy.intermediate().info()).await?;
         tracing::info!(target: "alcazar::rotation", sequence = trust.sequence, roots = trust.roots.len(), %intermediate, %root, "the hierarchy changed");
         self.0.hierarchy.send_replace(Arc::new(hierarchy));
         // The one that the CA serves with is of the old moment; a failure is tried again by the task that rotates it.

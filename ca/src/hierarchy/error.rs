@@ -181,6 +181,9 @@ pub enum HierarchyError {
     /// The store did not answer.
     #[error(transparent)]
     Records(#[from] RecordError),
+    /// What signs was not put on record, so it does not sign.
+    #[error("a certificate of the CA could not be put on record")]
+    Ledger(#[source] Box<crate::ledger::LedgerError>),
     /// The process is ending.
     #[error("it was interrupted")]
     Interrupted,
@@ -214,5 +217,11 @@ impl HierarchyError {
     /// Whether it was one record that somebody else changed first.
     pub(crate) fn is_conflict(&self) -> bool {
         matches!(self, Self::Records(error) if error.is_conflict())
+    }
+}
+
+impl From<crate::ledger::LedgerError> for HierarchyError {
+    fn from(error: crate::ledger::LedgerError) -> Self {
+        Self::Ledger(Box::new(error))
     }
 }

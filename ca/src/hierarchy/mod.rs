@@ -32,7 +32,7 @@ use std::sync::Arc;
 use alcazar_identity::{CertificateDer, Fingerprint, TrustBundle, TrustBundles, TrustDomain};
 
 pub(crate) use self::{
-    acts::{blocking, open, remembered},
+    acts::{blocking, held, open, remembered},
     files::HierarchyFiles,
     folder::{Folder, Sort},
     joined::{Gift, Given, GivenKey, SharedKey, Standing, Wants, check_request},

@@ -3,6 +3,7 @@
 //! ```text
 //! certificate   01 01 │ issued at, 8 bytes │ caller │ DER, to the end
 //! JWT-SVID      01 02 │ issued at │ expires │ caller │ subject │ key id │ token id │ how many audiences, 2 bytes │ each
+//! authority     01 03 │ recorded at │ trust domain │ caller │ DER, to the end
 //! ```
 //!
 //! Numbers are big-endian, moments are seconds since 1970, a text has its length before it in two bytes. What a certificate
@@ -10,11 +11,11 @@
 
 use std::time::{Duration, SystemTime};
 
-use alcazar_identity::{CertificateDer, SpiffeId, SvidLeaf};
+use alcazar_identity::{CertificateDer, SpiffeId, SvidLeaf, TrustDomain};
 use alcazar_ledger::{Facts, MAX_ENTRY, Term};
 use thiserror::Error;
 
-use crate::{issue::Issued, jwt_authority::JwtFacts, records::seconds};
+use crate::{authority::AuthorityInfo, issue::Issued, jwt_authority::JwtFacts, records::seconds};
 
 /// Something that was issued and is about to be put on record.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +32,15 @@ pub(crate) enum Entry<'a> {
         /// As above.
         caller: &'a str,
     },
+    /// A root or an intermediate that the CA holds.
+    Authority {
+        info: &'a AuthorityInfo,
+        trust_domain: &'a TrustDomain,
+        /// When it came here.
+        at: SystemTime,
+        /// The CA itself.
+        caller: &'a str,
+    },
 }
 
 /// Something on record.
@@ -40,9 +50,9 @@ pub struct Recorded {
     pub index: u64,
     /// The certificate's serial number, in lower-case hexadecimal; the id of a token.
     pub serial: String,
-    /// Whom it names.
+    /// Whom it names; the trust domain itself, where it is an authority.
     pub spiffe_id: SpiffeId,
-    /// When it was issued.
+    /// When it was issued; of an authority, when it was put on record.
     pub issued_at: SystemTime,
     /// From when it is good.
     pub not_before: SystemTime,
@@ -66,6 +76,25 @@ pub enum RecordedKind {
         /// The key that signed it.
         key_id: String,
     },
+    /// A root: a certificate that its own key signed.
+    Root(CertificateDer<'static>),
+    /// An intermediate, whoever signed it.
+    Intermediate(CertificateDer<'static>),
+}
+
+impl RecordedKind {
+    /// The certificate, where it is one.
+    pub fn certificate(&self) -> Option<&CertificateDer<'static>> {
+        match self {
+            Self::Certificate(der) | Self::Root(der) | Self::Intermediate(der) => Some(der),
+            Self::JwtSvid { .. } => None,
+        }
+    }
+
+    /// Whether it signs others.
+    pub fn is_authority(&self) -> bool {
+        matches!(self, Self::Root(_) | Self::Intermediate(_))
+    }
 }
 
 impl Entry<'_> {
@@ -88,14 +117,30 @@ impl Entry<'_> {
                 for part in [*caller, token.subject.as_str(), &token.key_id, &token.id] {
                     text(&mut bytes, part)?;
                 }
-                let count = u16::try_from(token.audience.len()).map_err(|_many| EncodeEntryError)?;
+                let count = u16::try_from(token.audience.len()).map_err(|_many| EncodeEntryError::TooLarge)?;
                 bytes.extend_from_slice(&count.to_be_bytes());
                 token.audience.iter().try_for_each(|audience| text(&mut bytes, audience))?;
                 let subject = token.subject.as_str();
                 (bytes, facts(token.issued_at, token.expires, &token.id, subject, caller))
             }
+            Self::Authority { info, trust_domain, at, caller } => {
+                let mut bytes = vec![VERSION, AUTHORITY];
+                moment(&mut bytes, *at);
+                text(&mut bytes, trust_domain.as_str())?;
+                text(&mut bytes, caller)?;
+                bytes.extend_from_slice(&info.certificate);
+                let until = info.validity.not_after();
+                (bytes, facts(*at, until, &info.serial(), &trust_domain.to_uri(), caller))
+            }
         };
-        if bytes.len() > MAX_ENTRY { Err(EncodeEntryError) } else { Ok((bytes, facts)) }
+        if bytes.len() > MAX_ENTRY {
+            return Err(EncodeEntryError::TooLarge);
+        }
+        // One that is recorded and cannot be read would keep the whole ledger from opening.
+        if describe(&bytes) != Some(facts) {
+            return Err(EncodeEntryError::Unreadable);
+        }
+        Ok((bytes, facts))
     }
 }
 
@@ -135,6 +180,21 @@ impl Recorded {
                 let kind = RecordedKind::JwtSvid { audience, key_id };
                 Ok(Self { index, serial, spiffe_id, issued_at, not_before: issued_at, not_after, caller, kind })
             }
+            [VERSION, AUTHORITY] => {
+                let issued_at = rest.moment()?;
+                let trust_domain: TrustDomain = rest.text()?.parse().map_err(|_reason| DecodeEntryError::Malformed)?;
+                let spiffe_id = trust_domain.to_uri().parse().map_err(|_reason| DecodeEntryError::Malformed)?;
+                let caller = rest.text()?.to_owned();
+                let info = AuthorityInfo::parse(CertificateDer::from(rest.0.to_vec()));
+                let info = info.map_err(|_reason| DecodeEntryError::Authority)?;
+                let (serial, validity) = (info.serial(), info.validity);
+                let (not_before, not_after) = (validity.not_before(), validity.not_after());
+                let kind = match info.is_signed_by(&info) {
+                    true => RecordedKind::Root(info.certificate),
+                    false => RecordedKind::Intermediate(info.certificate),
+                };
+                Ok(Self { index, serial, spiffe_id, issued_at, not_before, not_after, caller, kind })
+            }
             [version, kind] => Err(DecodeEntryError::Version { version, kind }),
         }
     }
@@ -166,7 +226,7 @@ fn moment(bytes: &mut Vec<u8>, at: SystemTime) {
 }
 
 fn text(bytes: &mut Vec<u8>, text: &str) -> Result<(), EncodeEntryError> {
-    let length = u16::try_from(text.len()).map_err(|_long| EncodeEntryError)?;
+    let length = u16::try_from(text.len()).map_err(|_long| EncodeEntryError::TooLarge)?;
     bytes.extend_from_slice(&length.to_be_bytes());
     bytes.extend_from_slice(text.as_bytes());
     Ok(())
@@ -195,12 +255,18 @@ impl<'a> Rest<'a> {
     }
 }
 
-/// An entry that is longer than one may be.
+/// Something that cannot be an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error(
-    "what was issued is too large for the record of it: a caller, an audience or a certificate of more than 64 KiB"
-)]
-pub struct EncodeEntryError;
+pub enum EncodeEntryError {
+    /// It is longer than an entry may be.
+    #[error(
+        "what was issued is too large for the record of it: a caller, an audience or a certificate of more than 64 KiB"
+    )]
+    TooLarge,
+    /// It does not read back as what it is.
+    #[error("what was issued could not be read back from the record of it")]
+    Unreadable,
+}
 
 /// Bytes that are no entry.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -219,11 +285,15 @@ pub enum DecodeEntryError {
     /// Its certificate is not one.
     #[error("its certificate cannot be read")]
     Certificate(#[from] alcazar_identity::ParseSvidError),
+    /// Its certificate is not one of an authority.
+    #[error("its certificate is not that of an authority")]
+    Authority,
 }
 
 const VERSION: u8 = 1;
 const CERTIFICATE: u8 = 1;
 const JWT_SVID: u8 = 2;
+const AUTHORITY: u8 = 3;
 
 #[cfg(test)]
 mod tests {
@@ -265,9 +335,56 @@ mod tests {
         #[test]
         fn noise_is_refused_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let _refused = Recorded::decode(0, &bytes).is_err();
-            let marked = [&[VERSION, JWT_SVID][..], &bytes].concat();
-            let _refused = Recorded::decode(0, &marked).is_err();
+            for kind in [JWT_SVID, AUTHORITY] {
+                let marked = [&[VERSION, kind][..], &bytes].concat();
+                let _refused = Recorded::decode(0, &marked).is_err();
+            }
         }
+    }
+
+    #[test]
+    fn an_authority_reads_back_and_is_a_root_or_an_intermediate() {
+        use crate::{authority::Authority, serial::Serial, signer::KeySigner};
+        let at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let td: TrustDomain = "td".parse().unwrap();
+        let signer = || std::sync::Arc::new(KeySigner::new(rcgen::KeyPair::generate().unwrap()));
+        let serial = |n| Serial::from_random([n; 16]);
+        let root = Authority::root(&td, signer(), serial(1), at).unwrap();
+        let below = Authority::intermediate(&root, &td, "east", signer(), serial(2), at).unwrap();
+        for (authority, number, is_root) in [(&root, 1, true), (&below, 2, false)] {
+            let info = authority.info();
+            let entry = Entry::Authority { info, trust_domain: &td, at, caller: "ca" };
+            let (bytes, facts) = entry.encode().unwrap();
+            assert_eq!(describe(&bytes), Some(facts));
+            let recorded = Recorded::decode(3, &bytes).unwrap();
+            assert_eq!((recorded.serial, recorded.spiffe_id.as_str()), (serial(number).to_string(), "spiffe://td"));
+            assert_eq!((recorded.issued_at, recorded.not_after), (at, info.validity.not_after()));
+            let kind: fn(_) -> _ = if is_root { RecordedKind::Root } else { RecordedKind::Intermediate };
+            assert_eq!(recorded.kind, kind(info.certificate.clone()));
+        }
+    }
+
+    #[test]
+    fn what_would_not_read_back_is_not_recorded() {
+        use crate::{authority::Authority, csr::KeyHash, serial::Serial, signer::KeySigner};
+        let at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let signer = std::sync::Arc::new(KeySigner::new(rcgen::KeyPair::generate().unwrap()));
+        let serial = Serial::from_random([1; 16]);
+        let root = Authority::root(&"td".parse().unwrap(), signer, serial, at).unwrap();
+        let AuthorityInfo { certificate, fingerprint, validity } = root.info().clone();
+        // A certificate that is no leaf.
+        let issued = Issued {
+            certificate,
+            serial,
+            id: "spiffe://td/ns/a/sa/b".parse().unwrap(),
+            validity,
+            issued_at: at,
+            key_hash: KeyHash::of(b""),
+            issuer: fingerprint,
+            clamped: false,
+        };
+        let entry = Entry::Certificate { issued: &issued, caller: "me" };
+        assert_eq!(entry.encode(), Err(EncodeEntryError::Unreadable));
     }
 
     #[test]
@@ -279,8 +396,11 @@ mod tests {
             Recorded::decode(0, &[1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9]),
             Err(DecodeEntryError::Certificate(_))
         ));
-        assert_eq!(Entry::JwtSvid { facts: &jwt(vec![]), caller: &"x".repeat(70_000) }.encode(), Err(EncodeEntryError));
+        assert_eq!(
+            Entry::JwtSvid { facts: &jwt(vec![]), caller: &"x".repeat(70_000) }.encode(),
+            Err(EncodeEntryError::TooLarge)
+        );
         let many = jwt(vec!["y".repeat(60_000), "z".repeat(60_000)]);
-        assert_eq!(Entry::JwtSvid { facts: &many, caller: "me" }.encode(), Err(EncodeEntryError));
+        assert_eq!(Entry::JwtSvid { facts: &many, caller: "me" }.encode(), Err(EncodeEntryError::TooLarge));
     }
 }

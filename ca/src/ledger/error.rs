@@ -1,5 +1,8 @@
 //! Why the ledger did not do what was asked of it.
 
+use std::{io, path::PathBuf};
+
+use alcazar_identity::TrustDomain;
 use alcazar_ledger::{AppendError, OpenError, ReadError, merkle::Hash};
 use thiserror::Error;
 
@@ -32,6 +35,9 @@ pub enum LedgerError {
     /// The head was not kept.
     #[error("the ledger's head was not kept")]
     Records(#[from] RecordError),
+    /// Another process goes on with a ledger of the same name.
+    #[error("{0}")]
+    Forked(String),
     /// The process is ending.
     #[error("reading the ledger was interrupted")]
     Interrupted,
@@ -68,6 +74,56 @@ pub enum OpenLedgerError {
         found: Hash,
         /// What it was.
         signed: Hash,
+    },
+    /// It is not the one that the CA had.
+    #[error(
+        "the ledger here is {found}, with {size} entries, but this CA had the ledger {expected}, with at least {signed} entries: it was lost, moved away or exchanged; put its folder back, or restore it from a backup. Where it is lost for good: move the folder `ledger` away, set `ledger: {{replaces: {expected}}}` in the CA's configuration, and a new one begins"
+    )]
+    Exchanged {
+        /// The name of the one that is there.
+        found: String,
+        /// How many entries it has.
+        size: u64,
+        /// The name of the one that should be there.
+        expected: String,
+        /// How many entries a signed head says it had.
+        signed: u64,
+    },
+    /// It was given up.
+    #[error("the ledger {ledger} was given up, and {by} goes on after it; put the folder of that one back")]
+    Replaced {
+        /// Its name.
+        ledger: String,
+        /// The one after it.
+        by: String,
+    },
+    /// It is somebody else's.
+    #[error(
+        "the ledger {ledger} is of the trust domain {trust_domain} and its cluster {cluster}, not of this CA; put this CA's own back"
+    )]
+    OfAnother {
+        /// Its name.
+        ledger: String,
+        /// The trust domain of its CA.
+        trust_domain: TrustDomain,
+        /// The cluster of its CA.
+        cluster: String,
+    },
+    /// The file of its name.
+    #[error("cannot {doing} {}", path.display())]
+    Name {
+        /// What was being done, as a verb.
+        doing: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the disk said.
+        source: io::Error,
+    },
+    /// The file of its name has something else in it.
+    #[error("{} does not hold the name of a ledger (32 hexadecimal digits); put back what was there: the name that `alcazar ledger verify --dir` says of the folder beside it", path.display())]
+    NameFile {
+        /// The file.
+        path: PathBuf,
     },
     /// It cannot be compared with its signed head.
     #[error("the ledger cannot be compared with its last signed head")]

@@ -1,4 +1,4 @@
-//! The last signed head of each ledger, in the store: what is opened must go on from there.
+//! The last signed head of each ledger, in the store: what is opened must go on from there, and what runs, too.
 
 use std::time::{Duration, SystemTime};
 
@@ -9,24 +9,33 @@ use alcazar_store::Expected;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 
-use super::{Ledger, LedgerError, OpenLedgerError, SignedHead, TreeHead};
+use super::{Ledger, LedgerError, SignedHead, TreeHead};
 use crate::{
     ca::Ca,
-    records::{Records, family, seconds, text},
+    records::{family, seconds, text},
 };
 
 /// A signed head, as the store has it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct HeadRecord {
     #[serde(with = "text")]
-    trust_domain: TrustDomain,
-    cluster: String,
-    size: u64,
-    root: [u8; 32],
+    pub(super) trust_domain: TrustDomain,
+    pub(super) cluster: String,
+    pub(super) size: u64,
+    pub(super) root: [u8; 32],
     #[serde(with = "seconds")]
-    at: SystemTime,
+    pub(super) at: SystemTime,
     chain: Vec<String>,
     signature: String,
+    /// Where the ledger was lost, and another goes on after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) replaced: Option<Replaced>,
+}
+
+/// What goes on after a ledger that was lost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Replaced {
+    pub(super) by: String,
 }
 
 impl HeadRecord {
@@ -40,6 +49,7 @@ impl HeadRecord {
             at,
             chain: signed.chain.iter().map(|certificate| STANDARD.encode(certificate)).collect(),
             signature: STANDARD.encode(&signed.signature),
+            replaced: None,
         }
     }
 
@@ -54,33 +64,31 @@ impl HeadRecord {
     }
 }
 
-/// Compares a ledger that was opened with the head that was last signed for it.
-pub(super) async fn compare(ledger: &Ledger, records: &Records) -> Result<(), OpenLedgerError> {
-    let name = ledger.name();
-    let Some(known) = records.get::<HeadRecord>(family::HEADS, &name).await? else {
-        let (others, _) = records.list::<HeadRecord>(family::HEADS).await?;
-        if !others.is_empty() && ledger.head().size == 0 {
-            tracing::warn!(
-                ledger = name,
-                others = others.len(),
-                "a new ledger begins, and the store knows heads of others; where they are not those of other replicas, the ledger of this one was lost or moved away"
-            );
-        }
-        return Ok(());
-    };
-    let known = known.record;
-    let (size, signed) = (ledger.head().size, Hash::from(known.root));
-    if size < known.size {
-        return Err(OpenLedgerError::Shrunk { ledger: name, size, signed: known.size });
+/// Whether a key of the family is that of a ledger's last head.
+pub(super) fn is_ledger_name(name: &str) -> bool {
+    name.len() == 32 && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+impl Ledger {
+    /// Whether it goes on from what somebody kept under its name. A copy of the data folder that runs elsewhere has the same name.
+    async fn holds(&self, kept: &HeadRecord) -> Result<(), LedgerError> {
+        let (name, size, theirs) = (self.name(), self.head().size, Hash::from(kept.root));
+        let fork = if kept.size > size {
+            Some(format!("has {size} entries here and {} there", kept.size))
+        } else {
+            let ours = self.root(kept.size).await?;
+            (ours != theirs).then(|| format!("has the root {ours} after {} entries here and {theirs} there", kept.size))
+        };
+        let Some(fork) = fork else {
+            self.fork.send_if_modified(|known| known.take().is_some());
+            return Ok(());
+        };
+        let fork = format!(
+            "two processes go on with the ledger {name}: it {fork}, as the store has it; find the copy of this CA's data folder and stop one of the two"
+        );
+        self.fork.send_if_modified(|known| known.replace(fork.clone()).as_ref() != Some(&fork));
+        Err(LedgerError::Forked(fork))
     }
-    let found = ledger.root(known.size).await.map_err(|error| match error {
-        LedgerError::Read(error) => OpenLedgerError::Read(error),
-        _ => OpenLedgerError::Interrupted,
-    })?;
-    if found != signed {
-        return Err(OpenLedgerError::Changed { ledger: name, size: known.size, found, signed });
-    }
-    Ok(())
 }
 
 impl Ca {
@@ -106,27 +114,22 @@ impl Ca {
         Ok(head.sign(&hierarchy)?)
     }
 
-    /// The head that was last signed and kept, of this CA's ledger.
-    ///
-    /// # Errors
-    /// When the store does not answer.
-    pub async fn kept_head(&self) -> Result<Option<SignedHead>, LedgerError> {
-        let name = self.0.ledger.name();
-        let found = self.0.records.get::<HeadRecord>(family::HEADS, &name).await?;
-        Ok(found.and_then(|stored| stored.record.signed(&name)))
-    }
-
     /// Signs the head and keeps it in the store, where it is not there yet.
     ///
     /// # Errors
-    /// When the signer does not sign, or the store does not answer.
+    /// When the signer does not sign, the store does not answer, or what is there is not what this ledger was.
     pub async fn keep_head(&self) -> Result<(), LedgerError> {
-        let name = self.0.ledger.name();
+        let ledger = &self.0.ledger;
+        let name = ledger.name();
         loop {
+            // In this order: whatever we kept, we have.
             let found = self.0.records.get::<HeadRecord>(family::HEADS, &name).await?;
-            let size = self.0.ledger.head().size;
+            let size = ledger.head().size;
+            if let Some(stored) = &found {
+                ledger.holds(&stored.record).await?;
+            }
             let expected = match &found {
-                Some(stored) if stored.record.size >= size => return Ok(()),
+                Some(stored) if stored.record.size == size => return Ok(()),
                 Some(stored) => Expected::At(stored.revision),
                 None => Expected::Absent,
             };
@@ -145,8 +148,12 @@ impl Ca {
                 () = shutdown.cancelled() => return,
                 () = tokio::time::sleep(EVERY) => {}
             }
-            if let Err(error) = self.keep_head().await {
-                tracing::warn!(reason = %process::chain(&error), "the ledger's head was not kept; the next one is");
+            match self.keep_head().await {
+                Ok(()) => {}
+                Err(LedgerError::Forked(reason)) => tracing::error!(reason, "the ledger is forked"),
+                Err(error) => {
+                    tracing::warn!(reason = %process::chain(&error), "the ledger's head was not kept; the next one is");
+                }
             }
         }
     }

@@ -6,32 +6,41 @@
 //! tree_head ──▶ signed by the intermediate ──▶ whoever asks; the store, every minute and at the end
 //! ```
 //!
-//! **Invariant:** a reply that something was issued means that it is in the ledger.
+//! # Invariants
+//! - A reply that something was issued means that it is in the ledger.
+//! - What signs is in the ledger before it signs for anybody.
+//! - A ledger goes on from what was known of it: one that is shorter, or another one, does not open.
 
+mod authorities;
+mod config;
+mod continuity;
 mod entry;
 mod error;
 mod head;
 mod heads;
+mod health;
 mod witness;
 
 use std::{ops::ControlFlow, path::Path, sync::Arc, time::SystemTime};
 
 use alcazar_identity::SpiffeId;
-use alcazar_ledger::{Head, Observe, Options, Query, Report, Step, Term, merkle::Hash};
+use alcazar_ledger::{Head, Health, Hooks, Observe, Options, Query, Report, Step, Term, merkle::Hash};
 use alcazar_service::Metrics;
-use tokio::task;
+use tokio::{sync::watch, task};
 
 use self::entry::term;
-pub(crate) use self::{
-    entry::Entry,
-    heads::HeadRecord,
-    witness::{Verdict, judge},
-};
 pub use self::{
+    config::LedgerConfig,
     entry::{DecodeEntryError, EncodeEntryError, Recorded, RecordedKind},
     error::{LedgerError, OpenLedgerError},
     head::{HEAD_CONTEXT, HeadError, SignedHead, TreeHead, moment},
     witness::{WITNESS_CONTEXT, Witness},
+};
+pub(crate) use self::{
+    continuity::Standing,
+    entry::Entry,
+    heads::HeadRecord,
+    witness::{Verdict, judge},
 };
 use crate::{
     records::{Records, seconds},
@@ -41,6 +50,8 @@ use crate::{
 /// Where everything that is issued is put on record.
 pub(crate) struct Ledger {
     log: Arc<alcazar_ledger::Ledger>,
+    /// Why somebody else seems to go on with this ledger, too.
+    fork: watch::Sender<Option<String>>,
 }
 
 /// What is looked for; all of it must hold.
@@ -70,28 +81,27 @@ pub struct Included {
 }
 
 impl Ledger {
-    /// Opens the ledger in `dir`, which must go on from the head that was last kept of it.
+    /// Opens the ledger in the data folder, which must go on from what is known of it.
     pub(crate) async fn open(
-        dir: &Path,
+        standing: &Standing<'_>,
         records: &Records,
         metrics: &Metrics,
-        observe: Option<Observe>,
+        hooks: Hooks,
     ) -> Result<Self, OpenLedgerError> {
-        let options =
-            Options { observe: Some(measure(metrics, observe)), ..Options::new(entry::describe, random_bytes()?) };
-        let dir = dir.to_owned();
+        let hooks = Hooks { observe: Some(measure(metrics, hooks.observe)), ..hooks };
+        let options = Options { hooks, ..Options::new(entry::describe, random_bytes()?) };
+        let dir = standing.data_dir.join(FOLDER);
         let opened = task::spawn_blocking(move || alcazar_ledger::Ledger::open(dir, options)).await;
         let log = Arc::new(opened.map_err(|_panic| OpenLedgerError::Interrupted)??);
-        let entries = metrics.gauge("alcazar_ca_ledger_entries", "Entries in this replica's ledger");
-        let weak = Arc::downgrade(&log);
-        metrics.on_scrape(move || {
-            if let Some(log) = weak.upgrade() {
-                entries.set(i64::try_from(log.head().size).unwrap_or(i64::MAX));
-            }
-        });
-        let ledger = Self { log };
-        heads::compare(&ledger, records).await?;
+        health::measure(metrics, &log);
+        let ledger = Self { log, fork: watch::Sender::default() };
+        continuity::check(&ledger, records, standing).await?;
         Ok(ledger)
+    }
+
+    /// Whether it takes entries.
+    pub(crate) fn health(&self) -> Health {
+        self.log.health()
     }
 
     /// Puts something on record; its number. Durable when this returns, and nobody gets it before.
@@ -118,6 +128,11 @@ impl Ledger {
     pub(crate) async fn find_serial(&self, serial: &str) -> Result<Option<Recorded>, LedgerError> {
         let filter = Filter { serial: Some(serial.to_owned()), ..Filter::default() };
         Ok(self.list(filter, 1).await?.pop())
+    }
+
+    async fn all_of_serial(&self, serial: &str) -> Result<Vec<Recorded>, LedgerError> {
+        let filter = Filter { serial: Some(serial.to_owned()), ..Filter::default() };
+        self.list(filter, usize::MAX).await
     }
 
     /// Everything that names the identity and is not over at `now`, the newest first.
@@ -235,6 +250,9 @@ fn measure(metrics: &Metrics, next: Option<Observe>) -> Observe {
     })
 }
 
+/// The ledger's folder in the data folder.
+pub(crate) const FOLDER: &str = "ledger";
+
 const SYNC_BOUNDS: &[f64] = &[0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0];
 
 /// Verifies the files of a ledger that no CA has open, such as a backup.
@@ -242,7 +260,15 @@ const SYNC_BOUNDS: &[f64] = &[0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5
 /// # Errors
 /// When it is in use, is no ledger, or the disk refuses.
 pub fn verify_files(dir: impl AsRef<Path>) -> Result<Report, alcazar_ledger::OpenError> {
-    alcazar_ledger::verify_files(dir, entry::describe)
+    verify_files_at(dir, 0)
+}
+
+/// The same, and says what the root of the first `early` entries is.
+///
+/// # Errors
+/// When it is in use, is no ledger, or the disk refuses.
+pub fn verify_files_at(dir: impl AsRef<Path>, early: u64) -> Result<Report, alcazar_ledger::OpenError> {
+    alcazar_ledger::verify_files_at(dir, entry::describe, early)
 }
 
 /// Whether these bytes are an entry of a ledger; for the fuzzer, which finds inputs that panic.

@@ -13,9 +13,10 @@ use super::{
     sealed::{Context, Purpose, Secret},
 };
 use crate::{
+    authority::AuthorityInfo,
     ca::Ca,
     csr::KeyHash,
-    hierarchy::{Gift, SharedKey, blocking, check_request},
+    hierarchy::{Gift, HierarchyError, SharedKey, blocking, check_request},
     records::{RecordError, Stored, family, prefix, read},
 };
 
@@ -148,6 +149,11 @@ impl Ca {
             Some(Gift::Shared { chain, root, key: SharedKey::Pkcs8(key) }) => (chain, root, AnswerKey::Shared(key)),
             Some(Gift::Shared { chain, root, key: SharedKey::Label(label) }) => (chain, root, AnswerKey::Token(label)),
         };
+        // What this replica signed is on its record before anybody has it.
+        if let (AnswerKey::Own, Some(made)) = (&key, chain.first()) {
+            let info = AuthorityInfo::parse(made.clone()).map_err(HierarchyError::Make)?;
+            self.record_authority(&info).await.map_err(HierarchyError::from)?;
+        }
         let shared = !matches!(key, AnswerKey::Own);
         let intermediate = chain.first().map(|der| alcazar_identity::Fingerprint::of(der).to_string());
         let answer = Answer { at: now, key_hash, chain, root, key };

@@ -113,6 +113,8 @@ impl Ca {
         // Here without the zeros that certificates of ours have before it, if any.
         let found = self.0.ledger.find_serial(&format!("{serial:0>32}")).await?;
         match found {
+            // An authority is revoked by its fingerprint.
+            Some(record) if record.kind.is_authority() => Ok(None),
             Some(record) if !matches!(record.kind, RecordedKind::Certificate(_)) => {
                 Err(RevokeError::Token { id: record.serial, of: record.spiffe_id, expires: record.not_after })
             }

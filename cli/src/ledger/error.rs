@@ -44,8 +44,32 @@ pub(crate) enum LedgerCommandError {
     NotIncluded { index: u64, serial: String, source: ProofError },
     #[error("entry {index} cannot be read")]
     Entry { index: u64, source: DecodeEntryError },
-    #[error("entry {index} is {found} in the ledger, and was listed as {listed}")]
+    #[error(
+        "entry {index} is {found} in the ledger, and was listed as {listed}: the CA does not say what is on record"
+    )]
     Listed { index: u64, found: String, listed: String },
+    #[error("the CA does not list entry {index}, which is among the newest that its signed head covers")]
+    NotListed { index: u64 },
+    #[error("the CA was asked for {asked} and answered with {found}: it does not say what is on record")]
+    Other { asked: String, found: String },
+    #[error(
+        "the head is of {there} by the CA's clock, and the clock here says {here}: it may hide what was issued since (see --max-age)"
+    )]
+    Stale { there: String, here: String },
+    #[error(
+        "these files are of the ledger {found}, and the last head seen was of the ledger {known} (in {})", path.display()
+    )]
+    OtherFiles { found: String, known: String, path: PathBuf },
+    #[error(
+        "these files end after {found} entries, and the head that was seen at {seen} had {known}: they are older than that, or were cut; hold them against an earlier state, or ask without --state"
+    )]
+    OlderFiles { found: u64, known: u64, seen: String },
+    #[error(
+        "the first {known} entries in these files are not those of the head that was seen at {seen}: they were changed; ask who had access, and keep them"
+    )]
+    ChangedFiles { known: u64, seen: String },
+    #[error(transparent)]
+    Files(#[from] alcazar_ledger::OpenError),
 }
 
 impl From<tonic::Status> for LedgerCommandError {

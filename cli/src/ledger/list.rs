@@ -42,19 +42,30 @@ pub(super) async fn list(args: &ListArgs, now: SystemTime) -> Result<ExitCode, L
         eprintln!("nothing on record is like that");
         return Ok(ExitCode::SUCCESS);
     }
-    let mut table = Table::new(["ENTRY", "ISSUED", "UNTIL", "IDENTITY", "SERIAL", "CALLER"]);
+    let mut table = Table::new(["ENTRY", "KIND", "ISSUED", "UNTIL", "IDENTITY", "SERIAL", "CALLER"]);
     for entry in entries {
         let (issued, until) = (answer::time(entry.issued_at), answer::time(entry.not_after));
-        table.row([entry.index.to_string(), issued, until, entry.spiffe_id, entry.serial, entry.caller]);
+        let (index, kind) = (entry.index.to_string(), kind(&entry).to_owned());
+        table.row([index, kind, issued, until, entry.spiffe_id, entry.serial, entry.caller]);
     }
     Ok(say(&table.to_string()))
 }
 
+fn kind(entry: &v1::LedgerEntry) -> &'static str {
+    use v1::LedgerEntryKind as Kind;
+    match entry.kind() {
+        Kind::Certificate => "certificate",
+        Kind::JwtSvid => "jwt-svid",
+        Kind::Intermediate => "intermediate",
+        Kind::Root => "root",
+        Kind::Unspecified => "other",
+    }
+}
+
 fn json(entry: &v1::LedgerEntry) -> serde_json::Value {
-    let kind = if entry.certificate.is_empty() { "jwt-svid" } else { "certificate" };
     let mut value = json!({
         "entry": entry.index,
-        "kind": kind,
+        "kind": kind(entry),
         "serial": entry.serial,
         "spiffeId": entry.spiffe_id,
         "issuedAt": answer::time(entry.issued_at),

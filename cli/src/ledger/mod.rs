@@ -2,6 +2,7 @@
 
 mod answer;
 mod error;
+mod files;
 mod list;
 mod show;
 mod state;
@@ -9,7 +10,7 @@ mod verify;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crate::operator::{self, CaArg};
 
@@ -74,7 +75,7 @@ pub(crate) struct VerifyArgs {
     #[arg(long)]
     files: bool,
     /// Verify the files of a ledger that no CA has open, such as a backup, instead of asking one
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["root", "state", "socket", "files"])]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["root", "max_age", "socket", "files"])]
     dir: Option<PathBuf>,
 }
 
@@ -87,6 +88,9 @@ pub(crate) struct PinArgs {
     /// Where the last verified head is kept: the next run proves that the ledger only grew since
     #[arg(long, value_name = "FILE")]
     state: Option<PathBuf>,
+    /// How far the head's time may be from the clock here: an old one hides what was issued since
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = alcazar_ca::duration::parse)]
+    max_age: Duration,
 }
 
 pub(crate) fn run(command: &Command) -> ExitCode {
@@ -95,7 +99,7 @@ pub(crate) fn run(command: &Command) -> ExitCode {
         Command::List(args) => operator::run_any(list::list(args, now)),
         Command::Show(args) => operator::run_any(show::show(args, now)),
         Command::Verify(args) => match &args.dir {
-            Some(dir) => verify::files(dir),
+            Some(dir) => operator::run_any(async { files::verify(dir, args.pin.state.as_deref()) }),
             None => operator::run_any(verify::verify(args, now)),
         },
     }
@@ -105,7 +109,7 @@ pub(crate) fn run(command: &Command) -> ExitCode {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum When {
     At(SystemTime),
-    Ago(std::time::Duration),
+    Ago(Duration),
 }
 
 impl When {
@@ -132,8 +136,6 @@ fn when(text: &str) -> Result<When, String> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]

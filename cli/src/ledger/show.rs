@@ -17,7 +17,8 @@ pub(super) async fn show(args: &ShowArgs, now: SystemTime) -> Result<ExitCode, L
     let channel = args.ca.connect().await?;
     let Verified { signed, roots, .. } = head(channel.clone(), &args.pin, now).await?;
     let mut client = LedgerClient::new(channel);
-    let entry = Some(Entry::Serial(args.serial.to_ascii_lowercase().replace(':', "")));
+    let serial = args.serial.to_ascii_lowercase().replace(':', "");
+    let entry = Some(Entry::Serial(serial.clone()));
     let request = v1::GetInclusionProofRequest { entry, size: signed.head.size };
     let proof = match client.get_inclusion_proof(request.clone()).await {
         // A token's id is whatever its issuer made it.
@@ -29,13 +30,16 @@ pub(super) async fn show(args: &ShowArgs, now: SystemTime) -> Result<ExitCode, L
     };
     let proof = proof.into_inner();
     let recorded = included(&proof, &signed.head)?;
+    if recorded.serial != serial && recorded.serial != args.serial {
+        return Err(LedgerCommandError::Other { asked: args.serial.clone(), found: recorded.serial });
+    }
     let mut text = describe(&recorded);
     text.push_str(&format!("proof        entry {} is in the ledger of {}\n", recorded.index, signed.head));
     text.push_str(&format!("             signed by the CA's intermediate; roots from {roots}\n"));
     for hash in super::answer::hashes(&proof.hashes)? {
         text.push_str(&format!("             {hash}\n"));
     }
-    if let RecordedKind::Certificate(der) = &recorded.kind {
+    if let Some(der) = recorded.kind.certificate() {
         text.push_str(&pem(der));
     }
     Ok(say(&text))
@@ -43,11 +47,17 @@ pub(super) async fn show(args: &ShowArgs, now: SystemTime) -> Result<ExitCode, L
 
 fn describe(recorded: &Recorded) -> String {
     let Recorded { serial, spiffe_id, issued_at, not_before, not_after, caller, kind, .. } = recorded;
-    let (what, more) = match kind {
-        RecordedKind::Certificate(der) => ("certificate", format!("fingerprint  {}\n", Fingerprint::of(der))),
+    let what = match kind {
+        RecordedKind::Certificate(_) => "certificate",
+        RecordedKind::JwtSvid { .. } => "JWT-SVID",
+        RecordedKind::Intermediate(_) => "intermediate",
+        RecordedKind::Root(_) => "root",
+    };
+    let more = match kind {
         RecordedKind::JwtSvid { audience, key_id } => {
-            ("JWT-SVID", format!("audience     {}\nkey          {key_id}\n", audience.join(", ")))
+            format!("audience     {}\nkey          {key_id}\n", audience.join(", "))
         }
+        _ => kind.certificate().map(|der| format!("fingerprint  {}\n", Fingerprint::of(der))).unwrap_or_default(),
     };
     let [issued_at, not_before, not_after] = [*issued_at, *not_before, *not_after].map(rfc3339);
     format!(

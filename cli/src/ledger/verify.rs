@@ -1,14 +1,13 @@
 //! `alcazar ledger verify`.
 
 use std::fs;
-use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use alcazar_api::ca::v1::{
     self, administration_client::AdministrationClient, get_inclusion_proof_request::Entry, ledger_client::LedgerClient,
 };
-use alcazar_ca::ledger::{Recorded, SignedHead, TreeHead, Witness, verify_files};
+use alcazar_ca::ledger::{Recorded, SignedHead, TreeHead, Witness};
 use alcazar_identity::{CertificateDer, TrustBundle, TrustDomain, rfc3339};
 use alcazar_ledger::merkle::{Hash, verify_consistency, verify_inclusion};
 use alcazar_service::process::chain;
@@ -71,32 +70,6 @@ pub(super) async fn verify(args: &VerifyArgs, now: SystemTime) -> Result<ExitCod
     Ok(say(&text))
 }
 
-/// Verifies files that no CA has open.
-pub(super) fn files(dir: &Path) -> ExitCode {
-    let report = match verify_files(dir) {
-        Ok(report) => report,
-        Err(error) => {
-            eprintln!("alcazar: {}", chain(&error));
-            return ExitCode::FAILURE;
-        }
-    };
-    let mut text = format!("ledger      {}\n", report.log);
-    text.push_str(&format!("head        {} entries, root {}\n", report.head.size, report.head.root));
-    text.push_str(&format!("files       {} segments, {} bytes\n", report.segments, report.bytes));
-    if report.torn > 0 {
-        text.push_str(&format!(
-            "tail        {} bytes at the end were never acknowledged; the CA removes them when it starts\n",
-            report.torn
-        ));
-    }
-    let said = say(&text);
-    if report.damages.is_empty() {
-        return said;
-    }
-    report.damages.iter().for_each(|damage| eprintln!("alcazar: {damage}"));
-    ExitCode::FAILURE
-}
-
 /// The CA's head, signed by whom it must be and going on from the last one.
 pub(super) async fn head(channel: Channel, pin: &PinArgs, now: SystemTime) -> Result<Verified, LedgerCommandError> {
     let last = pin.state.as_deref().map(State::read).transpose()?.flatten();
@@ -105,6 +78,10 @@ pub(super) async fn head(channel: Channel, pin: &PinArgs, now: SystemTime) -> Re
     let head = &signed.head;
     let (bundle, roots) = roots(channel, pin, last.as_ref(), &head.trust_domain).await?;
     signed.verify(&bundle).map_err(|source| LedgerCommandError::Head { roots: roots.clone(), source })?;
+    let apart = now.duration_since(head.at).or_else(|_| head.at.duration_since(now)).unwrap_or_default();
+    if apart > pin.max_age {
+        return Err(LedgerCommandError::Stale { there: rfc3339(head.at), here: rfc3339(now) });
+    }
     say_of_clocks(head, last.as_ref(), now);
     if let (Some(last), Some(path)) = (&last, &pin.state) {
         if last.ledger != head.ledger {
@@ -199,28 +176,37 @@ async fn witnessed(
     Ok(text)
 }
 
-/// Proves the newest entries, one by one; how many.
-async fn newest(client: &mut LedgerClient<Channel>, head: &TreeHead, count: u32) -> Result<usize, LedgerCommandError> {
-    if count == 0 || head.size == 0 {
-        return Ok(0);
-    }
-    // What came after the head was signed is not in it.
-    let request = v1::ListEntriesRequest { before: Some(head.size), limit: count, ..v1::ListEntriesRequest::default() };
-    let listed = client.list_entries(request).await?.into_inner().entries;
-    for entry in &listed {
-        let request = v1::GetInclusionProofRequest { entry: Some(Entry::Index(entry.index)), size: head.size };
-        let proof = client.get_inclusion_proof(request).await?.into_inner();
-        let recorded = included(&proof, head)?;
-        if (&recorded.serial, recorded.spiffe_id.as_str()) != (&entry.serial, entry.spiffe_id.as_str()) {
-            let (found, listed) = (
-                format!("{} of {}", recorded.serial, recorded.spiffe_id),
-                format!("{} of {}", entry.serial, entry.spiffe_id),
-            );
-            return Err(LedgerCommandError::Listed { index: entry.index, found, listed });
+/// Proves the newest entries that the head covers, one by one, and that the CA lists what was proven; how many.
+async fn newest(client: &mut LedgerClient<Channel>, head: &TreeHead, count: u32) -> Result<u64, LedgerCommandError> {
+    let oldest = head.size.saturating_sub(count.into());
+    let mut before = head.size;
+    while before > oldest {
+        let page = u32::try_from(before - oldest).unwrap_or(PAGE).min(PAGE);
+        // What came after the head was signed is not in it.
+        let request = v1::ListEntriesRequest { before: Some(before), limit: page, ..v1::ListEntriesRequest::default() };
+        let mut listed = client.list_entries(request).await?.into_inner().entries.into_iter();
+        for index in (before - u64::from(page)..before).rev() {
+            let request = v1::GetInclusionProofRequest { entry: Some(Entry::Index(index)), size: head.size };
+            let proof = client.get_inclusion_proof(request).await?.into_inner();
+            if proof.index != index {
+                let (asked, found) = (format!("entry {index}"), format!("entry {}", proof.index));
+                return Err(LedgerCommandError::Other { asked, found });
+            }
+            let found = v1::LedgerEntry::from(included(&proof, head)?);
+            let listed = listed.next().filter(|listed| listed.index == index);
+            let listed = listed.ok_or(LedgerCommandError::NotListed { index })?;
+            if listed != found {
+                let (found, listed) = (format!("{found:?}"), format!("{listed:?}"));
+                return Err(LedgerCommandError::Listed { index, found, listed });
+            }
         }
+        before -= u64::from(page);
     }
-    Ok(listed.len())
+    Ok(head.size - oldest)
 }
+
+/// As many entries as are asked for at a time.
+const PAGE: u32 = 500;
 
 /// The entry that a proof proves to be in the head.
 pub(super) fn included(proof: &v1::InclusionProof, head: &TreeHead) -> Result<Recorded, LedgerCommandError> {
