@@ -114,6 +114,16 @@ impl Ca {
         Ok(head.sign(&hierarchy)?)
     }
 
+    /// The head that was last signed and kept, of this CA's ledger.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn kept_head(&self) -> Result<Option<SignedHead>, LedgerError> {
+        let name = self.0.ledger.name();
+        let found = self.0.records.get::<HeadRecord>(family::HEADS, &name).await?;
+        Ok(found.and_then(|stored| stored.record.signed(&name)))
+    }
+
     /// Signs the head and keeps it in the store, where it is not there yet.
     ///
     /// # Errors

@@ -15,7 +15,7 @@ use std::{
 };
 
 use alcazar_ledger::{
-    Ledger, Options, Query, Step, Term,
+    Hooks, Ledger, Options, Query, Step, Term,
     merkle::{Hash, verify_inclusion},
 };
 use support::{append, describe, found, open, options, text};
@@ -47,7 +47,8 @@ async fn appends_and_answers_go_on_while_a_segment_is_sealed() {
             let _held = wait.lock().unwrap().recv();
         }
     };
-    let ledger = Ledger::open(folder.path(), Options { observe: Some(Arc::new(observe)), ..options() }).unwrap();
+    let hooks = Hooks { observe: Some(Arc::new(observe)), ..Hooks::default() };
+    let ledger = Ledger::open(folder.path(), Options { hooks, ..options() }).unwrap();
     let appended = async {
         for i in 0..15 {
             assert_eq!(append(&ledger, &text(i)).await, i);
