@@ -98,6 +98,13 @@ impl ledger_server::Ledger for Liar {
         self.honest.clone().get_consistency_proof(request.into_inner()).await
     }
 
+    async fn get_witnesses(
+        &self,
+        request: Request<v1::GetWitnessesRequest>,
+    ) -> Result<Response<v1::Witnesses>, Status> {
+        self.honest.clone().get_witnesses(request.into_inner()).await
+    }
+
     async fn verify_files(
         &self,
         request: Request<v1::VerifyFilesRequest>,
