@@ -261,6 +261,8 @@ impl Ca {
         if crate::serving::is_the_cas(id) {
             return Err(RequestError::OwnIdentity(id.clone()));
         }
+        // Who is no node of ours says nothing of what it enforces. Before the hierarchy is looked at: a rotation sees the note.
+        self.note_unreported(ttl.min(self.0.profiles.default().max_ttl())).await?;
         let hierarchy = self.hierarchy();
         let permit = self.permits(id)?;
         let issued =

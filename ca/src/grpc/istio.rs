@@ -36,13 +36,13 @@ impl IstioService {
         let present = caller.present().filter(|_| impersonated.is_none());
         let _pass = self.ca.admit(&caller.limited_as(), present).await?;
         let csr = Csr::from_pem(&message.csr)?;
+        // Whoever comes by this way says nothing of what it enforces: a rotation waits for it by time.
+        self.ca.note_unreported(ttl).await?;
         let reply = match (caller, impersonated) {
             (Caller::Bearer(bearer), other) => self.ca.issue_to_bearer(&bearer, other.as_ref(), &csr, ttl).await?,
             (Caller::Node(node), Some(id)) => self.ca.issue_impersonated(&node, &id, &csr, ttl).await?,
             (Caller::Node(node), None) => self.ca.renew(*node, &csr, ttl).await?,
         };
-        // Whoever comes by this way says nothing of what it enforces: a rotation waits for it by time.
-        self.ca.note_unreported(reply.issued_at, reply.not_after).await?;
         // Of one moment: the chain's other certificates are those of this hierarchy.
         let mut cert_chain: Vec<_> = reply.chain.first().map(pem).into_iter().collect();
         cert_chain.extend_from_slice(reply.hierarchy.above_in_pem());

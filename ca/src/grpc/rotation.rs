@@ -33,6 +33,7 @@ impl Rotation for RotationService {
         let kind = match request.get_ref().kind() {
             RotationKind::Root => Kind::Root,
             RotationKind::Intermediate => Kind::Intermediate,
+            RotationKind::Jwt if request.get_ref().compromised => return answer(self.ca.replace_stolen().await),
             RotationKind::Jwt => Kind::Jwt,
             RotationKind::Unspecified => return Err(Status::invalid_argument("no such kind of rotation")),
         };
@@ -62,9 +63,10 @@ impl Rotation for RotationService {
         &self,
         request: Request<v1::ForceRotationRequest>,
     ) -> Result<Response<v1::RotationStatus>, Status> {
-        let parties: std::collections::BTreeSet<_> = request.into_inner().parties.into_iter().collect();
+        let request = request.into_inner();
+        let parties: std::collections::BTreeSet<_> = request.parties.into_iter().collect();
         about(format!("past {}", parties.iter().cloned().collect::<Vec<_>>().join(", ")));
-        answer(self.ca.force_rotation(&parties).await)
+        answer(self.ca.force_rotation(request.step, &parties).await)
     }
 }
 
@@ -158,9 +160,11 @@ fn reissue_message(reissue: &Reissue) -> v1::Reissue {
 
 fn answer(outcome: Result<Shown, RotationError>) -> Result<Response<v1::RotationStatus>, Status> {
     let shown = outcome.map_err(|error| match error {
-        RotationError::None | RotationError::UnderWay(_) | RotationError::Abort(_) | RotationError::Force(_) => {
-            Status::failed_precondition(error.to_string())
-        }
+        RotationError::None
+        | RotationError::UnderWay(_)
+        | RotationError::MovedOn(_)
+        | RotationError::Abort(_)
+        | RotationError::Force(_) => Status::failed_precondition(error.to_string()),
         other => Status::unavailable(process::chain(&other).to_string()),
     })?;
     let rotation = &shown.rotation;
@@ -179,6 +183,7 @@ fn answer(outcome: Result<Shown, RotationError>) -> Result<Response<v1::Rotation
         new: rotation.new.as_ref().map(ToString::to_string).unwrap_or_default(),
         waits: shown.waits.iter().map(wait_message).collect(),
         problem: shown.problem.unwrap_or_default(),
+        step: rotation.step,
     }))
 }
 
@@ -213,7 +218,7 @@ fn why(why: &Why) -> String {
         Why::Leaves { count, behind } => format!("{count} certificates are not issued anew yet{}", of(behind)),
         Why::BundleLife => "looks at the trust bundle no more often than that".into(),
         Why::LeafLife => "what was issued to it lives no longer than that".into(),
-        Why::Intermediate => "an intermediate under the new root is needed".into(),
+        Why::Intermediate => "it has no key of its own under the new one yet".into(),
     }
 }
 

@@ -73,7 +73,12 @@ impl Hierarchy {
     ) -> Result<Self, HierarchyError> {
         let roots = trust.infos()?;
         let certificates = roots.iter().map(|root| root.certificate.clone());
-        let authorities = trust.jwt_keys.iter().map(JwtKey::authority).collect::<Result<Vec<_>, _>>();
+        let authorities = trust
+            .jwt_keys
+            .iter()
+            .filter(|key| key.is_published())
+            .map(JwtKey::authority)
+            .collect::<Result<Vec<_>, _>>();
         let bundle = TrustBundle::new(trust_domain.clone(), trust.sequence, certificates)
             .and_then(|bundle| bundle.with_jwt_authorities(authorities?))
             .map_err(HierarchyError::Bundle)?;

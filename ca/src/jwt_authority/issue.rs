@@ -73,6 +73,7 @@ impl Ca {
         // Who is registered for short lives, or is of a profile that has no longer ones, gets no long token either.
         let longest = registration.ttl().unwrap_or(config.max_ttl).min(profile.max_ttl()).min(config.max_ttl);
         let ttl = ttl.unwrap_or(config.ttl).min(longest);
+        self.note_token(ttl).await?;
         let issued = self.sign_jwt(registration.spiffe_id(), audience, ttl).await?;
         self.record_jwt(&issued.facts, node.id.as_str()).await?;
         // Revoked while it was made: nobody gets it.
@@ -89,7 +90,7 @@ impl Ca {
         Ok(())
     }
 
-    async fn sign_jwt(
+    pub(crate) async fn sign_jwt(
         &self,
         subject: &SpiffeId,
         audience: &[String],

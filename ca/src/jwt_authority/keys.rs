@@ -6,6 +6,9 @@
 //!      │ in the bundle, so that everybody has it         │ the next one signs   │ out of the bundle, key destroyed
 //! ```
 //!
+//! A rotation that a person begins does not go by these times: what it brings waits, in the bundle, until it is told to sign; what it
+//! replaces waits then, and is withdrawn and forgotten when it is told so.
+//!
 //! Plain data in, plain data out. The private halves are elsewhere; `held` says which of them are in reach.
 
 use std::{
@@ -34,6 +37,44 @@ pub(crate) struct JwtKey {
     /// Nothing that it signed is good from here on.
     #[serde(with = "seconds")]
     pub(crate) gone_at: SystemTime,
+    #[serde(default, skip_serializing_if = "Standing::is_signs")]
+    pub(crate) standing: Standing,
+    /// The rotation that brought it, or the one that it was made in the place of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) generation: Option<u64>,
+    /// Whose it is, where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) replica: Option<String>,
+    /// Whether it took the place of one that was stolen: whoever has none left makes his own at once.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) at_once: bool,
+}
+
+/// What a key may do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Standing {
+    /// Sign, at its time.
+    #[default]
+    Signs,
+    /// Be believed, and not sign.
+    Waits,
+    /// Nothing: it is not in the bundle. Its private half is there, for a way back.
+    Withdrawn,
+}
+
+impl Standing {
+    fn is_signs(&self) -> bool {
+        *self == Self::Signs
+    }
+}
+
+/// What a rotation wants of what it brings, and of everything else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    pub(crate) generation: u64,
+    pub(crate) new: Standing,
+    pub(crate) old: Standing,
 }
 
 /// How long things take.
@@ -66,17 +107,20 @@ pub(crate) struct Plan {
 
 /// What is to be done now, by one who holds the private halves of `held`.
 pub(crate) fn plan(keys: &[JwtKey], held: &BTreeSet<String>, lives: Lives, now: SystemTime) -> Plan {
-    let over = keys.iter().filter(|key| key.is_over(now)).map(|key| key.key_id.clone()).collect();
+    // What a rotation lets wait, or has withdrawn, is no matter of time.
+    let signs = || keys.iter().filter(|key| key.standing == Standing::Signs);
+    let over = signs().filter(|key| key.is_over(now)).map(|key| key.key_id.clone()).collect();
     // One that begins much later than a new one would was made while the clock was ahead: it is no successor.
     let in_time = |key: &&JwtKey| key.gone_at > now && key.signs_from <= now + 2 * lives.lead;
-    let ours = || keys.iter().filter(|key| held.contains(&key.key_id)).filter(in_time);
+    let ours = || signs().filter(|key| held.contains(&key.key_id)).filter(in_time);
+    let stolen = |key: &JwtKey| key.at_once && now < key.published + lives.lead;
     let make = match ours().map(|key| key.signs_until).max() {
         // Another one is ready, or will be in time.
         Some(last) if last > now + lives.lead => None,
         Some(_) => Some(now + lives.lead),
         // The first of all, or nobody has signed for long. Whoever checks may have to ask for the bundle anew; to wait would
         // only mean that nobody has a token until then.
-        None if keys.iter().all(|key| key.gone_at <= now) => Some(now),
+        None if signs().all(|key| key.gone_at <= now) || signs().any(stolen) => Some(now),
         None => Some(now + lives.lead),
     };
     Plan { make, over }
@@ -87,7 +131,8 @@ pub(crate) fn plan(keys: &[JwtKey], held: &BTreeSet<String>, lives: Lives, now: 
 /// One whose time is over goes on until the next begins, but never makes a token that would outlive it, nor one that is over
 /// before anybody can show it. When the clock went back and none has begun, the one that begins first: it is published.
 pub(crate) fn signing<'k>(keys: &'k [JwtKey], held: &BTreeSet<String>, now: SystemTime) -> Option<&'k JwtKey> {
-    let usable = || keys.iter().filter(|key| held.contains(&key.key_id) && now + SHORTEST <= key.last_expiry());
+    let ours = || keys.iter().filter(|key| key.standing == Standing::Signs && held.contains(&key.key_id));
+    let usable = || ours().filter(|key| now + SHORTEST <= key.last_expiry());
     let begun = usable().filter(|key| key.signs_from <= now);
     let begun = begun.max_by(|a, b| (a.signs_from, &a.key_id).cmp(&(b.signs_from, &b.key_id)));
     let ahead = || usable().filter(|key| key.published > now);
@@ -114,6 +159,10 @@ impl JwtKey {
             signs_from: whole(signs_from),
             signs_until: whole(signs_until),
             gone_at: whole(gone_at),
+            standing: Standing::Signs,
+            generation: None,
+            replica: None,
+            at_once: false,
         }
     }
 
@@ -127,10 +176,40 @@ impl JwtKey {
         self.gone_at <= now || self.published > now + FAR_AHEAD
     }
 
+    /// One that a rotation brings: it waits.
+    pub(crate) fn waiting(self, generation: u64) -> Self {
+        Self { standing: Standing::Waits, generation: Some(generation), ..self }
+    }
+
+    /// Whether bundles have it.
+    pub(crate) fn is_published(&self) -> bool {
+        self.standing != Standing::Withdrawn
+    }
+
     /// The public half, as bundles have it.
     pub(crate) fn authority(&self) -> Result<JwtAuthority, JwtAuthorityError> {
         JwtAuthority::new(self.key_id.clone(), self.public_key.clone())
     }
+}
+
+/// The generation of those that sign now: what is made beside them is of the same.
+pub(crate) fn generation(keys: &[JwtKey]) -> Option<u64> {
+    keys.iter().filter(|key| key.standing == Standing::Signs).filter_map(|key| key.generation).max()
+}
+
+/// The same keys as a rotation wants them. What begins to sign has a whole life before it.
+pub(crate) fn standing(keys: &[JwtKey], wanted: Wanted, lives: Lives, now: SystemTime) -> Vec<JwtKey> {
+    let stand = |key: &JwtKey| {
+        let standing = if key.generation == Some(wanted.generation) { wanted.new } else { wanted.old };
+        let mut key = key.clone();
+        if standing == Standing::Signs && key.standing != Standing::Signs {
+            key.signs_until = key.signs_until.max(crate::issue::whole_seconds(now + lives.key));
+            key.gone_at = key.gone_at.max(key.signs_until + lives.lead + lives.token);
+        }
+        key.standing = standing;
+        key
+    };
+    keys.iter().map(stand).collect()
 }
 
 /// The same keys, of which those that sign now no longer do once `next` begins, and are gone when their tokens are.

@@ -12,7 +12,7 @@ use rcgen::PublicKeyData;
 use thiserror::Error;
 use tokio::task;
 
-use super::keys::{self, JwtKey, Lives, Plan};
+use super::keys::{self, JwtKey, Lives, Plan, Wanted};
 use crate::{
     ca::Ca,
     hierarchy::HierarchyError,
@@ -73,11 +73,17 @@ impl Ca {
         let mut turn = self.0.jwt.turn.lock().await;
         let hierarchy = self.hierarchy();
         self.open_jwt_signers(hierarchy.jwt_keys()).await?;
+        self.destroy_unknown_jwt_keys().await?;
         let now = (self.0.clock)();
         let held = self.0.jwt.signers().keys().cloned().collect();
         let Plan { make, over } = keys::plan(hierarchy.jwt_keys(), &held, self.jwt_lives(), now);
         if let Some(signs_from) = make {
-            self.make_jwt_key(&mut turn, signs_from, |keys, next, _lives| [keys, &[next]].concat()).await?;
+            // Beside those of a rotation it is of the same.
+            let join = |keys: &[JwtKey], next, _lives| {
+                let next = JwtKey { generation: keys::generation(keys), ..next };
+                [keys, &[next]].concat()
+            };
+            self.make_jwt_key(&mut turn, signs_from, join).await?;
         }
         // A clock that jumped ahead makes no key over: it would be destroyed, and be missed when the clock is right again.
         let forget = turn.surely_over(&over, self.jwt_lives());
@@ -102,6 +108,73 @@ impl Ca {
         let key =
             self.make_jwt_key(&mut turn, signs_from, |keys, next, lives| keys::replaced_by(keys, &next, lives)).await?;
         Ok((key.key_id, key.signs_from))
+    }
+
+    /// Replaces every key at once: one of them was stolen. What they signed is believed by nobody who has heard of it, and everybody
+    /// who checks must hear of the new one; the id of that, and those of the others.
+    ///
+    /// # Errors
+    /// When no key can be made, or the store does not answer.
+    pub(crate) async fn replace_stolen_jwt_keys(&self) -> Result<(String, Vec<String>), JwtKeyError> {
+        let mut turn = self.0.jwt.turn.lock().await;
+        // Whoever took one may have taken this as well; a sweep destroys it.
+        turn.spare = None;
+        let gone = Mutex::new(Vec::new());
+        let alone = |keys: &[JwtKey], next: JwtKey, _lives| {
+            let ids = keys.iter().map(|key| key.key_id.clone()).collect();
+            *gone.lock().unwrap_or_else(PoisonError::into_inner) = ids;
+            vec![JwtKey { at_once: true, ..next }]
+        };
+        let key = self.make_jwt_key(&mut turn, (self.0.clock)(), alone).await?;
+        self.destroy_unknown_jwt_keys().await?;
+        Ok((key.key_id, gone.into_inner().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    /// Makes a key of this replica for a rotation, where there is none yet. It is published, and waits.
+    pub(crate) async fn make_jwt_generation(&self, generation: u64) -> Result<(), JwtKeyError> {
+        let mut turn = self.0.jwt.turn.lock().await;
+        let hierarchy = self.hierarchy();
+        self.open_jwt_signers(hierarchy.jwt_keys()).await?;
+        let held = self.held_jwt_keys();
+        let ours = |key: &&JwtKey| key.generation == Some(generation) && held.contains(&key.key_id);
+        if hierarchy.jwt_keys().iter().find(ours).is_some() {
+            return Ok(());
+        }
+        // A replica whose clock is behind is to take it for begun, too.
+        let signs_from = (self.0.clock)().checked_sub(SKEW).unwrap_or(SystemTime::UNIX_EPOCH);
+        let join = |keys: &[JwtKey], next: JwtKey, _lives| [keys, &[next.waiting(generation)]].concat();
+        self.make_jwt_key(&mut turn, signs_from, join).await.map(drop)
+    }
+
+    /// Makes the standings what a rotation wants.
+    pub(crate) async fn stand_jwt_keys(&self, wanted: Wanted) -> Result<(), JwtKeyError> {
+        let _turn = self.0.jwt.turn.lock().await;
+        let (lives, now) = (self.jwt_lives(), (self.0.clock)());
+        self.change_jwt_keys(|keys| {
+            let next = keys::standing(keys, wanted, lives, now);
+            (next != keys).then_some(next)
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// Removes these from the trust state, and the private halves that are here.
+    pub(crate) async fn forget_jwt_keys_that(&self, goes: impl Fn(&JwtKey) -> bool) -> Result<(), JwtKeyError> {
+        let _turn = self.0.jwt.turn.lock().await;
+        let hierarchy = self.hierarchy();
+        // Also of a process that was ended in between: a key that is not open is not found again.
+        self.open_jwt_signers(hierarchy.jwt_keys()).await?;
+        let gone: Vec<_> = hierarchy.jwt_keys().iter().filter(|key| goes(key)).map(|key| key.key_id.clone()).collect();
+        // The private halves first: what is not in the trust state any more is looked for by nobody after a crash.
+        for key_id in &gone {
+            self.destroy_jwt_key(key_id).await?;
+        }
+        self.forget_jwt_keys(&gone).await
+    }
+
+    /// The keys whose private halves are open here.
+    pub(crate) fn held_jwt_keys(&self) -> BTreeSet<String> {
+        self.0.jwt.signers().keys().cloned().collect()
     }
 
     /// Looks after the keys now and then, until the end.
@@ -190,16 +263,29 @@ impl Ca {
         })
         .await?;
         for key_id in forget {
-            let held = self.0.jwt.signers().remove(key_id).is_some();
-            if held {
-                let (store, label) = (self.0.keys.clone(), label(key_id)?);
-                task::spawn_blocking(move || store.remove(&label))
-                    .await
-                    .map_err(|_panic| JwtKeyError::Interrupted)??;
-            }
+            let held = self.destroy_jwt_key(key_id).await?;
             tracing::info!(target: "alcazar::rotation", key_id, held, "a key for JWT-SVIDs is believed no more");
         }
         Ok(())
+    }
+
+    /// Destroys the private halves of keys that another replica took out of the trust state.
+    async fn destroy_unknown_jwt_keys(&self) -> Result<(), JwtKeyError> {
+        let known: BTreeSet<_> = self.hierarchy().jwt_keys().iter().map(|key| key.key_id.clone()).collect();
+        for key_id in self.held_jwt_keys().difference(&known) {
+            self.destroy_jwt_key(key_id).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether its private half was here.
+    async fn destroy_jwt_key(&self, key_id: &str) -> Result<bool, JwtKeyError> {
+        let held = self.0.jwt.signers().remove(key_id).is_some();
+        if held {
+            let (store, label) = (self.0.keys.clone(), label(key_id)?);
+            task::spawn_blocking(move || store.remove(&label)).await.map_err(|_panic| JwtKeyError::Interrupted)??;
+        }
+        Ok(held)
     }
 
     /// Opens those of the keys whose private halves are here and not open yet.
@@ -254,6 +340,8 @@ pub enum JwtKeyError {
 
 const SORT: &str = "jwt";
 const PREFIX: &str = "jwt-";
+/// By how much the clocks of replicas may differ.
+const SKEW: Duration = Duration::from_secs(300);
 const LOOK: Duration = Duration::from_secs(60);
 /// An hour between two sweeps.
 const LOOKS_TO_A_SWEEP: u64 = 60;

@@ -155,10 +155,11 @@ impl Ca {
     }
 
     /// A revoked node has no lineage any more: once it is reinstated, it must attest anew.
-    async fn end_lineage(&self, id: &SpiffeId) -> Result<(), RecordError> {
+    pub(crate) async fn end_lineage(&self, id: &SpiffeId) -> Result<(), RecordError> {
         if !matches!(id.kind(), SpiffeIdKind::Node { .. }) {
             return Ok(());
         }
+        self.0.records.forget_adopted(id).await?;
         while let Some(found) = self.0.records.get::<Lineage>(family::NODES, id.principal()).await? {
             match self.0.records.delete(family::NODES, id.principal(), found.revision).await {
                 Err(error) if error.is_conflict() => {}

@@ -17,8 +17,9 @@ use tokio::{
 
 use super::{
     Anchor, Kind, Limits, NotAborted, NotForced, Phase, Rotation, Wait,
-    records::Unreported,
-    world::{WorldError, signing},
+    observe::signing,
+    records::{Note, Unreported},
+    world::WorldError,
 };
 use crate::{ca::Ca, records::RecordError};
 
@@ -31,8 +32,10 @@ pub(crate) struct Rotations {
     pub(crate) reissue: watch::Sender<Arc<Reissue>>,
     /// What kept the last look from going on.
     problem: watch::Sender<Option<String>>,
-    /// What is noted of those who never report.
-    noted: watch::Sender<Option<Unreported>>,
+    /// What is noted of those who never report, and of tokens.
+    noted: [watch::Sender<Option<Unreported>>; 2],
+    /// Whom the last look found to be waited for, and in which step.
+    waits: watch::Sender<Option<(u64, Instant, Vec<Wait>)>>,
 }
 
 /// Leaves of other issuers than these are to be replaced now. Round zero: nothing is.
@@ -52,7 +55,7 @@ pub(crate) struct Shown {
 }
 
 /// What the driver knows between two looks.
-struct Memory {
+pub(super) struct Memory {
     revision: Revision,
     rotation: Rotation,
     looked: Instant,
@@ -60,7 +63,8 @@ struct Memory {
 }
 
 /// What a look led to.
-enum Looked {
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Looked {
     Nothing,
     Moved,
     Acted,
@@ -72,20 +76,41 @@ impl Default for Rotations {
         Self {
             wake: Notify::new(),
             reissue: watch::Sender::new(Arc::default()),
-            noted: watch::Sender::new(None),
+            noted: Default::default(),
+            waits: watch::Sender::new(None),
             problem: watch::Sender::new(None),
         }
     }
 }
 
 impl Ca {
-    /// Notes, durably, that something was issued to somebody who never reports. Most of the time it is noted already.
-    pub(crate) async fn note_unreported(&self, issued: SystemTime, until: SystemTime) -> Result<(), RecordError> {
-        if self.0.rotations.noted.borrow().is_some_and(|noted| noted.covers(issued, until)) {
+    /// Notes, durably, that a certificate of such a life is about to be issued to somebody who never reports. Most of the time it is
+    /// noted already.
+    pub(crate) async fn note_unreported(&self, life: Duration) -> Result<(), RecordError> {
+        let [noted, _] = &self.0.rotations.noted;
+        self.note(Note::Certificates, noted, life).await
+    }
+
+    /// The same of a JWT-SVID: nobody says which he holds.
+    pub(crate) async fn note_token(&self, life: Duration) -> Result<(), RecordError> {
+        let [_, noted] = &self.0.rotations.noted;
+        self.note(Note::Tokens, noted, life + alcazar_api::spiffe::LEEWAY).await
+    }
+
+    async fn note(
+        &self,
+        what: Note,
+        held: &watch::Sender<Option<Unreported>>,
+        life: Duration,
+    ) -> Result<(), RecordError> {
+        // What is issued begins in whole seconds, and perhaps in the next one.
+        let issued = (self.0.clock)();
+        let until = issued + life + Duration::from_secs(1);
+        if held.borrow().is_some_and(|noted| noted.covers(issued, until)) {
             return Ok(());
         }
-        let noted = self.0.records.note_unreported(issued, until).await?;
-        self.0.rotations.noted.send_replace(Some(noted));
+        let noted = self.0.records.note_unreported(what, issued, until).await?;
+        held.send_replace(Some(noted));
         Ok(())
     }
 
@@ -94,9 +119,6 @@ impl Ca {
     /// # Errors
     /// When one is under way, or the store does not answer.
     pub(crate) async fn start_rotation(&self, kind: Kind) -> Result<Shown, RotationError> {
-        if kind == Kind::Jwt {
-            return Err(WorldError::Jwt.into());
-        }
         let found = self.0.records.rotation().await?;
         let expected = match &found {
             Some(found) if !found.record.rotation.is_over() => {
@@ -107,11 +129,52 @@ impl Ca {
         };
         let last = found.map_or(0, |found| found.record.rotation.step);
         let after = self.0.records.fence().await?.step.max(last);
-        let rotation = Rotation::new(kind, signing(kind, &self.hierarchy()), None, after, (self.0.clock)());
+        let old = match kind {
+            Kind::Jwt => self.signing_jwt_key().ok_or(WorldError::NoJwtKey)?,
+            kind => signing(kind, &self.hierarchy()),
+        };
+        let authorities = self.authorities().await.map_err(WorldError::from)?;
+        let here = match kind {
+            Kind::Root => authorities.roots,
+            Kind::Intermediate => authorities.intermediates,
+            Kind::Jwt => Vec::new(),
+        };
+        let here = here.iter().map(|info| info.fingerprint.into()).collect();
+        let rotation = Rotation::new(kind, old, None, after, (self.0.clock)()).among(here);
         self.0.records.put_rotation(expected, &rotation).await?;
         tracing::info!(target: "alcazar::rotation", %kind, old = %rotation.old, "a rotation began");
         self.0.rotations.wake.notify_one();
         self.show(rotation).await
+    }
+
+    /// Replaces the keys for JWT-SVIDs at once, because one was stolen: nobody is waited for.
+    ///
+    /// # Errors
+    /// When no key can be made, or the store does not answer.
+    pub(crate) async fn replace_stolen(&self) -> Result<Shown, RotationError> {
+        let old = self.signing_jwt_key().ok_or(WorldError::NoJwtKey)?;
+        let (new, gone) = self.replace_stolen_jwt_keys().await.map_err(WorldError::from)?;
+        tracing::warn!(target: "alcazar::rotation", key_id = new, gone = gone.join(", "), "every key for JWT-SVIDs was replaced at once: tokens of before are good no more");
+        loop {
+            let (found, now) = (self.0.records.rotation().await?, (self.0.clock)());
+            let last = found.as_ref().map_or(0, |found| found.record.rotation.step);
+            let after = self.0.records.fence().await?.step.max(last);
+            let done = Rotation::new(Kind::Jwt, old.clone(), Some(Anchor::new(new.clone())), after, now);
+            let done = done.entering(Phase::Done, now);
+            let shown = Shown { rotation: done.clone(), waits: Vec::new(), problem: None };
+            let expected = match &found {
+                // One of JWT keys has nothing left to do; of something else the record stays.
+                Some(found) if found.record.rotation.kind == Kind::Jwt || found.record.rotation.is_over() => {
+                    Expected::At(found.revision)
+                }
+                Some(_) => return Ok(shown),
+                None => Expected::Absent,
+            };
+            match self.0.records.put_rotation(expected, &done).await {
+                Err(error) if error.is_conflict() => {}
+                outcome => return Ok(outcome.map(|_revision| shown)?),
+            }
+        }
     }
 
     /// The rotation that is under way, or the last one.
@@ -135,15 +198,22 @@ impl Ca {
         self.show(aborted).await
     }
 
-    /// Goes on without these.
+    /// Goes on without these in `step`, which is the one that a person has seen: in another they would break something else.
     ///
     /// # Errors
-    /// When there is no rotation, or one of them is not waited for.
-    pub(crate) async fn force_rotation(&self, parties: &BTreeSet<String>) -> Result<Shown, RotationError> {
+    /// When there is no rotation, it has gone on, or one of them is not waited for.
+    pub(crate) async fn force_rotation(&self, step: u64, parties: &BTreeSet<String>) -> Result<Shown, RotationError> {
         let found = self.0.records.rotation().await?.ok_or(RotationError::None)?;
+        if found.record.rotation.step != step {
+            return Err(RotationError::MovedOn(found.record.rotation.phase));
+        }
         let seen = self.observe(&found.record.rotation, Duration::ZERO).await?;
         let limits = self.limits();
-        let forced = self.change_rotation(|rotation, _now| Ok(rotation.forced(parties, &seen, &limits)?.0)).await?;
+        let force = |rotation: &Rotation| match rotation.step == step {
+            true => Ok(rotation.forced(parties, &seen, &limits)?.0),
+            false => Err(RotationError::MovedOn(rotation.phase)),
+        };
+        let forced = self.change_rotation(|rotation, _now| force(rotation)).await?;
         let named = parties.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
         tracing::warn!(target: "alcazar::rotation", kind = %forced.kind, phase = %forced.phase, parties = named, "a person forced the rotation past parties that have not followed: they may be cut off");
         self.show(forced).await
@@ -172,6 +242,13 @@ impl Ca {
         if rotation.is_over() {
             return Ok(Shown { rotation, waits: Vec::new(), problem: None });
         }
+        // Whoever looks on does not make the driver's work a second time.
+        let looked = self.0.rotations.waits.borrow().clone();
+        let fresh = |looked: &(u64, Instant, Vec<Wait>)| looked.0 == rotation.step && looked.1.elapsed() < FRESH;
+        if let Some((_, _, mut waits)) = looked.filter(fresh) {
+            waits.retain(|wait| !rotation.forced.contains(&wait.party));
+            return Ok(Shown { rotation, waits, problem });
+        }
         let seen = self.observe(&rotation, Duration::ZERO).await?;
         let waits = rotation.step(&seen, &self.limits(), (self.0.clock)()).waiting;
         Ok(Shown { rotation, waits, problem })
@@ -186,7 +263,11 @@ impl Ca {
     pub(crate) async fn drive_rotations(self, shutdown: Shutdown) {
         let mut memory = None;
         loop {
-            let pause = match self.look_at_rotation(&mut memory).await {
+            let begun = Instant::now();
+            let looked = self.look_at_rotation(&mut memory).await;
+            // Of a large fleet a look is dear, and reports come all the time: most of the time goes to issuing.
+            let apart = (begun.elapsed() * SELDOM).clamp(TOGETHER, LONGEST_APART);
+            let pause = match looked {
                 Ok(Looked::Moved) => {
                     self.0.rotations.problem.send_replace(None);
                     Duration::ZERO
@@ -194,7 +275,7 @@ impl Ca {
                 Ok(Looked::Acted) => TOGETHER,
                 Ok(Looked::Waits) => {
                     self.0.rotations.problem.send_replace(None);
-                    TICK
+                    TICK.max(apart)
                 }
                 Ok(Looked::Nothing) => IDLE,
                 Err(error) => {
@@ -210,13 +291,13 @@ impl Ca {
                 () = tokio::time::sleep(pause) => {}
                 () = self.0.rotations.wake.notified(), if !pause.is_zero() => {
                     // What comes together is looked at together.
-                    tokio::time::sleep(TOGETHER).await;
+                    tokio::time::sleep(TOGETHER.max(apart.saturating_sub(begun.elapsed()))).await;
                 }
             }
         }
     }
 
-    async fn look_at_rotation(&self, memory: &mut Option<Memory>) -> Result<Looked, RotationError> {
+    pub(super) async fn look_at_rotation(&self, memory: &mut Option<Memory>) -> Result<Looked, RotationError> {
         let found = self.0.records.rotation().await?;
         let Some(found) = found.filter(|found| !found.record.rotation.is_over()) else {
             self.order_reissue(None, 0);
@@ -227,6 +308,7 @@ impl Ca {
             // Another replica drives; this one tells its nodes all the same.
             Err(LeaseError::Held { .. }) => {
                 self.order_reissue(Some(&found.record.rotation), 0);
+                self.take_part(&found.record.rotation).await?;
                 return Ok(Looked::Nothing);
             }
             Err(error) => return Err(error.into()),
@@ -237,6 +319,7 @@ impl Ca {
             Some(known) => (known.rotation, looked.duration_since(known.looked), known.written),
             None => (found.record.rotation, Duration::ZERO, looked),
         };
+        self.take_part(&rotation).await?;
         let seen = self.observe(&rotation, elapsed).await?;
         let step = rotation.step(&seen, &self.limits(), (self.0.clock)());
         let moved = step.next.step != rotation.step || step.next.new != rotation.new;
@@ -258,12 +341,21 @@ impl Ca {
             self.act(&step.next, action).await?;
         }
         let acted = !step.actions.is_empty();
+        self.0.rotations.waits.send_replace(Some((step.next.step, Instant::now(), step.waiting)));
         *memory = Some(Memory { revision, rotation: step.next, looked, written });
         Ok(match (moved, acted) {
             (true, _) => Looked::Moved,
             (false, true) => Looked::Acted,
             (false, false) => Looked::Waits,
         })
+    }
+
+    /// Does what each replica does for itself.
+    async fn take_part(&self, rotation: &Rotation) -> Result<(), WorldError> {
+        if rotation.kind == Kind::Jwt && rotation.phase == Phase::Distribute && !rotation.back {
+            self.make_jwt_generation(rotation.begun).await?;
+        }
+        Ok(())
     }
 
     /// Tells the nodes what is to be issued anew.
@@ -302,6 +394,9 @@ pub(crate) enum RotationError {
     /// One at a time.
     #[error("a rotation of the {0} is under way; wait for its end, or abort it")]
     UnderWay(Kind),
+    /// It has gone on since it was looked at.
+    #[error("it has gone on, to {0}: look again who is waited for there, and what they would lose")]
+    MovedOn(Phase),
     /// It does not go back.
     #[error(transparent)]
     Abort(#[from] NotAborted),
@@ -330,6 +425,11 @@ const TICK: Duration = Duration::from_secs(1);
 const IDLE: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_secs(2);
 const TOGETHER: Duration = Duration::from_millis(50);
+/// Between two looks so many times as long as one takes.
+const SELDOM: u32 = 20;
+const LONGEST_APART: Duration = Duration::from_secs(10);
+/// So old may be what is shown of whom it waits for.
+const FRESH: Duration = Duration::from_secs(15);
 /// How often time that was waited is written down: so much is lost at most when the process dies.
 const WRITE: Duration = Duration::from_secs(20);
 /// A node asks for its leaves in a few requests; so many nodes in a second are no storm.

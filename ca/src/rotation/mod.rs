@@ -22,7 +22,9 @@
 
 mod driver;
 mod gate;
+mod jwt;
 mod machine;
+mod observe;
 mod parties;
 mod records;
 mod state;

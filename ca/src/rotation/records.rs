@@ -50,6 +50,24 @@ pub(crate) struct Unreported {
     pub(crate) longest_seconds: u64,
 }
 
+/// Of what it is noted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Note {
+    /// Certificates.
+    Certificates,
+    /// JWT-SVIDs: nobody who holds one says so.
+    Tokens,
+}
+
+impl Note {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Certificates => "unreported",
+            Self::Tokens => "tokens",
+        }
+    }
+}
+
 impl Current {
     pub(crate) fn new(rotation: Rotation) -> Self {
         Self { version: VERSION, rotation }
@@ -139,19 +157,31 @@ impl Records {
         named.map(|(name, entry)| Ok((name, read(entry)?.record))).collect()
     }
 
-    pub(crate) async fn unreported(&self) -> Result<Option<Unreported>, RecordError> {
-        Ok(self.get(family::ROTATION, UNREPORTED).await?.map(|stored| stored.record))
+    /// Forgets what a node has said: it is a node no more.
+    pub(crate) async fn forget_adopted(&self, node: &SpiffeId) -> Result<(), RecordError> {
+        while let Some(found) = self.get::<Adopted>(family::ADOPTION, node.principal()).await? {
+            match self.delete(family::ADOPTION, node.principal(), found.revision).await {
+                Err(error) if error.is_conflict() => {}
+                outcome => return outcome,
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn unreported(&self, what: Note) -> Result<Option<Unreported>, RecordError> {
+        Ok(self.get(family::ROTATION, what.name()).await?.map(|stored| stored.record))
     }
 
     /// Notes that something was issued to somebody who never reports. Written when it says much more than is noted.
     pub(crate) async fn note_unreported(
         &self,
+        what: Note,
         issued: SystemTime,
         until: SystemTime,
     ) -> Result<Unreported, RecordError> {
         let life = until.duration_since(issued).unwrap_or_default();
         loop {
-            let found = self.get::<Unreported>(family::ROTATION, UNREPORTED).await?;
+            let found = self.get::<Unreported>(family::ROTATION, what.name()).await?;
             let (expected, noted) = match &found {
                 Some(found) => (Expected::At(found.revision), Some(found.record)),
                 None => (Expected::Absent, None),
@@ -162,7 +192,7 @@ impl Records {
             }
             let longest_seconds = noted.map_or(0, |noted| noted.longest_seconds).max(life.as_secs());
             let next = Unreported { until: until + life / 4, longest_seconds };
-            match self.put(family::ROTATION, UNREPORTED, expected, &next).await {
+            match self.put(family::ROTATION, what.name(), expected, &next).await {
                 Err(error) if error.is_conflict() => {}
                 outcome => return outcome.map(|_revision| next),
             }
@@ -178,6 +208,5 @@ fn is_old(heard: SystemTime, now: SystemTime) -> bool {
 const VERSION: u32 = 1;
 const CURRENT: &str = "current";
 const FENCE: &str = "fence";
-const UNREPORTED: &str = "unreported";
 /// How old what is kept of a node may become while the node goes on saying the same.
 const REFRESH: Duration = Duration::from_secs(50);

@@ -20,6 +20,9 @@ pub(crate) struct Rotation {
     pub(crate) old: Anchor,
     /// What it brings; `None` until it is made.
     pub(crate) new: Option<Anchor>,
+    /// What lay here when it began: nothing of that was made for it.
+    #[serde(default)]
+    pub(crate) here: BTreeSet<Anchor>,
     /// Whether it was aborted, and goes back to `old`.
     #[serde(default)]
     pub(crate) back: bool,
@@ -28,6 +31,9 @@ pub(crate) struct Rotation {
     pub(crate) started: SystemTime,
     #[serde(with = "seconds")]
     pub(crate) entered: SystemTime,
+    /// The step that it began with: no other rotation has the same.
+    #[serde(default)]
+    pub(crate) begun: u64,
     /// Rises with each phase entered, over all rotations there ever were. What is ordered for a step is refused once a later
     /// step has ordered anything.
     pub(crate) step: u64,
@@ -87,15 +93,22 @@ impl Rotation {
             kind,
             old,
             new: given,
+            here: BTreeSet::new(),
             back: false,
             phase: Phase::Prepare,
             started: now,
             entered: now,
+            begun: after.saturating_add(1),
             step: after.saturating_add(1),
             waited: Duration::ZERO,
             counting: false,
             forced: BTreeSet::new(),
         }
+    }
+
+    /// The same, begun where this lies.
+    pub(crate) fn among(self, here: BTreeSet<Anchor>) -> Self {
+        Self { here, ..self }
     }
 
     /// What is being left, in the direction that it goes now. `None` where nothing has been made that could be left.
@@ -167,7 +180,6 @@ impl Rotation {
 
 impl Anchor {
     /// An anchor of this name.
-    #[cfg(test)]
     pub(crate) fn new(name: impl Into<String>) -> Self {
         Self(name.into())
     }

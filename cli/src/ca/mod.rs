@@ -51,6 +51,9 @@ pub(crate) enum Command {
         /// The key of JWT-SVIDs, and not the intermediate
         #[arg(long)]
         jwt: bool,
+        /// A key of JWT-SVIDs was stolen: replace all of them at once, and wait for nobody
+        #[arg(long, requires = "jwt")]
+        compromised: bool,
         #[command(flatten)]
         args: rotation::RotateArgs,
     },
@@ -64,9 +67,9 @@ pub(crate) fn run(command: &Command) -> ExitCode {
         Command::Status { ca, json } => operator::run(status::show(ca, *json)),
         Command::Request { config, out } => finished(request::run(config, out.as_deref())),
         Command::Install { folder, config } => finished(install::run(config, folder)),
-        Command::Rotate { jwt, args } => {
+        Command::Rotate { jwt, compromised, args } => {
             let kind = if *jwt { RotationKind::Jwt } else { RotationKind::Intermediate };
-            operator::run(rotation::rotate(kind, args))
+            operator::run(rotation::rotate(kind, rotation::Compromised(*compromised), args))
         }
         Command::Rotation(args) => operator::run(rotation::rotation(args)),
     }

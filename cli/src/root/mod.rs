@@ -77,7 +77,9 @@ pub(crate) fn run(command: &Command) -> ExitCode {
             sign::run(request, root, out.as_deref(), *life, *yes, keys)
         }
         Command::VerifyTranscript { root } => transcript::run(root),
-        Command::Rotate(args) => return operator::run(rotation::rotate(RotationKind::Root, args)),
+        Command::Rotate(args) => {
+            return operator::run(rotation::rotate(RotationKind::Root, rotation::Compromised(false), args));
+        }
         Command::Rotation(args) => return operator::run(rotation::rotation(args)),
     };
     crate::ca::finished(outcome)

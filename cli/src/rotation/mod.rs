@@ -26,6 +26,10 @@ pub(crate) struct RotateArgs {
     ca: CaArg,
 }
 
+/// A key was stolen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Compromised(pub(crate) bool);
+
 /// `rotation`.
 #[derive(Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -60,15 +64,22 @@ enum Act {
 }
 
 /// Begins a rotation.
-pub(crate) async fn rotate(kind: RotationKind, args: &RotateArgs) -> Result<ExitCode, OperatorError> {
+pub(crate) async fn rotate(
+    kind: RotationKind,
+    Compromised(compromised): Compromised,
+    args: &RotateArgs,
+) -> Result<ExitCode, OperatorError> {
     let mut client = RotationClient::new(args.ca.connect().await?);
-    let question = format!("{} Begin?", show::announcement(kind));
+    let question = format!("{} Begin?", if compromised { show::AT_ONCE } else { show::announcement(kind) });
     if !args.yes && !asked(&question) {
         return Ok(say("nothing was begun\n"));
     }
-    let begun = client.start_rotation(v1::StartRotationRequest { kind: kind.into() }).await?.into_inner();
+    let begun = client.start_rotation(v1::StartRotationRequest { kind: kind.into(), compromised }).await?.into_inner();
     if args.watch {
         return watch(&mut client).await;
+    }
+    if begun.phase == "done" {
+        return Ok(say(&show::status(&begun)));
     }
     Ok(say(&format!(
         "begun; `alcazar {} rotation --watch` follows it\n{}",
@@ -116,13 +127,13 @@ async fn force(client: &mut RotationClient<Channel>, parties: &[String], yes: bo
         return Ok(say("nobody is unreachable; name whom not to wait for\n"));
     }
     let question =
-        format!("These may be cut off until they have followed:\n{}Go on without them?", show::waits(&broken));
+        format!("These may be cut off until they have followed:\n{}Go on without them?", show::everybody(&broken));
     if !yes && !asked(&question) {
         return Ok(say("nothing was forced\n"));
     }
     let parties = broken.into_iter().map(|wait| wait.party).collect();
-    let status = client.force_rotation(v1::ForceRotationRequest { parties }).await?.into_inner();
-    Ok(say(&format!("forced\n{}", show::status(&status))))
+    let forced = client.force_rotation(v1::ForceRotationRequest { parties, step: status.step }).await?.into_inner();
+    Ok(say(&format!("forced\n{}", show::status(&forced))))
 }
 
 async fn now(client: &mut RotationClient<Channel>) -> Result<RotationStatus, OperatorError> {

@@ -33,6 +33,10 @@ pub(super) fn announcement(kind: RotationKind) -> &'static str {
     }
 }
 
+/// What is about to happen when a key for JWT-SVIDs was stolen.
+pub(super) const AT_ONCE: &str = "Every key for JWT-SVIDs is replaced now. All JWT-SVIDs of before are refused by whoever has heard of it, and those of \
+     after by whoever has not: agents hear of it in seconds, federated trust domains when they look again.";
+
 /// Phase, who is waited for, and what comes next.
 pub(super) fn status(status: &RotationStatus) -> String {
     if status.phase.is_empty() {
@@ -69,14 +73,23 @@ pub(super) fn status(status: &RotationStatus) -> String {
     text
 }
 
-/// Who is waited for, by class.
+/// Who is waited for, by class; of many the first.
 pub(super) fn waits(waits: &[RotationWait]) -> String {
+    some(waits, SHOWN)
+}
+
+/// All of them: whoever decides over somebody has seen the name.
+pub(super) fn everybody(waits: &[RotationWait]) -> String {
+    some(waits, usize::MAX)
+}
+
+fn some(waits: &[RotationWait], most: usize) -> String {
     let mut sorted: Vec<_> = waits.iter().collect();
     let rank =
         |wait: &RotationWait| ["person", "unreachable", "awaited", "timed"].iter().position(|s| **s == wait.standing);
     sorted.sort_by(|a, b| (rank(a), &a.party).cmp(&(rank(b), &b.party)));
     let mut table = Table::new(["", "PARTY", "STANDING", "WHY"]);
-    for wait in sorted.iter().take(SHOWN) {
+    for wait in sorted.iter().take(most) {
         let span = Duration::from_secs(u64::try_from(wait.seconds).unwrap_or(0));
         let standing = match wait.standing.as_str() {
             "unreachable" => format!("unreachable, silent for {span:?}"),
@@ -86,7 +99,7 @@ pub(super) fn waits(waits: &[RotationWait]) -> String {
         };
         table.row([String::new(), wait.party.clone(), standing, wait.why.clone()]);
     }
-    let more = sorted.len().saturating_sub(SHOWN);
+    let more = sorted.len().saturating_sub(most);
     let rest = if more > 0 { format!("  and {more} more\n") } else { String::new() };
     format!("{table}{rest}")
 }
@@ -143,6 +156,13 @@ mod tests {
             why: "has never reported".into(),
             forceable: true,
         }
+    }
+
+    #[test]
+    fn whoever_goes_past_somebody_is_shown_every_name() {
+        let many: Vec<_> = (0..100).map(|number| wait(&format!("node-{number}"), "unreachable", 300)).collect();
+        assert_eq!(everybody(&many).matches("node-").count(), 100);
+        assert!(waits(&many).contains("and 60 more"));
     }
 
     #[test]

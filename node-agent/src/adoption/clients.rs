@@ -49,26 +49,45 @@ pub(crate) struct Holds {
     pub(crate) leaf: Option<(String, Option<Fingerprint>)>,
 }
 
-impl Holds {
+/// The same by the names under which it was asked for: a response need not hold all of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Named(pub(super) BTreeMap<String, Holds>);
+
+impl Named {
     /// What these names lead to in a view.
     pub(crate) fn of<'n>(names: impl IntoIterator<Item = &'n str>, view: &View) -> Self {
-        let mut holds = Self::default();
-        for name in names {
-            match view.find(name) {
-                Found::Certificate(credentials) => {
-                    let svid = credentials.svid();
-                    holds.id = Some(svid.id().clone());
-                    holds.leaf = Some((svid.serial().to_owned(), super::issuer(svid)));
-                }
-                Found::Bundle(bundle) => {
-                    // Of several the oldest counts.
-                    let sequence = bundle.sequence();
-                    holds.sequence = Some(holds.sequence.map_or(sequence, |held| held.min(sequence)));
-                }
-                _ => {}
+        Self(names.into_iter().map(|name| (name.to_owned(), Holds::of(name, view))).collect())
+    }
+
+    fn all(&self) -> Holds {
+        self.0.values().fold(Holds::default(), Holds::and)
+    }
+}
+
+impl Holds {
+    fn of(name: &str, view: &View) -> Self {
+        match view.find(name) {
+            Found::Certificate(credentials) => {
+                let svid = credentials.svid();
+                let leaf = Some((svid.serial().to_owned(), super::issuer(svid)));
+                Self { id: Some(svid.id().clone()), sequence: None, leaf }
             }
+            // Those of other trust domains have numbers of their own, and no rotation of ours changes them.
+            Found::Bundle(bundle) if view.is_own(bundle.trust_domain()) => {
+                Self { sequence: Some(bundle.sequence()), ..Self::default() }
+            }
+            _ => Self::default(),
         }
-        holds
+    }
+
+    /// Both together: of two bundles the older counts.
+    fn and(self, other: &Self) -> Self {
+        let sequence = match (self.sequence, other.sequence) {
+            (Some(one), Some(two)) => Some(one.min(two)),
+            (one, two) => one.or(two),
+        };
+        let (id, leaf) = if other.leaf.is_some() { (&other.id, &other.leaf) } else { (&self.id, &self.leaf) };
+        Self { id: id.clone(), sequence, leaf: leaf.clone() }
     }
 }
 
@@ -87,7 +106,14 @@ impl Clients {
         let mut streams = self.lock();
         let number = streams.next;
         streams.next += 1;
-        ClientStream { clients: self.clone(), number, caller, sent: None, acknowledged: None, refused: None }
+        ClientStream {
+            clients: self.clone(),
+            number,
+            caller,
+            sent: BTreeMap::new(),
+            acknowledged: Named::default(),
+            refused: None,
+        }
     }
 
     /// Those who count now. Who went is remembered until it is surely back, or surely ended.
@@ -133,41 +159,63 @@ pub(crate) struct ClientStream {
     clients: Clients,
     number: u64,
     caller: Caller,
-    /// What was sent and not answered.
-    sent: Option<Holds>,
-    acknowledged: Option<Holds>,
+    /// What was sent under each name and not applied yet.
+    sent: BTreeMap<String, Sent>,
+    acknowledged: Named,
     refused: Option<String>,
 }
 
+#[derive(Debug)]
+struct Sent {
+    holds: Holds,
+    /// Of which response it was a part; zero where that was refused: what the client says later of another means nothing for it.
+    response: u64,
+}
+
 impl ClientStream {
-    /// A response with this has been sent.
-    pub(crate) fn sent(&mut self, holds: Holds) {
-        self.sent = Some(holds);
+    /// The response of this number, counted from one, has been sent, with this.
+    pub(crate) fn sent(&mut self, response: u64, named: Named) {
+        self.sent.extend(named.0.into_iter().map(|(name, holds)| (name, Sent { holds, response })));
         // Until it answers it holds nothing for sure; what it had before is what counts.
         self.tell();
     }
 
-    /// The client has applied the last response.
-    pub(crate) fn acknowledged(&mut self) {
-        if let Some(sent) = self.sent.take() {
-            self.acknowledged = Some(sent);
+    /// The client has applied this response.
+    pub(crate) fn acknowledged(&mut self, response: u64) {
+        let applied = self.sent.extract_if(.., |_, sent| response > 0 && sent.response == response);
+        self.acknowledged.0.extend(applied.map(|(name, sent)| (name, sent.holds)));
+        if self.sent.is_empty() {
+            self.refused = None;
         }
-        self.refused = None;
         self.tell();
     }
 
     /// The client could not apply it.
-    pub(crate) fn refused(&mut self, reason: &str) {
+    pub(crate) fn refused(&mut self, response: u64, reason: &str) {
+        self.sent.values_mut().filter(|sent| sent.response == response).for_each(|sent| sent.response = 0);
         self.refused = Some(reason.to_owned());
         self.tell();
     }
 
-    /// Nothing is to be sent: what there is now is, in content, what the client has.
-    pub(crate) fn current(&mut self, holds: Holds) {
-        if self.sent.is_none() && self.acknowledged.is_some() && self.acknowledged.as_ref() != Some(&holds) {
-            self.acknowledged = Some(holds);
+    /// Nothing is to be sent: what there is now under a name is, in content, what the client has.
+    pub(crate) fn current(&mut self, named: Named) {
+        let mut changed = false;
+        for (name, holds) in named.0 {
+            let waits = self.sent.contains_key(&name);
+            if let Some(held) = self.acknowledged.0.get_mut(&name).filter(|held| !waits && **held != holds) {
+                (*held, changed) = (holds, true);
+            }
+        }
+        if changed {
             self.tell();
         }
+    }
+
+    /// The client wants these names alone from now on.
+    pub(crate) fn keep<'n>(&mut self, names: impl IntoIterator<Item = &'n str>) {
+        let names: std::collections::BTreeSet<&str> = names.into_iter().collect();
+        self.sent.retain(|name, _| names.contains(name.as_str()));
+        self.acknowledged.0.retain(|name, _| names.contains(name.as_str()));
     }
 
     fn tell(&self) {
@@ -176,13 +224,11 @@ impl ClientStream {
         self.clients.put(self.number, client);
     }
 
-    /// What is surely enforced: of a client that has acknowledged nothing, nothing is known.
+    /// What is surely enforced: of a name of which nothing was acknowledged, nothing is known.
     fn holds(&self) -> Holds {
-        match (&self.acknowledged, &self.sent) {
-            (Some(holds), _) => holds.clone(),
-            (None, Some(sent)) => Holds { sequence: sent.sequence.map(|_| 0), ..sent.clone() },
-            (None, None) => Holds::default(),
-        }
+        let unknown = self.sent.iter().filter(|(name, _)| !self.acknowledged.0.contains_key(*name));
+        let unknown = unknown.map(|(_, sent)| Holds { sequence: sent.holds.sequence.map(|_| 0), ..sent.holds.clone() });
+        unknown.fold(self.acknowledged.all(), |holds, more| holds.and(&more))
     }
 }
 
@@ -197,5 +243,5 @@ impl Drop for ClientStream {
     }
 }
 
-/// Clients try again after five seconds at the latest.
-pub(crate) const RECALL: Duration = Duration::from_secs(15);
+/// Our own clients try again after five seconds at the latest; Envoy's pause between two tries grows to thirty.
+pub(crate) const RECALL: Duration = Duration::from_secs(45);

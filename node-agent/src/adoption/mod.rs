@@ -10,7 +10,7 @@ mod clients;
 mod report;
 
 pub(crate) use self::{
-    clients::{ClientStream, Clients, Holds},
+    clients::{ClientStream, Clients, Named},
     report::Reporter,
 };
 

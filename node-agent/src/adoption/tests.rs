@@ -1,13 +1,16 @@
 //! What counts as adopted, stream by stream.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
-use alcazar_identity::Credentials;
+use alcazar_identity::{Credentials, TrustBundle};
 use tokio::time::Instant;
 
-use super::clients::{Clients, Holds, RECALL};
+use super::clients::{Clients, Holds, Named, RECALL};
 use super::report::report;
 use super::*;
+use crate::registry::Held;
+use crate::sds::View;
 use crate::selector::Caller;
 use crate::testing::ca::Ca;
 
@@ -17,8 +20,12 @@ fn caller(pid: i32) -> Caller {
     Caller { socket: None, uid: 1, gid: 1, pid: Some(pid) }
 }
 
-fn holds(sequence: u64) -> Holds {
-    Holds { id: None, sequence: Some(sequence), leaf: None }
+fn named(name: &str, holds: Holds) -> Named {
+    Named([(name.to_owned(), holds)].into())
+}
+
+fn holds(sequence: u64) -> Named {
+    named("ROOTCA", Holds { id: None, sequence: Some(sequence), leaf: None })
 }
 
 fn least(clients: &Clients) -> u64 {
@@ -30,18 +37,19 @@ async fn a_client_counts_for_what_it_has_acknowledged_and_not_for_what_it_was_se
     let clients = Clients::new();
     assert_eq!(least(&clients), 9, "nobody is there");
     let mut stream = clients.enter(caller(1));
-    stream.sent(holds(1));
+    stream.sent(1, holds(1));
     assert_eq!(least(&clients), 0, "nothing is known of what it does");
-    stream.acknowledged();
+    stream.acknowledged(1);
     assert_eq!(least(&clients), 1);
-    stream.sent(holds(9));
+    stream.sent(2, holds(9));
     assert_eq!(least(&clients), 1);
-    stream.refused("no");
+    stream.refused(2, "no");
+    stream.acknowledged(2);
     assert_eq!(least(&clients), 1);
     let told = report(9, 0, std::iter::empty(), &clients.now(Instant::now()));
     assert_eq!(told.behind, ["a client, uid 1, gid 1, pid 1, on the shared socket: no"]);
-    stream.sent(holds(9));
-    stream.acknowledged();
+    stream.sent(3, holds(9));
+    stream.acknowledged(3);
     assert_eq!(least(&clients), 9);
     stream.current(holds(12));
     assert_eq!(least(&clients), 9, "the agent's own");
@@ -51,21 +59,24 @@ async fn a_client_counts_for_what_it_has_acknowledged_and_not_for_what_it_was_se
 async fn who_has_gone_is_remembered_until_it_is_back_or_surely_ended() {
     let clients = Clients::new();
     let mut stream = clients.enter(caller(1));
-    stream.sent(holds(1));
-    stream.acknowledged();
+    stream.sent(1, holds(1));
+    stream.acknowledged(1);
     drop(stream);
     assert!(clients.recalls());
     assert_eq!(least(&clients), 1, "its process may be there, and reconnect");
 
     let mut back = clients.enter(caller(1));
-    back.sent(holds(9));
+    back.sent(1, holds(9));
     assert_eq!(least(&clients), 0);
-    back.acknowledged();
+    back.acknowledged(1);
     assert_eq!((least(&clients), clients.recalls()), (9, false));
 
     let mut other = clients.enter(caller(2));
-    other.sent(holds(2));
+    other.sent(1, holds(2));
     drop(other);
+    assert_eq!(least(&clients), 0);
+    // Envoy's pause between two tries.
+    tokio::time::advance(Duration::from_secs(30)).await;
     assert_eq!(least(&clients), 0);
     tokio::time::advance(RECALL).await;
     assert_eq!(least(&clients), 9);
@@ -79,12 +90,57 @@ async fn a_certificate_that_was_replaced_is_in_use_until_the_client_takes_the_ne
     let leaf = |svid: &X509Svid| Some((svid.serial().to_owned(), issuer(svid)));
     let clients = Clients::new();
     let mut stream = clients.enter(caller(1));
-    stream.sent(Holds { id: Some(old.id().clone()), sequence: None, leaf: leaf(&old) });
-    stream.acknowledged();
+    stream.sent(1, named("default", Holds { id: Some(old.id().clone()), sequence: None, leaf: leaf(&old) }));
+    stream.acknowledged(1);
     let held = Credentials::new(new.clone(), ca.bundles());
     let told = |clients: &Clients| report(1, 7, [&held].into_iter(), &clients.now(Instant::now()));
     assert_eq!((told(&clients).leaves.len(), told(&clients).behind.len(), told(&clients).round), (2, 1, 7));
-    stream.sent(Holds { id: Some(new.id().clone()), sequence: None, leaf: leaf(&new) });
-    stream.acknowledged();
+    stream.sent(2, named("default", Holds { id: Some(new.id().clone()), sequence: None, leaf: leaf(&new) }));
+    stream.acknowledged(2);
     assert_eq!((told(&clients).leaves.len(), told(&clients).behind.len()), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_refused_under_one_name_is_not_held_because_another_was_taken() {
+    let clients = Clients::new();
+    let mut stream = clients.enter(caller(1));
+    stream.sent(1, holds(1));
+    stream.acknowledged(1);
+    stream.sent(2, holds(9));
+    stream.refused(2, "no");
+    stream.sent(3, named("default", Holds::default()));
+    stream.acknowledged(3);
+    assert_eq!(least(&clients), 1, "the bundle was refused, and only a certificate taken");
+    // Two are under way: the answer to the first means what was in it alone.
+    stream.sent(4, holds(8));
+    stream.sent(5, named("default", Holds::default()));
+    stream.acknowledged(4);
+    assert_eq!(least(&clients), 8);
+    stream.sent(6, holds(9));
+    stream.acknowledged(5);
+    assert_eq!(least(&clients), 8);
+}
+
+#[test]
+fn a_bundle_of_another_trust_domain_is_waited_for_by_no_rotation_of_ours() {
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+    let mut ca = Ca::new(now);
+    let svid = ca.svid(REVIEWS, Duration::from_secs(600), now);
+    let mut bundles = ca.bundles();
+    let own = bundles.get(svid.id().trust_domain()).unwrap().sequence();
+    let root = bundles.get(svid.id().trust_domain()).unwrap().roots().next().unwrap().clone();
+    bundles.insert(TrustBundle::new("partner.example".parse().unwrap(), own + 41, [root]).unwrap());
+    let id = svid.id().clone();
+    let held = Arc::new(Held::Certificate(Arc::new(Credentials::new(svid, bundles))));
+    let view = View::new([(id, held)]);
+    let clients = Clients::new();
+    let mut stream = clients.enter(caller(1));
+    let names = ["spiffe://partner.example", "spiffe://td.example", "default"];
+    stream.sent(1, Named::of(names, &view));
+    stream.acknowledged(1);
+    let held = clients.now(Instant::now()).swap_remove(0).holds;
+    assert_eq!((held.sequence, held.leaf.is_some()), (Some(own), true));
+    let mut other = clients.enter(caller(2));
+    other.sent(1, Named::of(["spiffe://partner.example"], &view));
+    assert_eq!(clients.now(Instant::now()).pop().unwrap().holds.sequence, None, "nothing of ours is asked for");
 }

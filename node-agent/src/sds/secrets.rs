@@ -53,6 +53,11 @@ impl View {
         self.0.iter().find(|(_, held)| held.credentials().is_some()).or_else(|| self.0.first())
     }
 
+    /// Whether it is the caller's own trust domain.
+    pub(crate) fn is_own(&self, trust_domain: &TrustDomain) -> bool {
+        self.0.first().is_some_and(|(id, _)| id.trust_domain() == trust_domain)
+    }
+
     fn find_id(&self, name: &str) -> Found<'_> {
         let Ok(id) = name.parse::<SpiffeId>() else { return Found::Unknown };
         if id.path().is_empty() {

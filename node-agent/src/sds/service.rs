@@ -17,7 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::follow::Follow;
 use super::secrets::View;
 use super::{Delta, Heard, RequestError, Sotw};
-use crate::adoption::{ClientStream, Clients, Holds};
+use crate::adoption::{ClientStream, Clients, Named};
 use crate::registry::{NotAdmitted, Registry};
 use crate::selector::{Caller, SocketName};
 
@@ -118,6 +118,12 @@ trait Machine: Default + Send + 'static {
     fn hear(&mut self, request: &Self::Request) -> Result<Heard, RequestError>;
     fn say(&mut self, view: &View) -> Option<Self::Response>;
     fn subscribed(&self) -> Vec<&str>;
+    /// The names of which a response tells.
+    fn told(&self, response: &Self::Response) -> Vec<String>;
+    /// The nonce of a response, which is its number.
+    fn nonce(response: &Self::Response) -> &str;
+    /// The nonce of the response that a request answers.
+    fn answered(request: &Self::Request) -> &str;
 }
 
 impl Machine for Sotw {
@@ -135,6 +141,18 @@ impl Machine for Sotw {
     fn subscribed(&self) -> Vec<&str> {
         Sotw::subscribed(self).collect()
     }
+
+    fn told(&self, _response: &DiscoveryResponse) -> Vec<String> {
+        Sotw::subscribed(self).map(str::to_owned).collect()
+    }
+
+    fn nonce(response: &DiscoveryResponse) -> &str {
+        &response.nonce
+    }
+
+    fn answered(request: &DiscoveryRequest) -> &str {
+        &request.response_nonce
+    }
 }
 
 impl Machine for Delta {
@@ -151,6 +169,19 @@ impl Machine for Delta {
 
     fn subscribed(&self) -> Vec<&str> {
         Delta::subscribed(self).collect()
+    }
+
+    fn told(&self, response: &DeltaDiscoveryResponse) -> Vec<String> {
+        let there = response.resources.iter().map(|resource| &resource.name);
+        there.chain(&response.removed_resources).cloned().collect()
+    }
+
+    fn nonce(response: &DeltaDiscoveryResponse) -> &str {
+        &response.nonce
+    }
+
+    fn answered(request: &DeltaDiscoveryRequest) -> &str {
+        &request.response_nonce
     }
 }
 
@@ -175,10 +206,12 @@ impl<M: Machine> Conversation<M> {
             let view = self.follow.view();
             if let Some(response) = self.machine.say(&view) {
                 say_what_is_missing(self.machine.subscribed(), &view, &mut self.told_absent, &self.caller);
-                self.stream.sent(Holds::of(self.machine.subscribed(), &view));
+                self.stream.keep(self.machine.subscribed());
+                let told = self.machine.told(&response);
+                self.stream.sent(number(M::nonce(&response)), Named::of(told.iter().map(String::as_str), &view));
                 return Ok(Some(response));
             }
-            self.stream.current(Holds::of(self.machine.subscribed(), &view));
+            self.stream.current(Named::of(self.machine.subscribed(), &view));
             tokio::select! {
                 request = self.requests.message() => match request? {
                     Some(request) => self.hear(&request)?,
@@ -192,17 +225,25 @@ impl<M: Machine> Conversation<M> {
 
     fn hear(&mut self, request: &M::Request) -> Result<(), Status> {
         let heard = self.machine.hear(request).map_err(|error| invalid(&self.caller, &error))?;
-        let caller = &self.caller;
+        let (caller, answered) = (&self.caller, number(M::answered(request)));
         match heard {
             Heard::Rejected(reason) => {
-                self.stream.refused(&reason);
+                self.stream.refused(answered, &reason);
                 tracing::warn!(target: "alcazar::refused", %caller, reason, "a client could not use a secret that it was sent");
             }
-            Heard::Acknowledged => self.stream.acknowledged(),
-            heard => tracing::trace!(%caller, ?heard, "heard an SDS client"),
+            // An answer may come with a subscription, and after a later response; what that one had anew is not meant by it.
+            Heard::Acknowledged | Heard::Subscribed | Heard::Stale => {
+                tracing::trace!(%caller, ?heard, answered, "heard an SDS client");
+                self.stream.acknowledged(answered);
+            }
         }
         Ok(())
     }
+}
+
+/// Responses are counted from one.
+fn number(nonce: &str) -> u64 {
+    nonce.parse().unwrap_or(0)
 }
 
 /// Logs, once for each name, what a client asked for and does not get.

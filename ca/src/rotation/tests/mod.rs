@@ -2,7 +2,9 @@
 
 mod fleet;
 mod members;
+mod observe;
 mod table;
+mod whole;
 
 use std::collections::BTreeSet;
 

@@ -1,0 +1,200 @@
+//! The machine's eyes: what there is to be seen of this CA, of its other replicas, and of everybody whom they serve.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, SystemTime},
+};
+
+use alcazar_identity::Fingerprint;
+
+use super::{
+    Anchor, Class, Kind, Observations, Observed, Party, Report, Role, Rotation, Timed, Trust,
+    records::{Adopted, Note},
+    world::WorldError,
+};
+use crate::{
+    authority::AuthorityInfo,
+    ca::Ca,
+    hierarchy::{Authorities, Hierarchy},
+    records::{Lineage, RecordError, family, prefix, read},
+};
+
+/// Which certificate stands under which anchor.
+pub(super) struct Lookup<'a> {
+    kind: Kind,
+    from: Option<Anchor>,
+    hierarchy: &'a Hierarchy,
+    authorities: &'a Authorities,
+}
+
+/// How the anchors of one kind are.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) trusted: BTreeSet<Anchor>,
+    pub(super) signing: Anchor,
+    pub(super) made: Option<Anchor>,
+    pub(super) able: BTreeSet<Anchor>,
+    pub(super) known: BTreeSet<Anchor>,
+}
+
+impl Lookup<'_> {
+    fn root_above(&self, intermediate: &AuthorityInfo) -> Option<Fingerprint> {
+        let mut roots = self.authorities.roots.iter().chain(self.hierarchy.roots());
+        roots.find(|root| intermediate.is_signed_by(root)).map(|root| root.fingerprint)
+    }
+
+    /// The anchor of what an intermediate has issued. Of one that nobody knows any more the worst is believed.
+    fn anchor(&self, issuer: Option<Fingerprint>) -> Option<Anchor> {
+        let mut known = self.authorities.intermediates.iter().chain([self.hierarchy.intermediate().info()]);
+        let found = issuer.and_then(|issuer| known.find(|info| info.fingerprint == issuer));
+        let anchor = match (self.kind, found) {
+            // No certificate is of a JWT key.
+            (Kind::Jwt, _) => return None,
+            (_, None) => None,
+            (Kind::Root, Some(found)) => self.root_above(found).map(Anchor::from),
+            (Kind::Intermediate, Some(found)) => Some(found.fingerprint.into()),
+        };
+        anchor.or_else(|| self.from.clone())
+    }
+
+    fn leaves(&self, issuers: impl Iterator<Item = (Option<Fingerprint>, usize)>) -> BTreeMap<Anchor, usize> {
+        let mut leaves = BTreeMap::new();
+        for (issuer, count) in issuers {
+            if let Some(anchor) = self.anchor(issuer) {
+                *leaves.entry(anchor).or_insert(0) += count;
+            }
+        }
+        leaves
+    }
+}
+
+impl Ca {
+    /// What there is to be seen now. `elapsed` is for the driver to say.
+    pub(super) async fn observe(&self, rotation: &Rotation, elapsed: Duration) -> Result<Observations, WorldError> {
+        let (hierarchy, authorities) = (self.hierarchy(), self.authorities().await?);
+        let step = self.0.records.fence().await?.step;
+        let from = rotation.from().cloned();
+        let lookup = Lookup { kind: rotation.kind, from, hierarchy: &hierarchy, authorities: &authorities };
+        let sequence = hierarchy.bundles().get(self.trust_domain()).map_or(0, |bundle| bundle.sequence());
+        let seen = match rotation.kind {
+            Kind::Jwt => self.jwt_view(rotation, &hierarchy),
+            kind => {
+                let here = if kind == Kind::Root { &authorities.roots } else { &authorities.intermediates };
+                let able = authorities.intermediates.iter();
+                let able: BTreeSet<_> = able.filter_map(|info| lookup.anchor(Some(info.fingerprint))).collect();
+                Seen {
+                    trusted: match kind {
+                        Kind::Root => hierarchy.roots().iter().map(|root| root.fingerprint.into()).collect(),
+                        _ => BTreeSet::new(),
+                    },
+                    signing: signing(kind, &hierarchy),
+                    made: made(rotation, &hierarchy, here, &able),
+                    known: here.iter().map(|info| info.fingerprint.into()).collect(),
+                    able,
+                }
+            }
+        };
+        // This CA itself: what it serves with is renewed whenever the hierarchy changes.
+        let serving = self.0.serving.borrow().clone();
+        let issuer = serving.svid().chain().get(1).map(|issuer| Fingerprint::of(issuer));
+        let own = Report {
+            sequence: serving.bundles().get(self.trust_domain()).map_or(0, |bundle| bundle.sequence()),
+            round: rotation.step,
+            leaves: lookup.leaves([(issuer, 1)].into_iter()),
+            signing: Some(seen.signing.clone()),
+            able: seen.able.clone(),
+            behind: Vec::new(),
+        };
+        let own = Observed { role: Role::Replica, silent: Duration::ZERO, report: Some(own) };
+        let name = format!("the CA of {}", self.config().cluster);
+        let mut parties = vec![Party { name, class: Class::Observed(own) }];
+        parties.extend(self.nodes(&lookup).await?);
+        parties.extend(self.timed(rotation.kind).await?);
+        let trust = Trust { step, sequence, trusted: seen.trusted, signing: seen.signing };
+        Ok(Observations { trust, made: seen.made, able: seen.able, known: seen.known, parties, elapsed })
+    }
+
+    /// Every node that has a lineage, with what it said last.
+    async fn nodes(&self, lookup: &Lookup<'_>) -> Result<Vec<Party>, WorldError> {
+        let now = (self.0.clock)();
+        let said = self.0.records.adopted().await?;
+        let family = prefix(family::NODES)?;
+        let mut parties = Vec::new();
+        for entry in self.0.records.store().list(&family).await.map_err(RecordError::from)?.entries {
+            let Some(name) = family.strip(entry.key()) else { continue };
+            let lineage: Lineage = read(&entry)?.record;
+            let adopted = said.get(name);
+            let heard = adopted.map_or(lineage.latest.issued_at, |adopted| adopted.heard);
+            let report = adopted.map(|adopted| report(adopted, lookup));
+            let observed = Observed { role: Role::Node, silent: apart(now, heard), report };
+            parties.push(Party { name: name.into(), class: Class::Observed(observed) });
+        }
+        Ok(parties)
+    }
+
+    /// Those who never report.
+    async fn timed(&self, kind: Kind) -> Result<Vec<Party>, WorldError> {
+        let mut parties = Vec::new();
+        let mut timed = |name: &str, timed| parties.push(Party { name: name.into(), class: Class::Timed(timed) });
+        let what = if kind == Kind::Jwt { Note::Tokens } else { Note::Certificates };
+        let noted = self.0.records.unreported(what).await?.filter(|noted| noted.until > (self.0.clock)());
+        match (noted, what) {
+            (Some(noted), Note::Certificates) => timed(CLIENTS, noted.timed()),
+            // Whoever checks a token says what bundle it has, or is waited for with the federated.
+            (Some(noted), Note::Tokens) => timed(TOKENS, Timed { bundle: Duration::ZERO, ..noted.timed() }),
+            (None, _) => {}
+        }
+        if let Some(endpoint) = &self.0.config.bundle_endpoint {
+            let hint = endpoint.refresh_hint;
+            timed(FEDERATED, Timed { bundle: hint + hint / 4, leaf: Duration::ZERO });
+        }
+        Ok(parties)
+    }
+}
+
+fn report(adopted: &Adopted, lookup: &Lookup<'_>) -> Report {
+    Report {
+        sequence: adopted.sequence,
+        round: adopted.round,
+        leaves: lookup.leaves(adopted.issuers()),
+        signing: None,
+        able: BTreeSet::new(),
+        behind: adopted.behind.clone(),
+    }
+}
+
+/// What signs certificates now.
+pub(super) fn signing(kind: Kind, hierarchy: &Hierarchy) -> Anchor {
+    match kind {
+        Kind::Root => hierarchy.root().fingerprint.into(),
+        _ => hierarchy.intermediate().info().fingerprint.into(),
+    }
+}
+
+/// What has been made for this rotation: of a root it is whole with an intermediate under it. On the way back all is to go.
+fn made(rotation: &Rotation, hierarchy: &Hierarchy, here: &[AuthorityInfo], able: &BTreeSet<Anchor>) -> Option<Anchor> {
+    let made = newest(rotation, hierarchy, here).map(Anchor::from);
+    made.filter(|made| rotation.kind != Kind::Root || rotation.back || able.contains(made))
+}
+
+/// The newest of those that nobody uses and that were not here when the rotation began.
+pub(super) fn newest(rotation: &Rotation, hierarchy: &Hierarchy, here: &[AuthorityInfo]) -> Option<Fingerprint> {
+    let fresh = here.iter().filter(|info| {
+        let anchor = Anchor::from(info.fingerprint);
+        let used = match rotation.kind {
+            Kind::Root => hierarchy.trusts(info.fingerprint),
+            _ => hierarchy.intermediate().info().fingerprint == info.fingerprint,
+        };
+        !used && anchor != rotation.old && !rotation.here.contains(&anchor)
+    });
+    fresh.max_by_key(|info| (info.validity.not_before(), info.fingerprint)).map(|info| info.fingerprint)
+}
+
+/// How far two moments are apart: after the clock was set back, what was heard before is no fresher for it.
+fn apart(now: SystemTime, then: SystemTime) -> Duration {
+    now.duration_since(then).unwrap_or_else(|ahead| ahead.duration())
+}
+
+pub(super) const CLIENTS: &str = "clients that never report";
+pub(super) const TOKENS: &str = "JWT-SVIDs in use";
+pub(super) const FEDERATED: &str = "federated trust domains";
