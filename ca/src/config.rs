@@ -28,6 +28,7 @@ use crate::{
     records::{ParseRegistrationError, Registration, text},
     replicas::ReplicasConfig,
     revocation::RevocationConfig,
+    rotation::{self, ClusterConfig, ClusterConfigError},
     storage::{StoreConfig, StoreConfigError},
 };
 
@@ -70,6 +71,9 @@ pub struct Config {
     /// Other trust domains, whose bundles are fetched. One that leaves this list is believed no more. Default: none.
     #[serde(default)]
     pub federation: Vec<FederationConfig>,
+    /// Other clusters under the same root: none of them is left behind when the root is exchanged. Default: none.
+    #[serde(default)]
+    pub clusters: Vec<ClusterConfig>,
     /// Workloads, beside those that are put in by administration. One that leaves this list is removed.
     #[serde(default)]
     pub registrations: Vec<ConfiguredRegistration>,
@@ -155,6 +159,7 @@ impl Config {
             jwt: JwtConfig::default(),
             bundle_endpoint: None,
             federation: Vec::new(),
+            clusters: Vec::new(),
             registrations: Vec::new(),
             admin: None,
             audit: None,
@@ -205,6 +210,7 @@ impl Config {
         self.store.check(&self.trust_domain, &self.cluster)?;
         self.jwt.check()?;
         self.bundle_endpoint.as_ref().map_or(Ok(()), BundleEndpointConfig::check)?;
+        rotation::check_clusters(self)?;
         let relations = federation::relations(&self.federation, &self.trust_domain)?;
         let dns_names = self.dns_names.iter().map(|name| name.parse()).collect::<Result<_, _>>()?;
         self.limits.check()?;
@@ -318,6 +324,9 @@ pub enum ConfigError {
     /// Federation makes no sense.
     #[error(transparent)]
     Federation(#[from] FederationConfigError),
+    /// Other clusters make no sense.
+    #[error(transparent)]
+    Clusters(#[from] ClusterConfigError),
     /// Not a DNS name.
     #[error("dnsNames")]
     Dns(#[from] ParseDnsNameError),

@@ -91,6 +91,7 @@ pub use replicas::{
 pub use revocation::{
     Barred, CrlUrl, ParseCrlUrlError, RefreshError, RevocationConfig, RevokeError, crl::CrlError, crl_routes,
 };
+pub use rotation::{ClusterConfig, ClusterConfigError};
 pub use run::{ADMIN_SOCKET, RunError};
 pub use serial::{NoRandomness, Serial};
 pub use serving::ServingError;

@@ -110,6 +110,7 @@ impl Ca {
         }
         shutdown.spawn("rotations", self.clone().drive_rotations(shutdown.clone()));
         let listeners = Shutdown::new();
+        shutdown.spawn("other clusters", self.clone().follow_clusters(shutdown.clone()));
         let acceptor =
             Acceptor::new(self.0.serving.subscribe(), Clients::Optional, grpc::ALPN, Arc::clone(&self.0.clock));
         let nodes = grpc::server()

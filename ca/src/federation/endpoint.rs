@@ -133,6 +133,10 @@ async fn serve(
 
 impl Ca {
     fn answer(&self, method: &Method, path: &str, headers: &HeaderMap) -> Response<Full<Bytes>> {
+        if path == crate::rotation::STATE_PATH && *method == Method::GET {
+            let state = self.0.rotations.state.borrow().clone();
+            return state.map_or_else(|| plain(StatusCode::SERVICE_UNAVAILABLE, "try again later\n"), json);
+        }
         if !matches!(path, "/" | "/bundle.json") {
             return plain(StatusCode::NOT_FOUND, "the bundle is at / and at /bundle.json\n");
         }
@@ -149,6 +153,12 @@ impl Ca {
             }
         }
     }
+}
+
+fn json(text: Arc<str>) -> Response<Full<Bytes>> {
+    let mut answer = Response::new(Full::new(text.to_string().into()));
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer
 }
 
 /// The document, or that it is the one that the client has.

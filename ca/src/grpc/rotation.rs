@@ -11,7 +11,7 @@ use tonic::{Request, Response, Status};
 use super::{caller, epoch, peer, traced::about};
 use crate::{
     ca::Ca,
-    rotation::{Adopted, Kind, Reissue, RotationError, Shown, Standing, Wait, Why},
+    rotation::{Adopted, Kind, Reissue, RotationError, Shown, Standing, StateError, Wait, Why},
 };
 
 pub(crate) struct RotationService {
@@ -31,8 +31,12 @@ impl Rotation for RotationService {
         request: Request<v1::StartRotationRequest>,
     ) -> Result<Response<v1::RotationStatus>, Status> {
         let kind = match request.get_ref().kind() {
-            RotationKind::Root => Kind::Root,
             RotationKind::Intermediate => Kind::Intermediate,
+            RotationKind::Root if !request.get_ref().new_root.is_empty() => {
+                let roots = request.into_inner().new_root.into_iter().map(Into::into).collect();
+                return answer(self.ca.start_rotation_to(roots).await);
+            }
+            RotationKind::Root => Kind::Root,
             RotationKind::Jwt if request.get_ref().compromised => return answer(self.ca.replace_stolen().await),
             RotationKind::Jwt => Kind::Jwt,
             RotationKind::Unspecified => return Err(Status::invalid_argument("no such kind of rotation")),
@@ -57,6 +61,26 @@ impl Rotation for RotationService {
         _request: Request<v1::AbortRotationRequest>,
     ) -> Result<Response<v1::RotationStatus>, Status> {
         answer(self.ca.abort_rotation().await)
+    }
+
+    async fn export_cluster_state(
+        &self,
+        _request: Request<v1::ExportClusterStateRequest>,
+    ) -> Result<Response<v1::ClusterState>, Status> {
+        let state = self.ca.exported_state().map_err(|error| Status::unavailable(error.to_string()))?;
+        Ok(Response::new(v1::ClusterState { state: state.as_bytes().to_vec() }))
+    }
+
+    async fn import_cluster_state(
+        &self,
+        request: Request<v1::ClusterState>,
+    ) -> Result<Response<v1::ImportClusterStateResponse>, Status> {
+        let imported = self.ca.import_state(&request.get_ref().state).await;
+        let (cluster, news) = imported.map_err(|error| match &error {
+            StateError::Records(_) => Status::unavailable(process::chain(&error)),
+            _ => Status::invalid_argument(process::chain(&error)),
+        })?;
+        Ok(Response::new(v1::ImportClusterStateResponse { cluster, news }))
     }
 
     async fn force_rotation(
@@ -163,8 +187,12 @@ fn answer(outcome: Result<Shown, RotationError>) -> Result<Response<v1::Rotation
         RotationError::None
         | RotationError::UnderWay(_)
         | RotationError::MovedOn(_)
+        | RotationError::Plugged(_)
+        | RotationError::WhichRoot(_)
+        | RotationError::RootOver { .. }
         | RotationError::Abort(_)
         | RotationError::Force(_) => Status::failed_precondition(error.to_string()),
+        RotationError::NotARoot(_) => Status::invalid_argument(process::chain(&error).to_string()),
         other => Status::unavailable(process::chain(&other).to_string()),
     })?;
     let rotation = &shown.rotation;
@@ -198,7 +226,7 @@ fn wait_message(wait: &Wait) -> v1::RotationWait {
         party: wait.party.clone(),
         standing: standing.into(),
         seconds: span.map_or(0, |span| i64::try_from(span.as_secs()).unwrap_or(i64::MAX)),
-        why: why(&wait.why),
+        why: if wait.standing == Standing::Person { BRING.into() } else { why(&wait.why) },
         forceable: wait.is_forceable(),
     }
 }
@@ -222,6 +250,9 @@ fn why(why: &Why) -> String {
     }
 }
 
+/// What a person is asked for.
+const BRING: &str =
+    "plug in an intermediate under the new root: alcazar ca request, alcazar root sign, alcazar ca install";
 /// No node has leaves of more issuers than that at a time.
 const ISSUERS: usize = 64;
 const UNKNOWN: &str = "unknown";

@@ -176,6 +176,11 @@ impl JwtKey {
         self.gone_at <= now || self.published > now + FAR_AHEAD
     }
 
+    /// One of this replica.
+    pub(crate) fn of(self, replica: &str) -> Self {
+        Self { replica: Some(replica.to_owned()), ..self }
+    }
+
     /// One that a rotation brings: it waits.
     pub(crate) fn waiting(self, generation: u64) -> Self {
         Self { standing: Standing::Waits, generation: Some(generation), ..self }

@@ -209,7 +209,7 @@ impl Ca {
         turn.spare = Some((key_id.clone(), signer.clone()));
         let public_key = SigningHandle(signer.clone()).subject_public_key_info();
         let (lives, now) = (self.jwt_lives(), (self.0.clock)());
-        let key = JwtKey::new(key_id, public_key, signs_from, lives, now);
+        let key = JwtKey::new(key_id, public_key, signs_from, lives, now).of(self.replica().as_str());
         let change = |keys: &[JwtKey]| {
             // A try that was said to fail may have been written all the same.
             let others: Vec<_> = keys.iter().filter(|other| other.key_id != key.key_id).cloned().collect();

@@ -17,6 +17,7 @@
 //! ca/federation/<trust domain>  the bundles of other trust domains
 //! ca/rotation/current           the rotation that is under way, or the last one; beside it its fence
 //! ca/adoption/<td>/node/<c>/<n> what each node enforces, as it said last
+//! ca/clusters/<name>            how far another cluster under the root is with its rotation
 //! ca/revocations/<kind>/<what>  what was taken back
 //! ca/revocation-lists/<which>   the version of our list, and lists that others signed
 //! ```
@@ -56,6 +57,7 @@ pub(crate) mod family {
     pub(crate) const FEDERATION: &str = "ca/federation";
     pub(crate) const ROTATION: &str = "ca/rotation";
     pub(crate) const ADOPTION: &str = "ca/adoption";
+    pub(crate) const CLUSTERS: &str = "ca/clusters";
     pub(crate) const REPLICAS: &str = "ca/replicas";
     pub(crate) const JOINING_REQUESTS: &str = "ca/joining/requests";
     pub(crate) const JOINING_ANSWERS: &str = "ca/joining/answers";

@@ -2,11 +2,12 @@
 
 use std::{
     collections::BTreeSet,
+    path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use alcazar_identity::Fingerprint;
+use alcazar_identity::{CertificateDer, Fingerprint, rfc3339};
 use alcazar_service::{Shutdown, process};
 use alcazar_store::{Expected, LeaseError, Revision};
 use thiserror::Error;
@@ -16,12 +17,18 @@ use tokio::{
 };
 
 use super::{
-    Anchor, Kind, Limits, NotAborted, NotForced, Phase, Rotation, Wait,
+    Anchor, Kind, Limits, NotAborted, NotForced, Observations, Phase, Rotation, Wait,
+    clusters::{Progress, StateError},
     observe::signing,
     records::{Note, Unreported},
     world::WorldError,
 };
-use crate::{ca::Ca, records::RecordError};
+use crate::{
+    authority::{AuthorityError, AuthorityInfo},
+    ca::Ca,
+    hierarchy::pem,
+    records::RecordError,
+};
 
 /// What the parts of a CA share of its rotation.
 #[derive(Debug)]
@@ -34,6 +41,10 @@ pub(crate) struct Rotations {
     problem: watch::Sender<Option<String>>,
     /// What is noted of those who never report, and of tokens.
     noted: [watch::Sender<Option<Unreported>>; 2],
+    /// How far this cluster is, for others, signed; none before the first look.
+    pub(crate) state: watch::Sender<Option<Arc<str>>>,
+    /// What of it was signed last, and when.
+    stated: watch::Sender<Option<(u64, Option<Progress>, Instant)>>,
     /// Whom the last look found to be waited for, and in which step.
     waits: watch::Sender<Option<(u64, Instant, Vec<Wait>)>>,
 }
@@ -78,6 +89,8 @@ impl Default for Rotations {
             reissue: watch::Sender::new(Arc::default()),
             noted: Default::default(),
             waits: watch::Sender::new(None),
+            state: watch::Sender::new(None),
+            stated: watch::Sender::new(None),
             problem: watch::Sender::new(None),
         }
     }
@@ -119,6 +132,37 @@ impl Ca {
     /// # Errors
     /// When one is under way, or the store does not answer.
     pub(crate) async fn start_rotation(&self, kind: Kind) -> Result<Shown, RotationError> {
+        if kind == Kind::Root
+            && let Some(folder) = self.0.files.plugged.folder().map_err(WorldError::from)?
+        {
+            return Err(RotationError::Plugged(folder));
+        }
+        self.start(kind, None).await
+    }
+
+    /// Begins a rotation to a root whose key is elsewhere: of `certificates` the one that is not trusted yet.
+    ///
+    /// # Errors
+    /// When it cannot be told which is meant, it is no root, or as [`Ca::start_rotation`].
+    pub(crate) async fn start_rotation_to(
+        &self,
+        certificates: Vec<CertificateDer<'static>>,
+    ) -> Result<Shown, RotationError> {
+        let hierarchy = self.hierarchy();
+        let new: Vec<_> = certificates.into_iter().filter(|one| !hierarchy.trusts(Fingerprint::of(one))).collect();
+        let [certificate] = &*new else { return Err(RotationError::WhichRoot(new.len())) };
+        let info = AuthorityInfo::parse(certificate.clone()).map_err(RotationError::NotARoot)?;
+        if !info.is_signed_by(&info) {
+            return Err(RotationError::NotARoot(AuthorityError::NotAnAuthority));
+        }
+        let now = (self.0.clock)();
+        if !info.validity.contains(now) {
+            return Err(RotationError::RootOver { end: rfc3339(info.validity.not_after()), now: rfc3339(now) });
+        }
+        self.start(Kind::Root, Some((info.fingerprint.into(), pem(certificate)))).await
+    }
+
+    async fn start(&self, kind: Kind, brought: Option<(Anchor, String)>) -> Result<Shown, RotationError> {
         let found = self.0.records.rotation().await?;
         let expected = match &found {
             Some(found) if !found.record.rotation.is_over() => {
@@ -140,7 +184,14 @@ impl Ca {
             Kind::Jwt => Vec::new(),
         };
         let here = here.iter().map(|info| info.fingerprint.into()).collect();
-        let rotation = Rotation::new(kind, old, None, after, (self.0.clock)()).among(here);
+        let (given, certificate) = brought.unzip();
+        let mut rotation = Rotation::new(kind, old, given, after, (self.0.clock)()).among(here);
+        if let Some(certificate) = certificate {
+            rotation = rotation.bringing(certificate);
+        }
+        if kind == Kind::Intermediate {
+            rotation = rotation.of_replica(self.replica().as_str());
+        }
         self.0.records.put_rotation(expected, &rotation).await?;
         tracing::info!(target: "alcazar::rotation", %kind, old = %rotation.old, "a rotation began");
         self.0.rotations.wake.notify_one();
@@ -301,17 +352,19 @@ impl Ca {
         let found = self.0.records.rotation().await?;
         let Some(found) = found.filter(|found| !found.record.rotation.is_over()) else {
             self.order_reissue(None, 0);
+            self.state_progress(None).await?;
             return Ok(Looked::Nothing);
         };
-        match self.lease().await {
-            Ok(()) => {}
+        let ours = found.record.rotation.is_driven_by(self.replica().as_str());
+        match if ours { Some(self.lease().await) } else { None } {
+            Some(Ok(())) => {}
             // Another replica drives; this one tells its nodes all the same.
-            Err(LeaseError::Held { .. }) => {
+            None | Some(Err(LeaseError::Held { .. })) => {
                 self.order_reissue(Some(&found.record.rotation), 0);
-                self.take_part(&found.record.rotation).await?;
+                self.follow_rotation(&found.record.rotation).await?;
                 return Ok(Looked::Nothing);
             }
-            Err(error) => return Err(error.into()),
+            Some(Err(error)) => return Err(error.into()),
         }
         let known = memory.take().filter(|memory| memory.revision == found.revision);
         let looked = Instant::now();
@@ -319,7 +372,7 @@ impl Ca {
             Some(known) => (known.rotation, looked.duration_since(known.looked), known.written),
             None => (found.record.rotation, Duration::ZERO, looked),
         };
-        self.take_part(&rotation).await?;
+        self.make_own_jwt_key(&rotation).await?;
         let seen = self.observe(&rotation, elapsed).await?;
         let step = rotation.step(&seen, &self.limits(), (self.0.clock)());
         let moved = step.next.step != rotation.step || step.next.new != rotation.new;
@@ -341,6 +394,9 @@ impl Ca {
             self.act(&step.next, action).await?;
         }
         let acted = !step.actions.is_empty();
+        if step.next.kind == Kind::Root {
+            self.state_progress(Some((&step.next, &seen))).await?;
+        }
         self.0.rotations.waits.send_replace(Some((step.next.step, Instant::now(), step.waiting)));
         *memory = Some(Memory { revision, rotation: step.next, looked, written });
         Ok(match (moved, acted) {
@@ -350,12 +406,78 @@ impl Ca {
         })
     }
 
-    /// Does what each replica does for itself.
-    async fn take_part(&self, rotation: &Rotation) -> Result<(), WorldError> {
+    /// States for other clusters how far this one is; without a rotation under way, how the last one of a root ended. Signed again
+    /// when it says something else, or a while has passed.
+    async fn state_progress(&self, under_way: Option<(&Rotation, &Observations)>) -> Result<(), RotationError> {
+        let last = match under_way {
+            Some(_) => None,
+            None => self.0.records.rotation().await?.map(|found| found.record.rotation),
+        };
+        let rotation = under_way.map(|(rotation, _)| rotation).or(last.as_ref());
+        let step = rotation.map_or(0, |rotation| rotation.step);
+        let progress = rotation.filter(|rotation| rotation.kind == Kind::Root).map(|rotation| Progress {
+            old: rotation.old.clone(),
+            new: rotation.new.clone(),
+            back: rotation.back,
+            phase: rotation.phase,
+            settled: under_way.is_none_or(|(rotation, seen)| rotation.is_settled_at_home(seen, &self.limits())),
+            able: rotation.to().is_some_and(|to| under_way.is_none_or(|(_, seen)| seen.able.contains(to))),
+        });
+        let fresh = self
+            .0
+            .rotations
+            .stated
+            .borrow()
+            .as_ref()
+            .is_some_and(|(before, said, at)| *before == step && *said == progress && at.elapsed() < STATED);
+        if !fresh {
+            let state = self.state(progress.clone(), step).await?;
+            self.0.rotations.state.send_replace(Some(state.into()));
+            self.0.rotations.stated.send_replace(Some((step, progress, Instant::now())));
+        }
+        Ok(())
+    }
+
+    /// How far this cluster is, signed, as others are told.
+    ///
+    /// # Errors
+    /// Before the driver has looked for the first time.
+    pub(crate) fn exported_state(&self) -> Result<Arc<str>, RotationError> {
+        self.0.rotations.state.borrow().clone().ok_or(RotationError::NotStated)
+    }
+
+    /// Does what each replica does for itself while another drives.
+    async fn follow_rotation(&self, rotation: &Rotation) -> Result<(), WorldError> {
+        self.make_own_jwt_key(rotation).await?;
+        let turned = matches!(rotation.phase, Phase::Switch | Phase::Reissue | Phase::Retire | Phase::Forget);
+        if rotation.kind == Kind::Root && turned {
+            self.sign_under(rotation.signing()).await?;
+        }
+        Ok(())
+    }
+
+    async fn make_own_jwt_key(&self, rotation: &Rotation) -> Result<(), WorldError> {
         if rotation.kind == Kind::Jwt && rotation.phase == Phase::Distribute && !rotation.back {
             self.make_jwt_generation(rotation.begun).await?;
         }
         Ok(())
+    }
+
+    /// Whose certificates are not to be replaced: those of every replica that does not sign by what is being left.
+    fn issuers_that_stay(&self, rotation: &Rotation) -> Vec<Fingerprint> {
+        let hierarchy = self.hierarchy();
+        let own = (hierarchy.intermediate().info().fingerprint, hierarchy.root().fingerprint);
+        let known = self.0.presences.known();
+        let others = known.iter().filter(|state| !state.here).map(|state| state.presence.signing);
+        let all = [own].into_iter().chain(others.map(|signing| (signing.intermediate, signing.root)));
+        let left = |(intermediate, root): &(Fingerprint, Fingerprint)| {
+            let anchor = Anchor::from(if rotation.kind == Kind::Root { *root } else { *intermediate });
+            rotation.from() == Some(&anchor)
+        };
+        let mut stay: Vec<_> = all.filter(|held| !left(held)).map(|(intermediate, _)| intermediate).collect();
+        stay.sort_unstable();
+        stay.dedup();
+        stay
     }
 
     /// Tells the nodes what is to be issued anew.
@@ -363,7 +485,7 @@ impl Ca {
         let reissue = match rotation {
             Some(rotation) if rotation.phase == Phase::Reissue && rotation.kind != Kind::Jwt => Reissue {
                 round: rotation.step,
-                issuers: vec![self.hierarchy().intermediate().info().fingerprint],
+                issuers: self.issuers_that_stay(rotation),
                 spread: (PER_PARTY * u32::try_from(parties).unwrap_or(u32::MAX)).min(LONGEST_SPREAD),
             },
             _ => Reissue::default(),
@@ -394,6 +516,32 @@ pub(crate) enum RotationError {
     /// One at a time.
     #[error("a rotation of the {0} is under way; wait for its end, or abort it")]
     UnderWay(Kind),
+    /// How far this cluster is was not stated.
+    #[error("how far this cluster is cannot be stated")]
+    State(#[from] StateError),
+    /// Not yet.
+    #[error("this CA has not looked yet how far it is, or another replica drives rotations: ask again, or that one")]
+    NotStated,
+    /// The root is not ours to make.
+    #[error(
+        "the certificates of this CA are plugged in, in {}: its root is made elsewhere; name the new one with --new-root, and plug in an intermediate under it when you are asked to",
+        .0.display()
+    )]
+    Plugged(PathBuf),
+    /// None, or several.
+    #[error("of the certificates given, {0} are not trusted yet: give the new root, and nothing else that is new")]
+    WhichRoot(usize),
+    /// Not a root.
+    #[error("what was given is not a root")]
+    NotARoot(#[source] AuthorityError),
+    /// A root whose time is not now.
+    #[error("the root that was given is not good now: it ends at {end}, and the clock here says {now}")]
+    RootOver {
+        /// Its end.
+        end: String,
+        /// The clock.
+        now: String,
+    },
     /// It has gone on since it was looked at.
     #[error("it has gone on, to {0}: look again who is waited for there, and what they would lose")]
     MovedOn(Phase),
@@ -428,6 +576,8 @@ const TOGETHER: Duration = Duration::from_millis(50);
 /// Between two looks so many times as long as one takes.
 const SELDOM: u32 = 20;
 const LONGEST_APART: Duration = Duration::from_secs(10);
+/// So often it is signed, though it says the same.
+const STATED: Duration = Duration::from_secs(60);
 /// So old may be what is shown of whom it waits for.
 const FRESH: Duration = Duration::from_secs(15);
 /// How often time that was waited is written down: so much is lost at most when the process dies.

@@ -74,15 +74,6 @@ pub(crate) const OPERATOR: &str = "operator";
 /// Everything that the present phase waits for. The trust state is that of the phase already.
 pub(super) fn waiting(rotation: &Rotation, seen: &Observations, limits: &Limits) -> Vec<Wait> {
     let mut waits = Vec::new();
-    let able = rotation.to().is_some_and(|to| seen.able.contains(to));
-    if rotation.phase == Phase::Distribute && !able {
-        waits.push(Wait {
-            party: OPERATOR.into(),
-            standing: Standing::Person,
-            why: Why::Intermediate,
-            authority: false,
-        });
-    }
     for party in seen.parties.iter().filter(|party| !rotation.forced.contains(&party.name)) {
         let (missing, standing, authority) = match &party.class {
             Class::Observed(observed) => {
@@ -97,9 +88,17 @@ pub(super) fn waiting(rotation: &Rotation, seen: &Observations, limits: &Limits)
                 None => (None, Standing::Awaited, false),
             },
         };
+        // Time begins when the bundle is handed out, whoever may sign then.
+        let authority = authority && missing != Some(Why::Intermediate);
         if let Some(why) = missing {
             waits.push(Wait { party: party.name.clone(), standing, why, authority });
         }
+    }
+    // Last of all: what is installed signs at once, and everybody is to have heard of its root then.
+    let able = rotation.to().is_some_and(|to| seen.able.contains(to));
+    if rotation.phase == Phase::Distribute && !able && waits.iter().all(|wait| wait.why == Why::Intermediate) {
+        let why = Why::Intermediate;
+        waits.push(Wait { party: OPERATOR.into(), standing: Standing::Person, why, authority: false });
     }
     waits
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::SystemTime};
 use thiserror::Error;
 
 use super::{
-    Anchor, Limits, Observations, Phase, Rotation,
+    Anchor, Class, Limits, Observations, Observed, Party, Phase, Role, Rotation,
     gate::{self, Wait},
 };
 
@@ -58,7 +58,7 @@ impl Rotation {
             Phase::Distribute | Phase::Switch | Phase::Reissue | Phase::Retire => {
                 if !self.is_settled(seen) {
                     let (trusted, dropped) = self.trusted();
-                    let signing = self.signing().clone();
+                    let signing = if self.has_turned(seen) { &seen.trust.signing } else { self.signing() }.clone();
                     return stay(vec![Action::Settle { step: self.step, trusted, dropped, signing }], Vec::new());
                 }
                 self.wait(seen, limits, now)
@@ -78,14 +78,30 @@ impl Rotation {
         Step { next: Self { waited, counting: counts, ..self.clone() }, actions: Vec::new(), waiting }
     }
 
+    /// Whether nobody of this cluster is waited for in this phase any more; what other clusters do is theirs to say.
+    pub(crate) fn is_settled_at_home(&self, seen: &Observations, limits: &Limits) -> bool {
+        if matches!(self.phase, Phase::Prepare | Phase::Forget) || !self.is_settled(seen) {
+            return false;
+        }
+        let elsewhere = |party: &Party| matches!(&party.class, Class::Observed(Observed { role: Role::Cluster, .. }));
+        let parties = seen.parties.iter().filter(|party| !elsewhere(party)).cloned().collect();
+        gate::waiting(self, &Observations { parties, ..seen.clone() }, limits).is_empty()
+    }
+
     /// Whether the CA's own trust state is this phase's, by this phase's order: then nothing that was ordered before can
     /// change it any more.
     fn is_settled(&self, seen: &Observations) -> bool {
         let (trusted, dropped) = self.trusted();
         seen.trust.step == self.step
-            && seen.trust.signing == *self.signing()
+            && (seen.trust.signing == *self.signing() || self.has_turned(seen))
             && trusted.is_subset(&seen.trust.trusted)
             && dropped.is_disjoint(&seen.trust.trusted)
+    }
+
+    /// Whether what a person has plugged in signs already, which it does by itself once everybody has heard of its root.
+    fn has_turned(&self, seen: &Observations) -> bool {
+        let brought = self.brought.is_some() && !self.back && self.phase == Phase::Distribute;
+        brought && Some(&seen.trust.signing) == self.to() && seen.trust.trusted.contains(&seen.trust.signing)
     }
 
     /// What is to be forgotten and is there yet. What was made without anybody having remembered it counts.

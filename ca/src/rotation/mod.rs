@@ -20,6 +20,7 @@
 //! - Each phase says how the world should be, not what to do: an action may be executed never, once, twice or late. What is
 //!   late is refused by its step, because each phase puts its own step on the trust state before its gate is looked at.
 
+mod clusters;
 mod driver;
 mod gate;
 mod jwt;
@@ -30,7 +31,9 @@ mod records;
 mod state;
 mod world;
 
+pub use self::clusters::{ClusterConfig, ClusterConfigError};
 pub(crate) use self::{
+    clusters::{PATH as STATE_PATH, StateError, check as check_clusters},
     driver::{Reissue, RotationError, Rotations, Shown},
     gate::{Standing, Wait, Why},
     machine::{Action, NotAborted, NotForced},

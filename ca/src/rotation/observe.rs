@@ -16,7 +16,9 @@ use crate::{
     authority::AuthorityInfo,
     ca::Ca,
     hierarchy::{Authorities, Hierarchy},
+    jwt_authority::keys::JwtKey,
     records::{Lineage, RecordError, family, prefix, read},
+    replicas::{Phase as Doing, ReplicaState},
 };
 
 /// Which certificate stands under which anchor.
@@ -25,6 +27,7 @@ pub(super) struct Lookup<'a> {
     from: Option<Anchor>,
     hierarchy: &'a Hierarchy,
     authorities: &'a Authorities,
+    replicas: &'a [ReplicaState],
 }
 
 /// How the anchors of one kind are.
@@ -50,11 +53,19 @@ impl Lookup<'_> {
         let anchor = match (self.kind, found) {
             // No certificate is of a JWT key.
             (Kind::Jwt, _) => return None,
-            (_, None) => None,
+            (_, None) => issuer.and_then(|issuer| self.of_a_replica(issuer)),
             (Kind::Root, Some(found)) => self.root_above(found).map(Anchor::from),
             (Kind::Intermediate, Some(found)) => Some(found.fingerprint.into()),
         };
         anchor.or_else(|| self.from.clone())
+    }
+
+    /// The anchor of what another replica's intermediate has issued.
+    fn of_a_replica(&self, issuer: Fingerprint) -> Option<Anchor> {
+        let said = self.replicas.iter().map(|state| &state.presence);
+        let mut held = said.flat_map(|said| said.held.iter().chain([&said.signing]));
+        let found = held.find(|held| held.intermediate == issuer)?;
+        Some(if self.kind == Kind::Root { found.root } else { found.intermediate }.into())
     }
 
     fn leaves(&self, issuers: impl Iterator<Item = (Option<Fingerprint>, usize)>) -> BTreeMap<Anchor, usize> {
@@ -72,16 +83,20 @@ impl Ca {
     /// What there is to be seen now. `elapsed` is for the driver to say.
     pub(super) async fn observe(&self, rotation: &Rotation, elapsed: Duration) -> Result<Observations, WorldError> {
         let (hierarchy, authorities) = (self.hierarchy(), self.authorities().await?);
+        let replicas = self.replicas().await?;
         let step = self.0.records.fence().await?.step;
         let from = rotation.from().cloned();
-        let lookup = Lookup { kind: rotation.kind, from, hierarchy: &hierarchy, authorities: &authorities };
+        let lookup =
+            Lookup { kind: rotation.kind, from, hierarchy: &hierarchy, authorities: &authorities, replicas: &replicas };
         let sequence = hierarchy.bundles().get(self.trust_domain()).map_or(0, |bundle| bundle.sequence());
         let seen = match rotation.kind {
             Kind::Jwt => self.jwt_view(rotation, &hierarchy),
             kind => {
                 let here = if kind == Kind::Root { &authorities.roots } else { &authorities.intermediates };
                 let able = authorities.intermediates.iter();
-                let able: BTreeSet<_> = able.filter_map(|info| lookup.anchor(Some(info.fingerprint))).collect();
+                let able = able.filter_map(|info| lookup.anchor(Some(info.fingerprint)));
+                // What is plugged in lies elsewhere, and signs.
+                let able: BTreeSet<_> = able.chain([signing(kind, &hierarchy)]).collect();
                 Seen {
                     trusted: match kind {
                         Kind::Root => hierarchy.roots().iter().map(|root| root.fingerprint.into()).collect(),
@@ -108,10 +123,45 @@ impl Ca {
         let own = Observed { role: Role::Replica, silent: Duration::ZERO, report: Some(own) };
         let name = format!("the CA of {}", self.config().cluster);
         let mut parties = vec![Party { name, class: Class::Observed(own) }];
+        let now = (self.0.clock)();
+        // Each has an intermediate of its own, and goes on with it when another exchanges its own.
+        let others = replicas.iter().filter(|state| !state.here && rotation.kind != Kind::Intermediate);
+        for other in others.filter(|state| state.presence.phase != Doing::Stopped) {
+            let report = self.replica_report(rotation, other, sequence, &lookup);
+            let silent = apart(now, other.presence.seen);
+            let observed = Observed { role: Role::Replica, silent, report: Some(report) };
+            let name = format!("the replica {} on {}", other.id.as_str(), other.presence.host);
+            parties.push(Party { name, class: Class::Observed(observed) });
+        }
         parties.extend(self.nodes(&lookup).await?);
         parties.extend(self.timed(rotation.kind).await?);
+        parties.extend(self.clusters(rotation, sequence).await?);
         let trust = Trust { step, sequence, trusted: seen.trusted, signing: seen.signing };
         Ok(Observations { trust, made: seen.made, able: seen.able, known: seen.known, parties, elapsed })
+    }
+
+    /// What another replica has said, where `sequence` is that of the trust state here.
+    fn replica_report(&self, rotation: &Rotation, other: &ReplicaState, sequence: u64, lookup: &Lookup<'_>) -> Report {
+        let said = &other.presence;
+        let mut report = Report {
+            sequence: said.sequence.min(said.serving_sequence),
+            round: said.round,
+            leaves: lookup.leaves([(Some(said.serving), 1)].into_iter()),
+            signing: Some(said.signing.root.into()),
+            able: said.held.iter().map(|held| held.root.into()).collect(),
+            behind: Vec::new(),
+        };
+        if rotation.kind == Kind::Jwt {
+            // Which key of its own signs follows from the trust state that it has read.
+            let new = |key: &&JwtKey| key.generation == Some(rotation.begun);
+            let hierarchy = self.hierarchy();
+            let mut own = hierarchy.jwt_keys().iter().filter(|key| key.replica.as_deref() == Some(other.id.as_str()));
+            let has = own.any(|key| new(&key));
+            report.able = rotation.new.iter().filter(|_| has || rotation.back).cloned().collect();
+            report.able.insert(rotation.old.clone());
+            report.signing = if said.sequence >= sequence { rotation.to() } else { rotation.from() }.cloned();
+        }
+        report
     }
 
     /// Every node that has a lineage, with what it said last.

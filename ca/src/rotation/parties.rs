@@ -67,7 +67,6 @@ pub(crate) enum Role {
     Node,
     /// A replica of this CA.
     Replica,
-    #[cfg_attr(not(test), expect(dead_code, reason = "no wire brings the reports of other clusters yet"))]
     /// The CA of another cluster under the root, for itself and all its nodes.
     Cluster,
 }

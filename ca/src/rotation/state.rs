@@ -20,9 +20,15 @@ pub(crate) struct Rotation {
     pub(crate) old: Anchor,
     /// What it brings; `None` until it is made.
     pub(crate) new: Option<Anchor>,
+    /// The certificate of a root that a person brings, in PEM: its key is elsewhere, and so is whoever signs an intermediate with it.
+    #[serde(default)]
+    pub(crate) brought: Option<String>,
     /// What lay here when it began: nothing of that was made for it.
     #[serde(default)]
     pub(crate) here: BTreeSet<Anchor>,
+    /// The replica that it is of, by its id: of intermediates each replica has its own. `None`: of all.
+    #[serde(default)]
+    pub(crate) replica: Option<String>,
     /// Whether it was aborted, and goes back to `old`.
     #[serde(default)]
     pub(crate) back: bool,
@@ -93,7 +99,9 @@ impl Rotation {
             kind,
             old,
             new: given,
+            brought: None,
             here: BTreeSet::new(),
+            replica: None,
             back: false,
             phase: Phase::Prepare,
             started: now,
@@ -109,6 +117,21 @@ impl Rotation {
     /// The same, begun where this lies.
     pub(crate) fn among(self, here: BTreeSet<Anchor>) -> Self {
         Self { here, ..self }
+    }
+
+    /// The same, towards a root that a person brings.
+    pub(crate) fn bringing(self, certificate: String) -> Self {
+        Self { brought: Some(certificate), ..self }
+    }
+
+    /// The same, of one replica's own.
+    pub(crate) fn of_replica(self, replica: &str) -> Self {
+        Self { replica: Some(replica.to_owned()), ..self }
+    }
+
+    /// Whether this replica drives it, when it has the lease.
+    pub(crate) fn is_driven_by(&self, replica: &str) -> bool {
+        self.replica.as_deref().is_none_or(|of| of == replica)
     }
 
     /// What is being left, in the direction that it goes now. `None` where nothing has been made that could be left.

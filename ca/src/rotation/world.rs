@@ -2,12 +2,17 @@
 
 use std::collections::BTreeSet;
 
-use alcazar_identity::Fingerprint;
+use alcazar_identity::{CertificateDer, Fingerprint};
+use rustls_pki_types::pem::PemObject;
 use thiserror::Error;
 
 use super::{Action, Anchor, Kind, Rotation, observe::newest};
 use crate::{
-    authority::AuthorityInfo, ca::Ca, hierarchy::HierarchyError, jwt_authority::JwtKeyError, records::RecordError,
+    authority::AuthorityInfo,
+    ca::Ca,
+    hierarchy::{HierarchyError, TrustState},
+    jwt_authority::JwtKeyError,
+    records::RecordError,
 };
 
 /// Why the world was not seen, or not changed.
@@ -41,7 +46,10 @@ impl Ca {
                     return Ok(());
                 }
                 match rotation.kind {
-                    Kind::Root => self.settle_roots(trusted, dropped, signing).await,
+                    Kind::Root => {
+                        self.trust_what_is_brought(rotation, trusted).await?;
+                        self.settle_roots(trusted, dropped, signing).await
+                    }
                     Kind::Intermediate => Ok(self.activate(fingerprint(signing)?).await?),
                     Kind::Jwt => Ok(self.settle_jwt_keys(rotation, dropped, signing).await?),
                 }
@@ -81,6 +89,39 @@ impl Ca {
         };
         self.make_intermediate(root).await?;
         Ok(())
+    }
+
+    /// A root that a person brings lies nowhere but in the record.
+    async fn trust_what_is_brought(&self, rotation: &Rotation, trusted: &BTreeSet<Anchor>) -> Result<(), WorldError> {
+        let (Some(pem), Some(new)) = (&rotation.brought, &rotation.new) else { return Ok(()) };
+        if !trusted.contains(new) || self.hierarchy().trusts(fingerprint(new)?) {
+            return Ok(());
+        }
+        let missing = |_source| WorldError::Missing(new.clone());
+        let root = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(missing)?;
+        let with_it = |trust: &TrustState| {
+            let present = trust.roots.iter().map(|root| root.certificate.clone());
+            trust.exactly(present.chain([root.clone()]))
+        };
+        Ok(self.change_trusted_roots(with_it).await?)
+    }
+
+    /// Signs under this root, where an intermediate of ours is under it and the trust state allows it. The driver has seen to the
+    /// latter: without it there is nothing to do yet.
+    pub(super) async fn sign_under(&self, root: &Anchor) -> Result<(), WorldError> {
+        let (hierarchy, wanted) = (self.hierarchy(), fingerprint(root)?);
+        if hierarchy.root().fingerprint == wanted {
+            return Ok(());
+        }
+        let Some(info) = hierarchy.roots().iter().find(|info| info.fingerprint == wanted).cloned() else {
+            return Ok(());
+        };
+        let authorities = self.authorities().await?;
+        let under = authorities.intermediates.iter().filter(|held| held.is_signed_by(&info));
+        match under.max_by_key(|held| held.validity.not_after()) {
+            Some(held) => Ok(self.activate(held.fingerprint).await?),
+            None => Ok(()),
+        }
     }
 
     /// First everybody who is to be trusted, then the signer, then without those who are not: at no moment is there a signer

@@ -8,8 +8,6 @@ mod status;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use alcazar_api::ca::v1::RotationKind;
-
 use crate::operator::{self, CaArg};
 use crate::rotation;
 
@@ -68,8 +66,8 @@ pub(crate) fn run(command: &Command) -> ExitCode {
         Command::Request { config, out } => finished(request::run(config, out.as_deref())),
         Command::Install { folder, config } => finished(install::run(config, folder)),
         Command::Rotate { jwt, compromised, args } => {
-            let kind = if *jwt { RotationKind::Jwt } else { RotationKind::Intermediate };
-            operator::run(rotation::rotate(kind, rotation::Compromised(*compromised), args))
+            let jwt = jwt.then_some(rotation::What::Jwt { compromised: *compromised });
+            operator::run(rotation::rotate(jwt.unwrap_or(rotation::What::Intermediate), args))
         }
         Command::Rotation(args) => operator::run(rotation::rotation(args)),
     }

@@ -10,7 +10,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use alcazar_api::ca::v1::RotationKind;
 use alcazar_ca::duration;
 use alcazar_identity::TrustDomain;
 
@@ -63,7 +62,13 @@ pub(crate) enum Command {
         root: PathBuf,
     },
     /// Exchange the root of a running CA while everything goes on
-    Rotate(rotation::RotateArgs),
+    Rotate {
+        /// The certificate of the new root, or a folder that has it, where its key is kept elsewhere; without it one is made
+        #[arg(long, value_name = "PATH")]
+        new_root: Option<PathBuf>,
+        #[command(flatten)]
+        args: rotation::RotateArgs,
+    },
     /// Show the rotation that is under way: its phase, and who is waited for
     Rotation(rotation::RotationArgs),
 }
@@ -77,8 +82,8 @@ pub(crate) fn run(command: &Command) -> ExitCode {
             sign::run(request, root, out.as_deref(), *life, *yes, keys)
         }
         Command::VerifyTranscript { root } => transcript::run(root),
-        Command::Rotate(args) => {
-            return operator::run(rotation::rotate(RotationKind::Root, rotation::Compromised(false), args));
+        Command::Rotate { new_root, args } => {
+            return operator::run(rotation::rotate(rotation::What::Root(new_root.as_deref()), args));
         }
         Command::Rotation(args) => return operator::run(rotation::rotation(args)),
     };

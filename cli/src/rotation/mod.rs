@@ -4,6 +4,7 @@
 mod show;
 
 use std::io::{self, BufRead, IsTerminal, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -26,9 +27,19 @@ pub(crate) struct RotateArgs {
     ca: CaArg,
 }
 
-/// A key was stolen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Compromised(pub(crate) bool);
+/// What is exchanged, and how.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum What<'a> {
+    /// The root; for one that is kept elsewhere, where its certificate is.
+    Root(Option<&'a Path>),
+    /// The intermediate.
+    Intermediate,
+    /// The key of JWT-SVIDs.
+    Jwt {
+        /// At once: it was stolen.
+        compromised: bool,
+    },
+}
 
 /// `rotation`.
 #[derive(Debug, clap::Args)]
@@ -39,6 +50,12 @@ pub(crate) struct RotationArgs {
     /// Stay, and show whom it waits for until it is done
     #[arg(long)]
     watch: bool,
+    /// Write down how far this cluster is, for the CA of another one under the same root
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["watch", "import_state"])]
+    export_state: Option<PathBuf>,
+    /// Take what another cluster's CA has written so
+    #[arg(long, value_name = "FILE", conflicts_with = "watch")]
+    import_state: Option<PathBuf>,
     #[command(flatten)]
     ca: CaArg,
 }
@@ -64,17 +81,25 @@ enum Act {
 }
 
 /// Begins a rotation.
-pub(crate) async fn rotate(
-    kind: RotationKind,
-    Compromised(compromised): Compromised,
-    args: &RotateArgs,
-) -> Result<ExitCode, OperatorError> {
+pub(crate) async fn rotate(what: What<'_>, args: &RotateArgs) -> Result<ExitCode, OperatorError> {
+    let (announcement, request) = match what {
+        What::Root(None) => (show::announcement(RotationKind::Root), request(RotationKind::Root)),
+        What::Root(Some(path)) => {
+            let new_root = certificates(path)?;
+            (show::BROUGHT, v1::StartRotationRequest { new_root, ..request(RotationKind::Root) })
+        }
+        What::Intermediate => (show::announcement(RotationKind::Intermediate), request(RotationKind::Intermediate)),
+        What::Jwt { compromised } => {
+            let announcement = if compromised { show::AT_ONCE } else { show::announcement(RotationKind::Jwt) };
+            (announcement, v1::StartRotationRequest { compromised, ..request(RotationKind::Jwt) })
+        }
+    };
     let mut client = RotationClient::new(args.ca.connect().await?);
-    let question = format!("{} Begin?", if compromised { show::AT_ONCE } else { show::announcement(kind) });
+    let question = format!("{announcement} Begin?");
     if !args.yes && !asked(&question) {
         return Ok(say("nothing was begun\n"));
     }
-    let begun = client.start_rotation(v1::StartRotationRequest { kind: kind.into(), compromised }).await?.into_inner();
+    let begun = client.start_rotation(request).await?.into_inner();
     if args.watch {
         return watch(&mut client).await;
     }
@@ -88,11 +113,44 @@ pub(crate) async fn rotate(
     )))
 }
 
+fn request(kind: RotationKind) -> v1::StartRotationRequest {
+    v1::StartRotationRequest { kind: kind.into(), ..v1::StartRotationRequest::default() }
+}
+
+/// The certificates in a PEM file, or in the `root-cert.pem` of a folder as `alcazar root init` and `alcazar root sign` write it.
+fn certificates(path: &Path) -> Result<Vec<Vec<u8>>, OperatorError> {
+    let names = ["root-cert.pem", "root.pem", "ca-cert.pem"].map(|name| path.join(name));
+    let file = match path.is_dir() {
+        true => names.into_iter().find(|file| file.is_file()).unwrap_or_else(|| path.join("root-cert.pem")),
+        false => path.to_owned(),
+    };
+    let refused = |what: String| OperatorError::File { path: file.clone(), what };
+    let text = std::fs::read(&file).map_err(|error| refused(error.to_string()))?;
+    let found = alcazar_identity::TrustBundle::from_pem(alcazar_ca::Config::new("").trust_domain, 0, &text);
+    let found = found.map_err(|error| refused(error.to_string()))?;
+    Ok(found.roots().map(|root| root.to_vec()).collect())
+}
+
+fn unusable(file: &Path, error: &io::Error) -> OperatorError {
+    OperatorError::File { path: file.to_owned(), what: error.to_string() }
+}
+
 /// Shows it, or does something about it.
 pub(crate) async fn rotation(args: &RotationArgs) -> Result<ExitCode, OperatorError> {
     match &args.act {
         None => {
             let mut client = RotationClient::new(args.ca.connect().await?);
+            if let Some(file) = &args.export_state {
+                let state = client.export_cluster_state(v1::ExportClusterStateRequest {}).await?.into_inner().state;
+                std::fs::write(file, state).map_err(|error| unusable(file, &error))?;
+                return Ok(say(&format!("written to {}\n", file.display())));
+            }
+            if let Some(file) = &args.import_state {
+                let state = std::fs::read(file).map_err(|error| unusable(file, &error))?;
+                let taken = client.import_cluster_state(v1::ClusterState { state }).await?.into_inner();
+                let what = if taken.news { "taken" } else { "it says nothing newer than what is known" };
+                return Ok(say(&format!("the cluster {}: {what}\n", taken.cluster)));
+            }
             if args.watch {
                 return watch(&mut client).await;
             }

@@ -33,6 +33,10 @@ pub(super) fn announcement(kind: RotationKind) -> &'static str {
     }
 }
 
+/// What is about to happen when the new root is kept elsewhere.
+pub(super) const BROUGHT: &str = "The new root is trusted beside the old one. When everybody holds both you are asked for an intermediate under it; when that signs \
+     and every certificate is issued anew, the old root is trusted no more.";
+
 /// What is about to happen when a key for JWT-SVIDs was stolen.
 pub(super) const AT_ONCE: &str = "Every key for JWT-SVIDs is replaced now. All JWT-SVIDs of before are refused by whoever has heard of it, and those of \
      after by whoever has not: agents hear of it in seconds, federated trust domains when they look again.";

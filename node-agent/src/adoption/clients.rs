@@ -76,6 +76,10 @@ impl Holds {
             Found::Bundle(bundle) if view.is_own(bundle.trust_domain()) => {
                 Self { sequence: Some(bundle.sequence()), ..Self::default() }
             }
+            Found::Bundles(bundles) => {
+                let own = bundles.iter().find(|bundle| view.is_own(bundle.trust_domain()));
+                Self { sequence: own.map(|bundle| bundle.sequence()), ..Self::default() }
+            }
             _ => Self::default(),
         }
     }

@@ -143,4 +143,8 @@ fn a_bundle_of_another_trust_domain_is_waited_for_by_no_rotation_of_ours() {
     let mut other = clients.enter(caller(2));
     other.sent(1, Named::of(["spiffe://partner.example"], &view));
     assert_eq!(clients.now(Instant::now()).pop().unwrap().holds.sequence, None, "nothing of ours is asked for");
+    let mut all = clients.enter(caller(3));
+    all.sent(1, Named::of(["ALL"], &view));
+    all.acknowledged(1);
+    assert_eq!(clients.now(Instant::now()).pop().unwrap().holds.sequence, Some(own), "ours among all");
 }

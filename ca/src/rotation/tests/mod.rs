@@ -1,8 +1,10 @@
 //! The machine by itself, and a whole fleet that follows it through crashes, delays, partitions and wrong clocks.
 
+mod clusters;
 mod fleet;
 mod members;
 mod observe;
+mod replicas;
 mod table;
 mod whole;
 

@@ -1,0 +1,329 @@
+//! Other clusters under the same root: how far each is, as its CA states it.
+//!
+//! Clusters share no store. Each states its own progress, signed by its intermediate, in a document that is served beside the bundle
+//! and can be carried by hand. None goes on before all others are as far: a root is left by everybody, or by nobody.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use alcazar_identity::{CertificateDer, Signatory, StatementError, verify_statement};
+use alcazar_mtls::{
+    Expected as ExpectedPeer,
+    web::{FetchError, HttpsUrl, Limits, ParseHttpsUrlError, WebClient},
+};
+use alcazar_service::{Shutdown, process};
+use alcazar_store::Expected;
+use base64::{Engine, engine::general_purpose::STANDARD};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::{Anchor, Class, Kind, Observed, Party, Phase, Report, Role, Rotation};
+use crate::{
+    authority::is_cluster_name,
+    ca::Ca,
+    config::Config,
+    records::{RecordError, family, prefix, read, seconds},
+    signer::SignError,
+};
+
+/// Another cluster, in `ca.yaml`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct ClusterConfig {
+    /// Its name, as its CA's intermediate states it.
+    pub name: String,
+    /// The address of its CA's bundle endpoint, of the profile `https_spiffe`: `https://<host>:<port>`. Default: none, and what it
+    /// states is brought by hand.
+    #[serde(default)]
+    pub endpoint: Option<String>,
+}
+
+/// How far a cluster is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Statement {
+    pub(crate) trust_domain: String,
+    pub(crate) cluster: String,
+    #[serde(with = "seconds")]
+    pub(crate) made: SystemTime,
+    /// Rises with what it states; of two the higher one counts.
+    pub(crate) step: u64,
+    /// The root above its intermediate.
+    pub(crate) signing: Anchor,
+    /// Its rotation of the root, under way or over.
+    pub(crate) rotation: Option<Progress>,
+}
+
+/// Where a rotation is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Progress {
+    pub(crate) old: Anchor,
+    pub(crate) new: Option<Anchor>,
+    pub(crate) back: bool,
+    pub(crate) phase: Phase,
+    /// Whether nobody of the cluster itself is waited for in this phase any more.
+    pub(crate) settled: bool,
+    /// Whether it has an intermediate under what it goes to.
+    pub(crate) able: bool,
+}
+
+/// The same, signed. Bytes are in base64.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Signed {
+    statement: String,
+    signature: String,
+    chain: Vec<String>,
+}
+
+/// What is kept of a cluster. Record `ca/clusters/<name>`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Kept {
+    statement: Statement,
+}
+
+impl Signed {
+    /// Reads what another cluster has stated. `ours` is the cluster that reads.
+    fn read(bytes: &[u8], ca: &Ca, now: SystemTime) -> Result<Statement, StateError> {
+        if bytes.len() > LONGEST {
+            return Err(StateError::Malformed);
+        }
+        let signed: Self = serde_json::from_slice(bytes).map_err(|_reason| StateError::Malformed)?;
+        let decode = |text: &String| STANDARD.decode(text).map_err(|_reason| StateError::Malformed);
+        let (message, signature) = (decode(&signed.statement)?, decode(&signed.signature)?);
+        let chain =
+            signed.chain.iter().map(|text| decode(text).map(CertificateDer::from)).collect::<Result<Vec<_>, _>>()?;
+        let bundles = ca.hierarchy().bundles().clone();
+        let bundle = bundles.get(ca.trust_domain()).ok_or(StateError::Malformed)?;
+        let signatory = verify_statement(CONTEXT, &message, &signature, &chain, bundle, now)?;
+        let statement: Statement = serde_json::from_slice(&message).map_err(|_reason| StateError::Malformed)?;
+        let by = match signatory {
+            Signatory::Intermediate { cluster, .. } => cluster.unwrap_or_default(),
+            Signatory::Root(_) => String::new(),
+        };
+        if statement.trust_domain != ca.trust_domain().as_str() || by != statement.cluster {
+            return Err(StateError::NotItsOwn { says: statement.cluster, by });
+        }
+        if statement.cluster == ca.config().cluster {
+            return Err(StateError::Ours);
+        }
+        if statement.made > now + AHEAD {
+            return Err(StateError::Future(statement.cluster));
+        }
+        Ok(statement)
+    }
+}
+
+/// A cluster as the machine knows it: what it has stated means as much as our own rotation asks of it.
+pub(super) fn report(stated: &Statement, rotation: &Rotation, sequence: u64) -> Report {
+    let progress = stated.rotation.as_ref().filter(|other| {
+        other.old == rotation.old && other.new == rotation.new && other.back == rotation.back && other.new.is_some()
+    });
+    // As far as a phase, and done with it.
+    let far = |phase| progress.is_some_and(|other| other.phase > phase || (other.phase == phase && other.settled));
+    let reached = |phase| progress.is_some_and(|other| other.phase >= phase);
+    let from = rotation.from().cloned();
+    let mut report = Report { signing: Some(stated.signing.clone()), ..Report::default() };
+    if far(if rotation.phase == Phase::Retire { Phase::Retire } else { Phase::Distribute }) {
+        report.sequence = sequence;
+    }
+    if reached(Phase::Reissue) {
+        report.round = rotation.step;
+    }
+    if !far(Phase::Reissue) {
+        report.leaves = from.into_iter().map(|from| (from, 1)).collect();
+    }
+    if progress.is_some_and(|other| other.able) || reached(Phase::Switch) {
+        report.able = rotation.to().cloned().into_iter().collect();
+    }
+    report
+}
+
+impl Ca {
+    /// Every other cluster under the root, as a party.
+    pub(super) async fn clusters(&self, rotation: &Rotation, sequence: u64) -> Result<Vec<Party>, RecordError> {
+        if rotation.kind != Kind::Root {
+            return Ok(Vec::new());
+        }
+        let now = (self.0.clock)();
+        let mut known: BTreeMap<_, _> = self.config().clusters.iter().map(|one| (one.name.clone(), None)).collect();
+        for entry in self.0.records.store().list(&prefix(family::CLUSTERS)?).await?.entries {
+            let Kept { statement } = read::<Kept>(&entry)?.record;
+            known.insert(statement.cluster.clone(), Some(statement));
+        }
+        let party = |(name, stated): (String, Option<Statement>)| {
+            let heard = stated.as_ref().map_or(rotation.started, |stated| stated.made);
+            let silent = now.duration_since(heard).unwrap_or_else(|ahead| ahead.duration());
+            let report = stated.map(|stated| report(&stated, rotation, sequence));
+            let class = Class::Observed(Observed { role: Role::Cluster, silent, report });
+            Party { name: format!("the cluster {name}"), class }
+        };
+        Ok(known.into_iter().map(party).collect())
+    }
+
+    /// States how far this cluster is, signed by its intermediate.
+    ///
+    /// # Errors
+    /// When the key does not sign.
+    pub(super) async fn state(&self, rotation: Option<Progress>, step: u64) -> Result<String, StateError> {
+        let hierarchy = self.hierarchy();
+        let statement = Statement {
+            trust_domain: self.trust_domain().to_string(),
+            cluster: self.config().cluster.clone(),
+            made: crate::issue::whole_seconds((self.0.clock)()),
+            step,
+            signing: hierarchy.root().fingerprint.into(),
+            rotation,
+        };
+        let message = serde_json::to_vec(&statement).map_err(|_reason| StateError::Malformed)?;
+        let signer = Arc::clone(hierarchy.intermediate().signer());
+        let to_be_signed = [CONTEXT, &message].concat();
+        let signing = tokio::task::spawn_blocking(move || signer.sign(&to_be_signed));
+        let signature = signing.await.map_err(|ending| SignError(Box::new(ending)))??;
+        let chain = hierarchy.upper().iter().map(|one| STANDARD.encode(one)).collect();
+        let signed = Signed { statement: STANDARD.encode(message), signature: STANDARD.encode(signature), chain };
+        serde_json::to_string(&signed).map_err(|_reason| StateError::Malformed)
+    }
+
+    /// Keeps what another cluster has stated; its name, and whether it is news.
+    ///
+    /// # Errors
+    /// When it is not what that cluster's CA has signed, or the store does not answer.
+    pub(crate) async fn import_state(&self, bytes: &[u8]) -> Result<(String, bool), StateError> {
+        let statement = Signed::read(bytes, self, (self.0.clock)())?;
+        let name = statement.cluster.clone();
+        loop {
+            let found = self.0.records.get::<Kept>(family::CLUSTERS, &name).await?;
+            let newer = |held: &Statement| (statement.step, statement.made) > (held.step, held.made);
+            let expected = match &found {
+                Some(found) if !newer(&found.record.statement) => return Ok((name, false)),
+                Some(found) => Expected::At(found.revision),
+                None => Expected::Absent,
+            };
+            let kept = Kept { statement: statement.clone() };
+            match self.0.records.put(family::CLUSTERS, &name, expected, &kept).await {
+                Err(error) if error.is_conflict() => {}
+                outcome => {
+                    outcome?;
+                    self.0.rotations.wake.notify_one();
+                    return Ok((name, true));
+                }
+            }
+        }
+    }
+
+    /// Asks the other clusters how far they are, while a rotation of the root is under way; until the end.
+    pub(crate) async fn follow_clusters(self, shutdown: Shutdown) {
+        let clusters = self.config().clusters.clone();
+        let mut said: BTreeMap<String, String> = BTreeMap::new();
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(EVERY) => {}
+            }
+            let rotates = self.0.records.rotation().await.ok().flatten();
+            if !rotates
+                .is_some_and(|found| found.record.rotation.kind == Kind::Root && !found.record.rotation.is_over())
+            {
+                continue;
+            }
+            for (name, endpoint) in clusters.iter().filter_map(|one| Some((&one.name, one.endpoint.as_ref()?))) {
+                let fetched = tokio::select! {
+                    () = shutdown.cancelled() => return,
+                    fetched = self.fetch_state(endpoint) => fetched,
+                };
+                match fetched {
+                    Ok(_) => drop(said.remove(name)),
+                    Err(error) => {
+                        let reason = process::chain(&error);
+                        if said.insert(name.clone(), reason.clone()).as_ref() != Some(&reason) {
+                            tracing::warn!(target: "alcazar::rotation", cluster = name, endpoint, reason, "another cluster does not say how far it is; the rotation waits for it");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    async fn fetch_state(&self, endpoint: &str) -> Result<bool, StateError> {
+        let url: HttpsUrl = format!("{}{PATH}", endpoint.trim_end_matches('/')).parse()?;
+        // Every CA of the trust domain has the same name; what it states is signed by its own intermediate.
+        let client = WebClient::spiffe(
+            self.hierarchy().bundles().clone(),
+            ExpectedPeer::id(self.id()),
+            Arc::clone(&self.0.clock),
+        );
+        let document = client.with_limits(Limits { bytes: LONGEST, deadline: DEADLINE }).fetch(&url).await?;
+        Ok(self.import_state(&document.bytes).await?.1)
+    }
+}
+
+/// Whether the clusters in the configuration can be.
+pub(crate) fn check(config: &Config) -> Result<(), ClusterConfigError> {
+    for (place, one) in config.clusters.iter().enumerate() {
+        if !is_cluster_name(&config.trust_domain, &one.name) {
+            return Err(ClusterConfigError::Name(one.name.clone()));
+        }
+        if one.name == config.cluster || config.clusters.iter().take(place).any(|other| other.name == one.name) {
+            return Err(ClusterConfigError::Twice(one.name.clone()));
+        }
+        let wrong = |source| ClusterConfigError::Endpoint { name: one.name.clone(), source };
+        one.endpoint.as_ref().map(|url| url.parse::<HttpsUrl>()).transpose().map_err(wrong)?;
+    }
+    Ok(())
+}
+
+/// What of it makes no sense.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ClusterConfigError {
+    /// Not the name of a cluster.
+    #[error("clusters: {0:?} is not the name of a cluster")]
+    Name(String),
+    /// This one, or one that stands there twice.
+    #[error("clusters: {0} stands twice, or is this one")]
+    Twice(String),
+    /// Not an address.
+    #[error("clusters: {name}: endpoint")]
+    Endpoint {
+        /// The cluster.
+        name: String,
+        /// What is wrong.
+        source: ParseHttpsUrlError,
+    },
+}
+
+/// Why the state of another cluster was not taken.
+#[derive(Debug, Error)]
+pub(crate) enum StateError {
+    #[error("it is not the state of a cluster; alcazar root rotation --export-state writes one")]
+    Malformed,
+    #[error("it is not signed by an intermediate under a root that is trusted here")]
+    Statement(#[from] StatementError),
+    #[error("it speaks of the cluster {says:?} and is signed by that of {by:?}")]
+    NotItsOwn { says: String, by: String },
+    #[error("it is of this cluster")]
+    Ours,
+    #[error("the state of the cluster {0} was made later than now, by the clock here; set the clocks")]
+    Future(String),
+    #[error("this cluster's own state cannot be signed")]
+    Sign(#[from] SignError),
+    #[error("the address of the endpoint")]
+    Url(#[from] ParseHttpsUrlError),
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    #[error(transparent)]
+    Records(#[from] RecordError),
+}
+
+/// Where it is served, beside the bundle.
+pub(crate) const PATH: &str = "/rotation-state.json";
+const CONTEXT: &[u8] = b"alcazar cluster state 1\n";
+const LONGEST: usize = 64 << 10;
+const DEADLINE: Duration = Duration::from_secs(10);
+const EVERY: Duration = Duration::from_secs(15);
+/// Clocks may differ.
+const AHEAD: Duration = Duration::from_secs(300);

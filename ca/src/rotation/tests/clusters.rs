@@ -1,0 +1,144 @@
+//! Two clusters under one root that exchange it, and say to each other how far they are.
+
+use std::time::{Duration, SystemTime};
+
+use super::{
+    super::{
+        Anchor, Kind, Phase, Report, Rotation, Standing, Why,
+        clusters::{ClusterConfig, Progress, Statement, report},
+        driver::Looked,
+    },
+    whole::Whole,
+};
+
+fn west(config: &mut crate::config::Config) {
+    config.cluster = "west".into();
+    config.clusters = vec![ClusterConfig { name: "local".into(), endpoint: None }];
+}
+
+fn east(config: &mut crate::config::Config) {
+    config.clusters = vec![ClusterConfig { name: "west".into(), endpoint: None }];
+}
+
+/// Both believe the roots of both, as if they were one: what they sign is what counts here.
+async fn two() -> (Whole, Whole) {
+    let (east, west) = (Whole::open(east).await, Whole::open(west).await);
+    for (one, other) in [(&east, &west), (&west, &east)] {
+        one.ca.add_roots(vec![other.ca.hierarchy().root().certificate.clone()]).await.unwrap();
+    }
+    (east, west)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_root_is_left_by_all_clusters_or_by_none() {
+    let (mut east, mut west) = two().await;
+    east.ca.start_rotation(Kind::Root).await.unwrap();
+    for _ in 0..12 {
+        east.look().await;
+    }
+    let waits = east.ca.rotation().await.unwrap().unwrap().waits;
+    assert_eq!((waits.len(), waits[0].party.as_str()), (1, "the cluster west"));
+    assert_eq!((&waits[0].why, east.rotation().await.phase), (&Why::Unheard, Phase::Distribute));
+
+    // It states that it rotates nothing, and is waited for all the same.
+    assert_eq!(west.look().await, Looked::Nothing);
+    let state = west.ca.exported_state().unwrap();
+    assert_eq!(east.ca.import_state(state.as_bytes()).await.unwrap(), ("west".into(), true));
+    assert_eq!(east.ca.import_state(state.as_bytes()).await.unwrap(), ("west".into(), false), "nothing newer");
+    east.look().await;
+    let waits = east.ca.rotation().await.unwrap().unwrap().waits;
+    assert!(matches!(waits[0].why, Why::Bundle { .. }), "{waits:?}");
+
+    // Nobody is passed by in silence: only a person goes on without a cluster.
+    east.set_clock(3600);
+    tokio::time::advance(Duration::from_secs(60)).await;
+    east.look().await;
+    let shown = east.ca.rotation().await.unwrap().unwrap();
+    assert!(matches!(shown.waits[0].standing, Standing::Unreachable(_)), "{:?}", shown.waits);
+    east.ca.force_rotation(shown.rotation.step, &["the cluster west".to_owned()].into()).await.unwrap();
+    while east.rotation().await.phase == Phase::Distribute {
+        east.look().await;
+    }
+    for whole in [east, west] {
+        whole.ca.close().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_state_is_believed_of_the_cluster_whose_ca_has_signed_it() {
+    let (mut east, mut west) = two().await;
+    east.look().await;
+    west.look().await;
+    let state = west.ca.exported_state().unwrap();
+    let refused = async |bytes: &[u8]| east.ca.import_state(bytes).await.unwrap_err().to_string();
+    assert!(refused(b"{}").await.contains("not the state of a cluster"));
+    assert!(refused(&vec![b' '; 70_000]).await.contains("not the state of a cluster"));
+    assert!(refused(east.ca.exported_state().unwrap().as_bytes()).await.contains("of this cluster"));
+    // One bit of what is stated, another's statement in its place, a root that nobody trusts.
+    let mut forged: serde_json::Value = serde_json::from_str(&state).unwrap();
+    let own: serde_json::Value = serde_json::from_str(&east.ca.exported_state().unwrap()).unwrap();
+    let genuine = forged["statement"].clone();
+    forged["statement"] = own["statement"].clone();
+    assert!(refused(forged.to_string().as_bytes()).await.contains("not signed"));
+    forged["statement"] = genuine;
+    assert!(east.ca.import_state(forged.to_string().as_bytes()).await.is_ok());
+    let stranger = Whole::open(west_alone).await;
+    let mut stranger = stranger;
+    stranger.look().await;
+    assert!(refused(stranger.ca.exported_state().unwrap().as_bytes()).await.contains("not signed"));
+    for whole in [east, west, stranger] {
+        whole.ca.close().await;
+    }
+}
+
+fn west_alone(config: &mut crate::config::Config) {
+    config.cluster = "west".into();
+}
+
+#[test]
+fn what_a_cluster_states_counts_for_the_same_rotation_and_as_far_as_it_says() {
+    let (a, b) = (Anchor::new("A"), Anchor::new("B"));
+    let ours =
+        |phase| Rotation { phase, ..Rotation::new(Kind::Root, a.clone(), Some(b.clone()), 7, SystemTime::UNIX_EPOCH) };
+    let stated = |phase, settled, new: &Anchor, signing: &Anchor| Statement {
+        trust_domain: "td".into(),
+        cluster: "west".into(),
+        made: SystemTime::UNIX_EPOCH,
+        step: 1,
+        signing: signing.clone(),
+        rotation: Some(Progress {
+            old: a.clone(),
+            new: Some(new.clone()),
+            back: false,
+            phase,
+            settled,
+            able: phase > Phase::Prepare,
+        }),
+    };
+    use Phase::{Distribute, Done, Reissue, Retire, Switch};
+    // What it states; then, for our phase, the sequence (9 is ours), whether it counts as reissued, and what it signs under.
+    let table = [
+        (Distribute, false, Distribute, 0, false),
+        (Distribute, true, Distribute, 9, false),
+        (Switch, false, Distribute, 9, false),
+        (Reissue, false, Reissue, 9, false),
+        (Reissue, true, Reissue, 9, true),
+        (Retire, false, Reissue, 9, true),
+        (Retire, false, Retire, 0, true),
+        (Retire, true, Retire, 9, true),
+        (Done, true, Retire, 9, true),
+    ];
+    for (phase, settled, our, sequence, reissued) in table {
+        let signing = if phase >= Switch { &b } else { &a };
+        let told: Report = report(&stated(phase, settled, &b, signing), &ours(our), 9);
+        let done = told.leaves.is_empty() && told.round >= ours(our).step;
+        assert_eq!((told.sequence, done), (sequence, reissued), "{phase}, settled: {settled}, while we are in {our}");
+        assert_eq!(told.signing.as_ref(), Some(signing));
+        // Of another rotation nothing counts.
+        let other = report(&stated(phase, settled, &Anchor::new("C"), signing), &ours(our), 9);
+        assert_eq!((other.sequence, other.leaves.len(), other.able.len()), (0, 1, 0));
+        // Nor on the way back, while it goes on.
+        let back = report(&stated(phase, settled, &b, signing), &Rotation { back: true, ..ours(our) }, 9);
+        assert_eq!((back.sequence, back.leaves.len()), (0, 1));
+    }
+}
