@@ -317,7 +317,7 @@ impl Ca {
             let begun = Instant::now();
             let looked = self.look_at_rotation(&mut memory).await;
             // Of a large fleet a look is dear, and reports come all the time: most of the time goes to issuing.
-            let apart = (begun.elapsed() * SELDOM).clamp(TOGETHER, LONGEST_APART);
+            let apart = apart(begun.elapsed());
             let pause = match looked {
                 Ok(Looked::Moved) => {
                     self.0.rotations.problem.send_replace(None);
@@ -560,6 +560,11 @@ pub(crate) enum RotationError {
     /// The world.
     #[error(transparent)]
     World(#[from] WorldError),
+}
+
+/// How long after a look the next one is, at the least, when one takes so long.
+pub(super) fn apart(cost: Duration) -> Duration {
+    (cost * SELDOM).clamp(TOGETHER, LONGEST_APART)
 }
 
 const LEASE: &str = "rotation";

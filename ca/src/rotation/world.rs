@@ -59,11 +59,15 @@ impl Ca {
                     return Ok(self.forget_jwt_generation(rotation, anchor).await?);
                 }
                 let fingerprint = fingerprint(anchor)?;
+                let authorities = self.authorities().await?;
                 if rotation.kind == Kind::Intermediate {
+                    // It can be revoked all the same: the root's list names it.
+                    for info in authorities.intermediates.iter().filter(|info| info.fingerprint == fingerprint) {
+                        self.remember_intermediate(info).await?;
+                    }
                     return Ok(self.forget_intermediate(fingerprint).await?);
                 }
                 // From below: an intermediate without its root would be damage.
-                let authorities = self.authorities().await?;
                 let root = authorities.roots.iter().find(|root| root.fingerprint == fingerprint);
                 let under = |info: &&AuthorityInfo| root.is_some_and(|root| info.is_signed_by(root));
                 for intermediate in authorities.intermediates.iter().filter(under) {

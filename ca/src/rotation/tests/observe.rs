@@ -168,3 +168,38 @@ async fn a_rotation_is_forced_in_the_step_that_a_person_has_seen_and_in_no_other
     assert!(whole.ca.force_rotation(step, &clients).await.is_err());
     whole.ca.close().await;
 }
+
+/// With `ALCAZAR_NODES=10000` it is a measurement; `--nocapture` shows it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_look_costs_as_much_as_there_are_nodes_and_no_more() {
+    let whole = Whole::open(|_| ()).await;
+    let nodes: u32 = option_env!("ALCAZAR_NODES").and_then(|text| text.parse().ok()).unwrap_or(400);
+    let records = &whole.ca.0.records;
+    let issuer = whole.ca.hierarchy().intermediate().info().fingerprint.to_string();
+    let heard = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+    let put = async |number: u32| {
+        let node: SpiffeId = format!("spiffe://cluster.local/node/local/vm-{number}").parse().unwrap();
+        let lineage = Lineage::begin(Leaf::sample(number, KeyHash::of(&number.to_be_bytes())), Revision::new(1));
+        records.put(family::NODES, node.principal(), Expected::Absent, &lineage).await.unwrap();
+        let leaves = [(issuer.clone(), 30)].into();
+        let said = Adopted { heard, sequence: 1, round: 0, leaves, behind: Vec::new() };
+        records.put_adopted(&node, &said).await.unwrap();
+    };
+    whole.ca.start_rotation(Kind::Root).await.unwrap();
+    let rotation = whole.rotation().await;
+    let mut costs = Vec::new();
+    for part in 0..2 {
+        futures::future::join_all((part * nodes / 2..(part + 1) * nodes / 2).map(put)).await;
+        let mut quickest = Duration::MAX;
+        for _ in 0..3 {
+            let begun = std::time::Instant::now();
+            let seen = whole.ca.observe(&rotation, Duration::ZERO).await.unwrap();
+            quickest = quickest.min(begun.elapsed());
+            assert_eq!(seen.parties.len() as u32, (part + 1) * nodes / 2 + 1);
+        }
+        costs.push(quickest);
+    }
+    println!("a look at {} nodes: {:?}, at {nodes}: {:?}", nodes / 2, costs[0], costs[1]);
+    assert!(costs[1] < costs[0] * 8 + Duration::from_millis(50), "{costs:?}");
+    whole.ca.close().await;
+}

@@ -1,8 +1,11 @@
 //! What each phase is, as a table that people read.
 
-use std::{collections::BTreeSet, time::SystemTime};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, SystemTime},
+};
 
-use super::super::{Anchor, Kind, NotAborted, Phase, Rotation};
+use super::super::{Anchor, Kind, NotAborted, Phase, Rotation, driver::apart};
 
 fn at(kind: Kind, phase: Phase, back: bool) -> Rotation {
     let begun = Rotation::new(kind, Anchor::new("A"), Some(Anchor::new("B")), 0, SystemTime::UNIX_EPOCH);
@@ -68,9 +71,17 @@ fn every_phase_raises_the_step_and_forgets_what_was_forced() {
 }
 
 #[test]
+fn looks_at_a_large_fleet_leave_the_time_to_others() {
+    let millis = Duration::from_millis;
+    for (cost, expected) in [(0, 50), (1, 50), (10, 200), (150, 3_000), (900, 10_000)] {
+        assert_eq!(apart(millis(cost)), millis(expected), "{cost}");
+    }
+}
+
+#[test]
 fn a_rotation_reads_back() {
     let mut rotation = at(Kind::Jwt, Phase::Reissue, true);
-    rotation.waited = std::time::Duration::from_millis(1234);
+    rotation.waited = Duration::from_millis(1234);
     rotation.forced.insert("node 1".into());
     let text = serde_json::to_string(&rotation).unwrap();
     assert_eq!(serde_json::from_str::<Rotation>(&text).unwrap(), rotation);
