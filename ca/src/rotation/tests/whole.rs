@@ -190,7 +190,8 @@ async fn an_abort_in_any_phase_of_any_rotation_leaves_what_was_before() {
 
 #[tokio::test(start_paused = true)]
 async fn a_root_that_was_begun_is_the_only_one_that_is_made_whatever_the_clock_says() {
-    for change in [-7200, 7200] {
+    // Back by less than a certificate begins before its time: with a root that is not good yet no CA opens.
+    for change in [-40, 7200] {
         let mut whole = Whole::open(|_| ()).await;
         whole.ca.start_rotation(Kind::Root).await.unwrap();
         whole.set_clock(change);
