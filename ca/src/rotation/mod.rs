@@ -20,6 +20,7 @@
 //! - Each phase says how the world should be, not what to do: an action may be executed never, once, twice or late. What is
 //!   late is refused by its step, because each phase puts its own step on the trust state before its gate is looked at.
 
+mod asks;
 mod clusters;
 mod driver;
 mod gate;
@@ -33,8 +34,9 @@ mod world;
 
 pub use self::clusters::{ClusterConfig, ClusterConfigError};
 pub(crate) use self::{
+    asks::{RotationError, Shown},
     clusters::{PATH as STATE_PATH, StateError, check as check_clusters},
-    driver::{Reissue, RotationError, Rotations, Shown},
+    driver::{Reissue, Rotations},
     gate::{Standing, Wait, Why},
     machine::{Action, NotAborted, NotForced},
     parties::{Class, Limits, Observations, Observed, Party, Report, Role, Timed, Trust},
