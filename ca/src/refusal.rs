@@ -1,8 +1,9 @@
 //! Why a request came to nothing: the whole reason for the log, a terse code for the wire.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use alcazar_identity::SpiffeId;
+use alcazar_ledger::AppendError;
 use thiserror::Error;
 use tonic::{Code, Status};
 
@@ -22,13 +23,15 @@ use crate::{
 
 impl Ca {
     /// A request came to nothing: counted, the whole reason logged, the terse status for the wire.
-    pub(crate) fn refuse(&self, error: &RequestError, caller: &str, request: &'static str) -> Status {
+    pub(crate) fn refuse(&self, error: &RequestError, caller: &Asker, request: &'static str) -> Status {
         self.count(error);
         if error.is_ours() {
-            let what = format!("{request} of {caller}: {}", alcazar_service::process::chain(error));
+            let what = format!("{request} of {}: {}", caller.name, alcazar_service::process::chain(error));
             self.0.troubles.note((self.0.clock)(), what);
         }
-        let status = error.log(caller, request);
+        // Whoever has proved nothing and asks in a loop fills no disk; the metrics count it all.
+        let quiet = caller.is_stranger && !self.0.admission.is_worth_a_line(caller.address);
+        let status = error.log(caller, request, quiet);
         self.0.metrics.refused(status.code());
         if status.code() == Code::Unauthenticated {
             self.0.callers.failures(error.plug()).inc();
@@ -47,6 +50,14 @@ impl Ca {
             _ => {}
         }
     }
+}
+
+/// Who asks, for the log.
+pub(crate) struct Asker {
+    pub(crate) name: String,
+    pub(crate) address: Option<IpAddr>,
+    /// Without a certificate.
+    pub(crate) is_stranger: bool,
 }
 
 /// Why a request came to nothing.
@@ -92,6 +103,8 @@ pub(crate) enum RequestError {
     Registration(#[from] ParseRegistrationError),
     #[error("{items} certificates in one request are more than {limit}")]
     TooMany { items: usize, limit: usize },
+    #[error("the reply has no room for more; the rest is for another request")]
+    FullReply,
     #[error("another request changed {0} at the same time")]
     Raced(SpiffeId),
     #[error("the CA's records are not available")]
@@ -136,7 +149,10 @@ impl RequestError {
             Self::Issue(IssueError::TtlTooLong { .. }) => (Code::InvalidArgument, "requested life is too long"),
             Self::Field(_) | Self::Registration(_) => (Code::InvalidArgument, "malformed request"),
             Self::Overloaded(_) => (Code::ResourceExhausted, "try again later"),
-            Self::TooMany { .. } => (Code::ResourceExhausted, "too many certificates in one request"),
+            Self::FullReply | Self::Ledger(LedgerError::Append(AppendError::Busy { .. })) => {
+                (Code::ResourceExhausted, "try again later")
+            }
+            Self::TooMany { .. } => (Code::InvalidArgument, "too many certificates in one request"),
             Self::Issue(_)
             | Self::Jwt(_)
             | Self::Raced(_)
@@ -149,7 +165,11 @@ impl RequestError {
     /// When to try again, where that is known.
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Overloaded(overloaded) => Some(overloaded.retry_after),
+            Self::Overloaded(overloaded) | Self::Caller { source: CallerError::Overloaded(overloaded), .. } => {
+                Some(overloaded.retry_after)
+            }
+            Self::FullReply => Some(SOON),
+            Self::Ledger(LedgerError::Append(AppendError::Busy { .. })) => Some(BUSY),
             _ => None,
         }
     }
@@ -170,18 +190,25 @@ impl RequestError {
     }
 
     /// Logs the whole reason; gives the terse status.
-    pub(crate) fn log(&self, caller: &str, request: &'static str) -> Status {
-        let reason = alcazar_service::process::chain(self);
-        if self.is_ours() {
+    fn log(&self, caller: &Asker, request: &'static str, quiet: bool) -> Status {
+        let (reason, plug) = (alcazar_service::process::chain(self), self.plug());
+        let caller = &caller.name;
+        if quiet {
+            tracing::debug!(target: "alcazar::refused", caller, %plug, request, code = ?self.terse().0, reason, "refused one of many requests of strangers");
+        } else if self.is_ours() {
             tracing::error!(caller, request, reason, "could not serve a request");
         } else {
-            let plug = self.plug();
             tracing::warn!(target: "alcazar::refused", caller, %plug, request, code = ?self.terse().0, reason, "refused a request for a certificate");
         }
         let (code, words) = self.terse();
-        match self {
-            Self::Overloaded(overloaded) => with_hint(code, words, overloaded.retry_after),
-            _ => Status::new(code, words),
+        match self.retry_after() {
+            Some(retry_after) => with_hint(code, words, retry_after),
+            None => Status::new(code, words),
         }
     }
 }
+
+/// When there is room in another reply.
+const SOON: Duration = Duration::from_millis(100);
+/// When a ledger that is behind with its disk may be asked again.
+const BUSY: Duration = Duration::from_secs(1);

@@ -1,6 +1,7 @@
 //! authenticate -> authorize -> check the CSR -> sign -> record -> reply.
 
 use std::{
+    net::IpAddr,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -10,6 +11,7 @@ use alcazar_mtls::PeerIdentity;
 use alcazar_store::{Expected, Revision};
 
 use crate::{
+    admission::Asked,
     ca::Ca,
     callers::Plug,
     csr::Csr,
@@ -59,24 +61,31 @@ impl Node {
 
 impl Ca {
     /// A node's first certificate, for a join token.
-    pub(crate) async fn attest(&self, token: &str, csr: &[u8]) -> Result<Reply, RequestError> {
+    pub(crate) async fn attest(&self, from: Option<IpAddr>, token: &str, csr: &[u8]) -> Result<Reply, RequestError> {
+        let stranger = self.door(from).stranger()?;
         let token: JoinToken = token.parse().map_err(RequestError::TokenText)?;
-        let hierarchy = self.hierarchy();
         let hash = token.hash();
-        let now = (self.0.clock)();
+        let turn = stranger.turn(Asked::Store).await?;
         let found = self.0.records.get::<TokenRecord>(family::TOKENS, hash.as_str()).await?;
         let Some(Stored { record, revision }) = found else { return Err(RequestError::Token(TokenRefusal::Unknown)) };
         // Made before the configuration named another cluster.
         if !self.0.config.has_node(&record.node) {
             return Err(RequestError::OtherCluster(record.node));
         }
-        if !hierarchy.trusts(token.pin()) {
+        if !self.hierarchy().trusts(token.pin()) {
             return Err(RequestError::TokenPin);
         }
-        let permit = self.permits(&record.node)?;
+        self.permits(&record.node)?;
         let csr = Csr::from_der(csr)?;
         let lineage = self.0.records.get::<Lineage>(family::NODES, record.node.principal()).await?;
-        let leaf = match record.attest(revision, lineage.as_ref(), csr.key_hash(), now).map_err(RequestError::Token)? {
+        let attestation = record.attest(revision, lineage.as_ref(), csr.key_hash(), (self.0.clock)());
+        let attestation = attestation.map_err(RequestError::Token)?;
+        stranger.proved();
+        drop(turn);
+        let _pass = self.admit(record.node.as_str(), None).await?;
+        let (hierarchy, now) = (self.hierarchy(), (self.0.clock)());
+        let permit = self.permits(&record.node)?;
+        let leaf = match attestation {
             Attestation::Repeat { leaf, finish } if is_repeatable(&hierarchy, &leaf, permit, now) => {
                 if finish {
                     self.begin_lineage(&record.node, leaf.clone(), revision).await?;
@@ -104,7 +113,7 @@ impl Ca {
     }
 
     /// The node behind a connection.
-    pub(crate) async fn node(&self, peer: Option<&PeerIdentity>) -> Result<Node, RequestError> {
+    async fn node(&self, peer: Option<&PeerIdentity>) -> Result<Node, RequestError> {
         let peer = peer.ok_or(RequestError::Anonymous)?;
         let id = peer.id().clone();
         if id.trust_domain() != self.trust_domain() {

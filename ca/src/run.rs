@@ -24,7 +24,7 @@ use crate::{
     ca::Ca,
     federation::{Endpoint, EndpointError},
     grpc::{
-        AdministrationService, AdoptionService, AuthorityService, BundlesService, IstioService, JwtService,
+        AdministrationService, AdoptionService, AuthorityService, Bounds, BundlesService, IstioService, JwtService,
         LedgerService, RevocationAdministrationService, RevocationService, RotationService, StatusService, Traced,
     },
     kubernetes,
@@ -114,12 +114,24 @@ impl Ca {
         let acceptor =
             Acceptor::new(self.0.serving.subscribe(), Clients::Optional, grpc::ALPN, Arc::clone(&self.0.clock));
         let nodes = grpc::server()
+            .initial_stream_window_size(WINDOW)
+            .initial_connection_window_size(WINDOW * 2)
+            .timeout(LONGEST)
             .layer(Traced::Nodes)
+            .layer(Bounds::new(&self.0.metrics.registry))
             .add_service(CertificateAuthorityServer::new(AuthorityService::new(self.clone(), shutdown.clone())))
-            .add_service(NodeAttestationServer::new(AuthorityService::new(self.clone(), shutdown.clone())))
-            .add_service(RevocationServer::new(RevocationService::new(self.clone(), shutdown.clone())))
+            .add_service(
+                NodeAttestationServer::new(AuthorityService::new(self.clone(), shutdown.clone()))
+                    .max_decoding_message_size(SMALL),
+            )
+            .add_service(
+                RevocationServer::new(RevocationService::new(self.clone(), shutdown.clone()))
+                    .max_decoding_message_size(SMALL),
+            )
             .add_service(AdoptionServer::new(AdoptionService::new(self.clone(), shutdown.clone())))
-            .add_service(IstioCertificateServiceServer::new(IstioService::new(self.clone())))
+            .add_service(
+                IstioCertificateServiceServer::new(IstioService::new(self.clone())).max_decoding_message_size(SMALL),
+            )
             .add_service(JwtServer::new(JwtService::new(self.clone())))
             .serve_with_incoming_shutdown(grpc::incoming(listener, acceptor), listeners.cancelled());
         let operator = tonic::transport::Server::builder()
@@ -260,6 +272,12 @@ pub enum RunError {
 /// The name of the operator's socket in the data folder.
 pub const ADMIN_SOCKET: &str = "admin.sock";
 
+/// What the CA takes of a client before it looks at it.
+const WINDOW: u32 = 256 << 10;
+/// Messages of services that are sent one request, or nothing at all.
+const SMALL: usize = 64 << 10;
+/// Nobody waits longer for an answer, or for the first of several.
+const LONGEST: Duration = Duration::from_secs(60);
 const FOLLOW_AGAIN: Duration = Duration::from_secs(2);
 const UPKEEP: Duration = Duration::from_secs(600);
 /// Expired tokens are remembered for a while, so that the log can say what happened to one.

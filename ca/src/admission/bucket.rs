@@ -57,6 +57,14 @@ impl Buckets {
         Ok(())
     }
 
+    /// Gives back what was taken for nothing.
+    pub(crate) fn give_back(&mut self, caller: &str, weight: u32) {
+        let Rate { interval, burst } = self.rate;
+        if let Some(full_at) = self.full_at.get_mut(caller) {
+            *full_at = full_at.saturating_sub(interval * weight.min(burst));
+        }
+    }
+
     fn insert(&mut self, caller: &str, next: Duration, now: Duration) {
         if self.full_at.len() >= self.sweep_at {
             self.full_at.retain(|_, full_at| *full_at > now);
@@ -95,6 +103,24 @@ mod tests {
         // What is more than a burst waits for a full bucket, and not for ever.
         assert_eq!(buckets.take("a", 100, at(100)), Ok(()));
         assert_eq!(buckets.take("a", 100, at(100)), Err(at(3)));
+    }
+
+    #[test]
+    fn what_is_given_back_can_be_taken_again() {
+        let (mut buckets, at) = (buckets(60, 2), Duration::from_secs);
+        for _ in 0..100 {
+            assert_eq!(buckets.take("a", 1, at(0)), Ok(()));
+            buckets.give_back("a", 1);
+        }
+        assert_eq!((buckets.take("a", 1, at(0)), buckets.take("a", 1, at(0))), (Ok(()), Ok(())));
+        assert_eq!(buckets.take("a", 1, at(0)), Err(at(1)));
+        // Never more than a burst, also for one who is given back what time has given back already.
+        buckets.give_back("a", 1);
+        buckets.give_back("a", 1);
+        buckets.give_back("a", 1);
+        buckets.give_back("nobody", 1);
+        assert_eq!(buckets.take("a", 2, at(1000)), Ok(()));
+        assert_eq!(buckets.take("a", 1, at(1000)), Err(at(1)));
     }
 
     #[test]

@@ -1,40 +1,41 @@
 //! Who may ask for a certificate now, who waits, and who is told to come back.
 //!
 //! ```text
-//!  request ─▶ limit of its caller ─▶ queue ─▶ Pass ─▶ check, sign, record ─▶ drop(Pass): the next one's turn
-//!                  │ too many          │ full
-//!                  └──── Overloaded{retry_after}: RESOURCE_EXHAUSTED with a retry hint ────┘
+//!  who has proved nothing ─▶ share of its address ─▶ turn to be looked at ─▶ proved: the share is given back
+//!                                                                                │
+//!  who is known ─────────▶ limit of its caller ─▶ queue ─▶ Pass ─▶ sign, record ─▶ drop(Pass): the next one's turn
+//!                                │ too many         │ full
+//!                                └──── Overloaded{retry_after}: RESOURCE_EXHAUSTED with a retry hint ────┘
 //! ```
 //!
-//! The decisions are [`bucket`]'s and [`queue`]'s, which know no clock and no task; this is the shell around them.
+//! - Whoever is yet to be looked at holds no place of those who are known: an issuer or an API server that is slow holds up
+//!   whom it is asked about, and no renewal.
+//! - The decisions are [`bucket`]'s and [`queue`]'s, which know no clock and no task; [`gate`] is the shell around the queue.
 
 mod bucket;
+mod gate;
 mod limits;
 mod queue;
 mod retry;
 
 use std::{
-    collections::HashMap,
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
 
-use alcazar_service::{
-    Metrics,
-    metrics::{Counters, Gauge},
-};
+use alcazar_service::{Metrics, metrics::Counters};
 use thiserror::Error;
-use tokio::{sync::oneshot, time::Instant};
+use tokio::time::Instant;
 
 use crate::ca::Ca;
 
 pub use self::limits::{Limit, Limits};
 use self::{
-    bucket::Buckets,
-    queue::{Entry, Queue, Ticket},
+    bucket::{Buckets, Rate},
+    gate::{Gate, SHORTEST_WAIT},
 };
-pub(crate) use self::{queue::Urgency, retry::with_hint};
+pub(crate) use self::{gate::Pass, queue::Urgency, retry::with_hint};
 
 /// The way in. Cheap to clone; clones are the same.
 #[derive(Clone)]
@@ -45,17 +46,27 @@ pub(crate) struct Admission {
 struct Shared {
     state: Mutex<State>,
     started: Instant,
-    depth: Gauge,
+    issuing: Arc<Gate>,
+    /// Those about whom the store is asked, and those about whom others are.
+    ours: Arc<Gate>,
+    others: Arc<Gate>,
     refusals: Counters<1>,
 }
 
 struct State {
     certificates: Option<Buckets>,
     strangers: Option<Buckets>,
-    queue: Queue,
-    /// Those who wait, to be told that it is their turn.
-    waiting: HashMap<Ticket, oneshot::Sender<()>>,
-    pace: Pace,
+    /// Refusals of strangers that are worth a line.
+    lines: Option<Buckets>,
+}
+
+/// Who is asked about somebody that has yet to prove who it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// Our own store.
+    Store,
+    /// The API server of a cluster: as slow as it is.
+    Cluster,
 }
 
 impl Admission {
@@ -63,14 +74,15 @@ impl Admission {
         let state = State {
             certificates: limits.certificates.rate().map(Buckets::new),
             strangers: limits.strangers.rate().map(Buckets::new),
-            queue: Queue::new(limits.at_a_time, limits.queue),
-            waiting: HashMap::new(),
-            pace: Pace::default(),
+            lines: Rate::per_minute(LINES_A_MINUTE, LINES_AT_ONCE).map(Buckets::new),
         };
+        let depth = metrics.gauge("alcazar_ca_queue_depth", "Requests for certificates that wait for their turn");
         let shared = Shared {
             state: Mutex::new(state),
             started: Instant::now(),
-            depth: metrics.gauge("alcazar_ca_queue_depth", "Requests for certificates that wait for their turn"),
+            issuing: Gate::new(limits.at_a_time, limits.queue, Some(depth)),
+            ours: Gate::new(LOOKED_AT, TO_BE_LOOKED_AT, None),
+            others: Gate::new(LOOKED_AT, TO_BE_LOOKED_AT, None),
             refusals: metrics.counters(
                 "alcazar_ca_overload_refusals",
                 "Requests that were told to come back later, by the reason",
@@ -85,48 +97,42 @@ impl Admission {
     /// # Errors
     /// When the caller has asked for more than its share, or too many wait.
     pub(crate) async fn enter(&self, caller: &str, urgency: Urgency) -> Result<Pass, Overloaded> {
-        let (entry, wait) = {
-            let mut state = self.shared.state();
-            let now = self.shared.started.elapsed();
-            if let Some(Err(after)) = state.certificates.as_mut().map(|buckets| buckets.take(caller, 1, now)) {
-                return Err(self.shared.refuse(Reason::Caller, after));
+        let now = self.shared.started.elapsed();
+        let taken = self.shared.state().certificates.as_mut().map(|buckets| buckets.take(caller, 1, now));
+        if let Some(Err(after)) = taken {
+            return Err(self.shared.refuse(Reason::Caller, after));
+        }
+        self.shared.issuing.enter(caller, urgency).await.map_err(|after| {
+            // Who is told to come back has had nothing.
+            if let Some(buckets) = &mut self.shared.state().certificates {
+                buckets.give_back(caller, 1);
             }
-            match state.queue.enter(caller, urgency) {
-                Entry::Served => return Ok(Pass { shared: Arc::clone(&self.shared) }),
-                Entry::Full => {
-                    let waiting = state.queue.waiting();
-                    let after = state.pace.time_for(waiting);
-                    return Err(self.shared.refuse(Reason::Queue, after));
-                }
-                Entry::Waits(ticket) => {
-                    let (turn, wait) = oneshot::channel();
-                    state.waiting.insert(ticket, turn);
-                    self.shared.show_depth(&state);
-                    (ticket, wait)
-                }
-            }
-        };
-        let place = Place { shared: &self.shared, caller, urgency, ticket: entry, wait };
-        place.turn().await
+            self.shared.refuse(Reason::Queue, after)
+        })
     }
 
-    /// Whether a stranger at this address may ask: it has proved nothing yet.
+    /// A stranger at this address comes: it has proved nothing yet. Its share is taken, until it proves who it is.
     ///
     /// # Errors
     /// When there came too many from there.
-    pub(crate) fn stranger(&self, from: Option<IpAddr>) -> Result<(), Overloaded> {
-        let mut state = self.shared.state();
-        let now = self.shared.started.elapsed();
-        let caller = from.map_or_else(|| "unknown".to_owned(), |ip| ip.to_string());
-        match state.strangers.as_mut().map(|buckets| buckets.take(&caller, 1, now)) {
+    pub(crate) fn stranger(&self, from: Option<IpAddr>) -> Result<Stranger, Overloaded> {
+        let (now, origin) = (self.shared.started.elapsed(), origin(from));
+        let taken = self.shared.state().strangers.as_mut().map(|buckets| buckets.take(&origin, 1, now));
+        match taken {
             Some(Err(after)) => Err(self.shared.refuse(Reason::Stranger, after)),
-            _ => Ok(()),
+            _ => Ok(Stranger { shared: Arc::clone(&self.shared), origin }),
         }
+    }
+
+    /// Whether the refusal of a stranger at this address is worth a line: whoever asks in a loop fills no disk.
+    pub(crate) fn is_worth_a_line(&self, from: Option<IpAddr>) -> bool {
+        let (now, origin) = (self.shared.started.elapsed(), origin(from));
+        self.shared.state().lines.as_mut().is_none_or(|buckets| buckets.take(&origin, 1, now).is_ok())
     }
 
     /// How many wait.
     pub(crate) fn waiting(&self) -> usize {
-        self.shared.state().queue.waiting()
+        self.shared.issuing.waiting()
     }
 
     /// How many were told to come back, by the reason.
@@ -144,68 +150,46 @@ impl Shared {
         self.refusals.with([reason.name()]).inc();
         Overloaded { reason, retry_after: after.max(SHORTEST_WAIT) }
     }
-
-    fn show_depth(&self, state: &State) {
-        self.depth.set(i64::try_from(state.queue.waiting()).unwrap_or(i64::MAX));
-    }
-
-    /// Somebody is done, or went away when it was its turn.
-    fn leave(&self) {
-        let mut state = self.state();
-        let now = self.started.elapsed();
-        state.pace.served(now);
-        while let Some(ticket) = state.queue.leave() {
-            // Who is no longer there gives its turn to the next.
-            if state.waiting.remove(&ticket).is_some_and(|turn| turn.send(()).is_ok()) {
-                break;
-            }
-        }
-        self.show_depth(&state);
-    }
 }
 
-/// Held while a certificate is made; dropping it is the next one's turn.
-#[must_use = "the turn is over when it is dropped"]
-pub(crate) struct Pass {
+/// Somebody who has yet to prove who it is, with a share of what may come from its address.
+#[must_use = "the share is gone when nothing is proved"]
+pub(crate) struct Stranger {
     shared: Arc<Shared>,
+    origin: Box<str>,
 }
 
-impl Drop for Pass {
-    fn drop(&mut self) {
-        self.shared.leave();
+impl Stranger {
+    /// Waits for its turn to be looked at. Held while somebody is asked about it.
+    ///
+    /// # Errors
+    /// When too many wait.
+    pub(crate) async fn turn(&self, asked: Asked) -> Result<Pass, Overloaded> {
+        let gate = match asked {
+            Asked::Store => &self.shared.ours,
+            Asked::Cluster => &self.shared.others,
+        };
+        // The addresses take turns.
+        let turn = gate.enter(&self.origin, Urgency::Normal).await;
+        turn.map_err(|after| self.shared.refuse(Reason::Proofs, after))
     }
-}
 
-/// A place in the queue, given up when whoever waits goes away.
-struct Place<'a> {
-    shared: &'a Arc<Shared>,
-    caller: &'a str,
-    urgency: Urgency,
-    ticket: Ticket,
-    wait: oneshot::Receiver<()>,
-}
-
-impl Place<'_> {
-    async fn turn(mut self) -> Result<Pass, Overloaded> {
-        // The sender is dropped by nobody but a turn that comes, so there is no other end than one.
-        let came = (&mut self.wait).await.is_ok();
-        let shared = Arc::clone(self.shared);
-        if came { Ok(Pass { shared }) } else { Err(shared.refuse(Reason::Queue, SHORTEST_WAIT)) }
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        let mut state = self.shared.state();
-        if state.waiting.remove(&self.ticket).is_some() {
-            state.queue.give_up(self.caller, self.urgency, self.ticket);
-            self.shared.show_depth(&state);
-            return;
+    /// It is known now: what counts from here on are its own limits.
+    pub(crate) fn proved(self) {
+        if let Some(buckets) = &mut self.shared.state().strangers {
+            buckets.give_back(&self.origin, 1);
         }
-        drop(state);
-        // Its turn came, and nobody took it.
-        if self.wait.try_recv().is_ok() {
-            self.shared.leave();
+    }
+}
+
+/// Whose share it is: an address, or the network of IPv6 that one host has all of.
+pub(crate) fn origin(from: Option<IpAddr>) -> Box<str> {
+    match from.map(|ip| ip.to_canonical()) {
+        None => "unknown".into(),
+        Some(IpAddr::V4(ip)) => ip.to_string().into(),
+        Some(IpAddr::V6(ip)) => {
+            let [a, b, c, d, ..] = ip.segments();
+            format!("{a:x}:{b:x}:{c:x}:{d:x}::/64").into()
         }
     }
 }
@@ -215,13 +199,6 @@ impl Ca {
     pub(crate) async fn admit(&self, caller: &str, present: Option<SystemTime>) -> Result<Pass, Overloaded> {
         let urgency = urgency(present, self.0.profile.default_ttl(), (self.0.clock)());
         self.0.admission.enter(caller, urgency).await
-    }
-
-    /// Lets somebody in who has yet to prove who it is.
-    pub(crate) async fn admit_stranger(&self, from: Option<IpAddr>) -> Result<Pass, Overloaded> {
-        self.0.admission.stranger(from)?;
-        let caller = from.map_or_else(|| "a stranger".to_owned(), |ip| format!("a stranger at {ip}"));
-        self.0.admission.enter(&caller, Urgency::Normal).await
     }
 }
 
@@ -248,16 +225,18 @@ pub(crate) struct Overloaded {
 pub(crate) enum Reason {
     Caller,
     Stranger,
+    Proofs,
     Queue,
 }
 
 impl Reason {
-    const ALL: [Self; 3] = [Self::Caller, Self::Stranger, Self::Queue];
+    const ALL: [Self; 4] = [Self::Caller, Self::Stranger, Self::Proofs, Self::Queue];
 
     fn name(self) -> &'static str {
         match self {
             Self::Caller => "caller",
             Self::Stranger => "stranger",
+            Self::Proofs => "proofs",
             Self::Queue => "queue",
         }
     }
@@ -266,42 +245,17 @@ impl Reason {
         match self {
             Self::Caller => "the caller has asked for more certificates than it may (limits.certificates)",
             Self::Stranger => "more requests came from this address than may without a proof (limits.strangers)",
+            Self::Proofs => "too many wait already to prove who they are",
             Self::Queue => "too many requests wait already (limits.queue)",
         }
     }
 }
 
-/// How fast certificates are made, for the hint of when to come back.
-#[derive(Debug, Default)]
-struct Pace {
-    since: Duration,
-    count: u32,
-    /// Between two of them, as of late.
-    each: Duration,
-    /// Those who are told to come back are told different times, lest they come back together.
-    told: u32,
-}
-
-impl Pace {
-    fn served(&mut self, now: Duration) {
-        self.count += 1;
-        if self.count == PACE_OF {
-            self.each = now.saturating_sub(self.since) / PACE_OF;
-            (self.since, self.count) = (now, 0);
-        }
-    }
-
-    fn time_for(&mut self, waiting: usize) -> Duration {
-        self.told = self.told.wrapping_add(1);
-        let all = self.each.saturating_mul(u32::try_from(waiting).unwrap_or(u32::MAX));
-        let wait = all.clamp(SHORTEST_WAIT, LONGEST_WAIT);
-        wait + wait * (self.told % 16) / 16
-    }
-}
-
-const PACE_OF: u32 = 128;
-const SHORTEST_WAIT: Duration = Duration::from_millis(100);
-const LONGEST_WAIT: Duration = Duration::from_secs(15);
+/// So many are looked at together, and so many more may wait for it.
+const LOOKED_AT: usize = 64;
+const TO_BE_LOOKED_AT: usize = 4096;
+const LINES_A_MINUTE: u32 = 30;
+const LINES_AT_ONCE: u32 = 30;
 const SOON: Duration = Duration::from_secs(120);
 
 #[cfg(test)]

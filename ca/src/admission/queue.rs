@@ -125,16 +125,22 @@ impl Queue {
 /// Of four turns, so many are the urgent ones'.
 const URGENT_TURNS: u32 = 3;
 
-/// Callers that take turns, each with what it waits for in order.
+/// Callers that take turns, each with what it waits for in order. Who has gone away keeps its turn until it comes, or until
+/// such turns are many: nobody is looked for among thousands.
 #[derive(Debug, Default)]
 struct Lane {
     turns: VecDeque<Box<str>>,
+    /// For each of the turns what its caller waits for; nothing where it has gone.
     waiting: HashMap<Box<str>, VecDeque<Ticket>>,
+    tickets: usize,
+    gone: usize,
 }
 
 impl Lane {
     fn push(&mut self, caller: &str, ticket: Ticket) {
+        self.tickets += 1;
         if let Some(waiting) = self.waiting.get_mut(caller) {
+            self.gone -= usize::from(waiting.is_empty());
             waiting.push_back(ticket);
         } else {
             self.turns.push_back(caller.into());
@@ -151,8 +157,12 @@ impl Lane {
             } else {
                 self.turns.push_back(caller);
             }
-            if ticket.is_some() {
-                return ticket;
+            match ticket {
+                Some(ticket) => {
+                    self.tickets -= 1;
+                    return Some(ticket);
+                }
+                None => self.gone -= 1,
             }
         }
         None
@@ -163,17 +173,25 @@ impl Lane {
         let Some(waiting) = self.waiting.get_mut(caller) else { return false };
         let Ok(place) = waiting.binary_search(&ticket) else { return false };
         waiting.remove(place);
+        self.tickets -= 1;
         if waiting.is_empty() {
-            self.waiting.remove(caller);
-            self.turns.retain(|turn| **turn != *caller);
+            self.gone += 1;
+            if self.gone > GONE && self.gone * 2 > self.turns.len() {
+                self.waiting.retain(|_, waiting| !waiting.is_empty());
+                self.turns.retain(|turn| self.waiting.contains_key(turn));
+                self.gone = 0;
+            }
         }
         true
     }
 
     fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
+        self.tickets == 0
     }
 }
+
+/// So many turns of those who have gone are always kept.
+const GONE: usize = 256;
 
 #[cfg(test)]
 mod tests;

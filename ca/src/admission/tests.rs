@@ -47,7 +47,7 @@ async fn a_caller_past_its_share_is_told_when_to_come_back_and_gets_it_then() {
     drop(admission.enter("n2", Urgency::Normal).await.unwrap());
     tokio::time::sleep(refused.retry_after).await;
     drop(admission.enter("n1", Urgency::Normal).await.unwrap());
-    assert_eq!(admission.refusals().collect::<Vec<_>>(), [("caller", 1), ("stranger", 0), ("queue", 0)]);
+    assert_eq!(admission.refusals().collect::<Vec<_>>(), [("caller", 1), ("stranger", 0), ("proofs", 0), ("queue", 0)]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -96,14 +96,86 @@ async fn who_goes_away_holds_nobody_up() {
     assert_eq!(admission.waiting(), 0);
 }
 
+/// Comes and proves nothing.
+fn unproved(admission: &Admission, from: &str) -> Result<(), Overloaded> {
+    admission.stranger(Some(from.parse().unwrap())).map(drop)
+}
+
 #[tokio::test(start_paused = true)]
 async fn strangers_of_one_address_have_a_share_of_their_own() {
     let limits = Limits { strangers: Limit { per_minute: 60, burst: 1 }, ..Limits::default() };
     let admission = admission(&limits);
-    let from = |text: &str| Some(text.parse().unwrap());
-    admission.stranger(from("10.0.0.1")).unwrap();
-    assert_eq!(admission.stranger(from("10.0.0.1")).unwrap_err().reason, Reason::Stranger);
-    admission.stranger(from("10.0.0.2")).unwrap();
+    unproved(&admission, "10.0.0.1").unwrap();
+    assert_eq!(unproved(&admission, "10.0.0.1").unwrap_err().reason, Reason::Stranger);
+    unproved(&admission, "10.0.0.2").unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
-    admission.stranger(from("10.0.0.1")).unwrap();
+    unproved(&admission, "10.0.0.1").unwrap();
+    // The same address, whatever it is written as; and one host's network of IPv6.
+    assert!(unproved(&admission, "::ffff:10.0.0.1").is_err());
+    unproved(&admission, "2001:db8:0:1::1").unwrap();
+    assert!(unproved(&admission, "2001:db8:0:1:ffff::7").is_err());
+    unproved(&admission, "2001:db8:0:2::1").unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_proves_itself_gets_its_share_back() {
+    let limits = Limits { strangers: Limit { per_minute: 1, burst: 2 }, ..Limits::default() };
+    let admission = admission(&limits);
+    let from = Some("10.0.0.1".parse().unwrap());
+    // Ten thousand nodes behind one address.
+    for _ in 0..10_000 {
+        admission.stranger(from).unwrap().proved();
+    }
+    for _ in 0..2 {
+        unproved(&admission, "10.0.0.1").unwrap();
+    }
+    assert!(unproved(&admission, "10.0.0.1").is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_looked_at_holds_up_nobody_who_is_known_and_addresses_take_turns() {
+    let admission = admission(&Limits { at_a_time: 1, ..Limits::default() });
+    let come = |from: &str| admission.stranger(Some(from.parse().unwrap())).unwrap();
+    let (flood, honest) = (come("10.0.0.1"), come("10.0.0.2"));
+    let mut looked_at = Vec::new();
+    for _ in 0..LOOKED_AT {
+        looked_at.push(flood.turn(Asked::Cluster).await.unwrap());
+    }
+    let mut waiting: Vec<_> = (0..100).map(|_| Box::pin(flood.turn(Asked::Cluster))).collect();
+    for wait in &mut waiting {
+        assert!(futures::poll!(wait).is_pending());
+    }
+    // The API server is slow: certificates are issued, and the store is asked.
+    drop(admission.enter("n1", Urgency::Normal).await.unwrap());
+    drop(honest.turn(Asked::Store).await.unwrap());
+    // An honest one of another address waits for two turns and not for a hundred.
+    let mut turn = Box::pin(honest.turn(Asked::Cluster));
+    assert!(futures::poll!(&mut turn).is_pending());
+    looked_at.truncate(LOOKED_AT - 2);
+    assert!(futures::poll!(&mut turn).is_ready());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_told_that_the_queue_is_full_has_paid_nothing() {
+    let certificates = Limit { per_minute: 1, burst: 1 };
+    let admission = admission(&Limits { at_a_time: 1, queue: 0, certificates, ..Limits::default() });
+    let held = admission.enter("a", Urgency::Normal).await.unwrap();
+    for _ in 0..5 {
+        assert_eq!(admission.enter("b", Urgency::Normal).await.err().unwrap().reason, Reason::Queue);
+    }
+    drop(held);
+    drop(admission.enter("b", Urgency::Normal).await.unwrap());
+    assert_eq!(admission.enter("b", Urgency::Normal).await.err().unwrap().reason, Reason::Caller);
+}
+
+#[tokio::test(start_paused = true)]
+async fn refusals_of_strangers_in_a_loop_are_a_few_lines() {
+    let admission = admission(&Limits::default());
+    let lines = |from: &str| {
+        let from = Some(from.parse().unwrap());
+        (0..1000).filter(|_| admission.is_worth_a_line(from)).count()
+    };
+    assert_eq!((lines("10.0.0.1"), lines("10.0.0.1"), lines("10.0.0.2")), (30, 0, 30));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(lines("10.0.0.1"), 30);
 }

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr, time::SystemTime};
 
-use alcazar_identity::{ParseSpiffeIdError, SpiffeId, TrustDomain};
+use alcazar_identity::{ParseSpiffeIdError, SpiffeId, TrustDomain, rfc3339};
 use alcazar_jwt::Claims;
 use k8s_openapi::api::authentication::v1::TokenReviewStatus;
 use serde_json::Value;
@@ -138,13 +138,17 @@ pub(crate) enum AccountError {
     Refused(String),
     #[error("the API server vouches for the token for the audience {found:?}; accepted here: {expected:?}")]
     Audience { found: String, expected: String },
+    #[error("it is for the audience {found:?}; accepted here: {expected:?}")]
+    NotForUs { found: String, expected: String },
+    #[error("it ended at {}, and the clock here says {}", rfc3339(*end), rfc3339(*now))]
+    Over { end: SystemTime, now: SystemTime },
     #[error("it is not a service account's token: {0:?}")]
     NotAnAccount(String),
     #[error("it is not a service account's token: {0:?} is missing, or says something else")]
     Missing(&'static str),
 }
 
-fn shown(text: &str) -> String {
+pub(super) fn shown(text: &str) -> String {
     text.chars().take(200).collect()
 }
 

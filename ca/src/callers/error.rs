@@ -7,6 +7,7 @@ use thiserror::Error;
 use tonic::Code;
 
 use super::{account::AccountError, challenge::ChallengeError, keys::KeysError, rights::RightsError, rules::RuleError};
+use crate::admission::Overloaded;
 
 /// Why a caller is not who its evidence says, or may not do what it asks.
 #[derive(Debug, Error)]
@@ -57,6 +58,8 @@ pub(crate) enum CallerError {
     Machine(#[source] MachineError),
     #[error("the proof of possession is refused")]
     Challenge(#[source] ChallengeError),
+    #[error(transparent)]
+    Overloaded(Overloaded),
 }
 
 /// Why the API server did not answer.
@@ -82,6 +85,7 @@ impl CallerError {
             Self::Identity(_) | Self::Rule(_) | Self::Rights(_) | Self::WrongKind(_) | Self::NotAnAgent(_) => {
                 (Code::PermissionDenied, "not permitted for this caller")
             }
+            Self::Overloaded(_) => (Code::ResourceExhausted, "try again later"),
             Self::Cluster { .. } => (Code::PermissionDenied, "another cluster's CA is responsible"),
             _ => (Code::Unauthenticated, "not authenticated"),
         }

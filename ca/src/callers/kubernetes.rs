@@ -9,7 +9,7 @@ use kube::Client;
 
 use super::{
     CallersError,
-    account::{AccountToken, ServiceAccount},
+    account::{AccountError, AccountToken, ServiceAccount},
     config::{KubernetesCallers, VerifyTokens},
     error::CallerError,
     keys::{ClusterKeys, FetchKeys, IssuerKeys, KeysFile},
@@ -17,6 +17,7 @@ use super::{
     review::Reviews,
     rights,
 };
+use crate::admission::Stranger;
 
 /// The plug for service accounts.
 pub(crate) struct KubernetesPlug {
@@ -89,10 +90,23 @@ impl KubernetesPlug {
             || !config.node_agents.is_empty()
     }
 
-    /// Whose token it is.
-    pub(super) async fn account(&self, text: &str, token: Token<'_>) -> Result<AccountToken, CallerError> {
+    /// What was said of this very token a moment ago.
+    pub(super) fn remembered(&self, text: &str) -> Option<Result<AccountToken, AccountError>> {
         match &self.vouching {
-            Vouching::Review(reviews) => reviews.review(text, &token).await,
+            Vouching::Review(reviews) => reviews.remembered(text),
+            Vouching::Keys { .. } => None,
+        }
+    }
+
+    /// Whose token it is.
+    pub(super) async fn account(
+        &self,
+        text: &str,
+        token: Token<'_>,
+        stranger: &Stranger,
+    ) -> Result<AccountToken, CallerError> {
+        match &self.vouching {
+            Vouching::Review(reviews) => reviews.review(text, &token, stranger).await,
             Vouching::Keys { keys, issuer, audiences } => {
                 let audiences: Vec<&str> = audiences.iter().map(String::as_str).collect();
                 let expected = Expectations {

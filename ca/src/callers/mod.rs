@@ -15,6 +15,7 @@
 //! - A claim of the token says which plug; only the plug's own keys, or the API server, say whether the claim is true.
 //! - That nobody could be asked (API server, issuer's keys) is UNAVAILABLE and never a refusal or a success.
 //! - What was said of a token is remembered for a minute and by its hash. The token itself is neither kept nor logged.
+//! - Who has proved nothing yet has the share of its address, and holds no place of those who are known.
 
 mod account;
 mod challenge;
@@ -34,6 +35,7 @@ mod rules;
 use std::{
     borrow::Cow,
     fmt,
+    net::IpAddr,
     time::{Duration, SystemTime},
 };
 
@@ -56,7 +58,12 @@ pub use self::{
     rules::{RuleConfig, RuleConfigError, RuleFault},
 };
 pub(crate) use self::{error::CallerError, machines::MachineEvidence};
-use crate::{config::Config, kubernetes::client, serial::NoRandomness};
+use crate::{
+    admission::{Admission, Overloaded, Stranger},
+    config::Config,
+    kubernetes::client,
+    serial::NoRandomness,
+};
 
 /// The plugs, as `ca.yaml` has them.
 pub(crate) struct Callers {
@@ -87,6 +94,20 @@ pub(crate) enum Plug {
     Secrets,
     /// Nothing was shown.
     Nobody,
+}
+
+/// Where a request came in, for the limits of those who have proved nothing.
+#[derive(Clone, Copy)]
+pub(crate) struct Door<'a> {
+    pub(crate) admission: &'a Admission,
+    pub(crate) from: Option<IpAddr>,
+}
+
+impl Door<'_> {
+    /// Lets a stranger come in to be looked at.
+    pub(crate) fn stranger(self) -> Result<Stranger, Overloaded> {
+        self.admission.stranger(self.from)
+    }
 }
 
 /// The holder of a good bearer token.
@@ -130,14 +151,25 @@ impl Callers {
         Ok(Self { kubernetes, oidc, machines, trust_domain: trust_domain.clone(), cluster: cluster.clone(), failures })
     }
 
-    /// Who holds a bearer token: the issuer that it claims chooses the one plug that decides.
+    /// Who holds a bearer token: the issuer that it claims chooses the one plug that decides. Whoever sends one is a stranger
+    /// until it is verified, and one of too many is not looked at; but whose token was good a moment ago is known.
     ///
     /// # Errors
     /// When that plug refuses it, cannot decide now, or there is none; with the plug.
-    pub(crate) async fn bearer(&self, text: &str) -> Result<Bearer, (Plug, CallerError)> {
+    pub(crate) async fn bearer(&self, text: &str, door: Door<'_>) -> Result<Bearer, (Plug, CallerError)> {
         if self.oidc.is_empty() && self.kubernetes.is_none() {
             return Err((Plug::Bearer, CallerError::NoTokens));
         }
+        if let Some(known) = self.kubernetes.as_ref().and_then(|plug| plug.remembered(text)) {
+            return self.account(known.map_err(CallerError::Account));
+        }
+        let stranger = door.stranger().map_err(|overloaded| (Plug::Bearer, CallerError::Overloaded(overloaded)))?;
+        let bearer = self.verified(text, &stranger).await?;
+        stranger.proved();
+        Ok(bearer)
+    }
+
+    async fn verified(&self, text: &str, stranger: &Stranger) -> Result<Bearer, (Plug, CallerError)> {
         let token = Token::parse(text).map_err(|error| (Plug::Bearer, CallerError::Token(error)))?;
         let issuer = token.claimed_issuer().unwrap_or_default().to_owned();
         if let Some(plug) = self.oidc.iter().find(|plug| plug.issuer == issuer) {
@@ -149,8 +181,13 @@ impl Callers {
             let shown = issuer.chars().take(200).collect();
             return Err((Plug::Bearer, CallerError::UnknownIssuer(shown)));
         };
+        self.account(plug.account(text, token, stranger).await)
+    }
+
+    /// The holder of a service account's token.
+    fn account(&self, token: Result<AccountToken, CallerError>) -> Result<Bearer, (Plug, CallerError)> {
         let refused = |error| (Plug::Kubernetes, error);
-        let token = plug.account(text, token).await.map_err(refused)?;
+        let token = token.map_err(refused)?;
         let id = token.account.spiffe_id(&self.trust_domain);
         let id = id.map_err(|error| refused(CallerError::Identity(error)))?;
         // Whoever had it would be the CA to every agent.
@@ -161,8 +198,12 @@ impl Callers {
     }
 
     /// Which node the holder of a bearer token attests: that of a node agent's pod, or the one that a rule says.
-    pub(crate) async fn attesting(&self, text: &str) -> Result<(Bearer, SpiffeId), (Plug, CallerError)> {
-        let bearer = self.bearer(text).await?;
+    pub(crate) async fn attesting(
+        &self,
+        text: &str,
+        door: Door<'_>,
+    ) -> Result<(Bearer, SpiffeId), (Plug, CallerError)> {
+        let bearer = self.bearer(text, door).await?;
         let refused = |error| (bearer.plug, error);
         let node = match (&bearer.account, &self.kubernetes) {
             (Some(account), Some(plug)) => {

@@ -6,17 +6,16 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use super::{
+    account::{AccountError, AccountToken, shown, sooner},
+    error::{CallerError, ReviewError},
+};
+use crate::admission::{Asked, Stranger};
 use alcazar_jwt::Token;
 use alcazar_service::{clock::Clock, metrics::Counters};
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
 use kube::{Api, Client, api::PostParams};
 use ring::digest;
-use tokio::sync::Semaphore;
-
-use super::{
-    account::{AccountError, AccountToken, sooner},
-    error::{CallerError, ReviewError},
-};
 
 /// Asks the API server about tokens.
 pub(crate) struct Reviews {
@@ -24,8 +23,6 @@ pub(crate) struct Reviews {
     audiences: Vec<String>,
     verdicts: Verdicts,
     clock: Clock,
-    /// A flood of tokens must not become one of requests to the API server.
-    turns: Semaphore,
     outcomes: Counters<1>,
 }
 
@@ -37,18 +34,35 @@ impl Reviews {
         clock: Clock,
         outcomes: Counters<1>,
     ) -> Self {
-        let turns = Semaphore::new(TOGETHER);
-        Self { api: Api::all(client), audiences, verdicts: Verdicts::new(keep), clock, turns, outcomes }
+        Self { api: Api::all(client), audiences, verdicts: Verdicts::new(keep), clock, outcomes }
     }
 
-    /// Whose token it is, if the API server vouches for it, for us.
+    /// What was said of this token a moment ago.
+    pub(crate) fn remembered(&self, text: &str) -> Option<Result<AccountToken, AccountError>> {
+        let verdict = self.verdicts.find(&TokenKey::of(text), (self.clock)())?;
+        self.outcomes.with(["remembered"]).inc();
+        Some(verdict)
+    }
+
+    /// Whose token it is, if the API server vouches for it, for us. A flood of tokens does not become one of requests to the
+    /// API server: of what cannot be good nobody is asked, and the others take turns.
     ///
     /// # Errors
     /// When it does not, or does not answer: that is not the caller's fault, and it may ask again.
-    pub(crate) async fn review(&self, text: &str, token: &Token<'_>) -> Result<AccountToken, CallerError> {
+    pub(crate) async fn review(
+        &self,
+        text: &str,
+        token: &Token<'_>,
+        stranger: &Stranger,
+    ) -> Result<AccountToken, CallerError> {
+        if let Err(error) = may_be_good(token, &self.audiences, (self.clock)()) {
+            self.outcomes.with(["hopeless"]).inc();
+            return Err(CallerError::Account(error));
+        }
+        let _turn = stranger.turn(Asked::Cluster).await.map_err(CallerError::Overloaded)?;
         let (key, now) = (TokenKey::of(text), (self.clock)());
-        if let Some(verdict) = self.verdicts.find(&key, now) {
-            self.outcomes.with(["remembered"]).inc();
+        // Somebody else may have asked of the same token in the meantime.
+        if let Some(verdict) = self.remembered(text) {
             return verdict.map_err(CallerError::Account);
         }
         let verdict = match self.ask(text).await {
@@ -66,12 +80,8 @@ impl Reviews {
     async fn ask(&self, text: &str) -> Result<Result<AccountToken, AccountError>, ReviewError> {
         let spec = TokenReviewSpec { token: Some(text.into()), audiences: Some(self.audiences.clone()) };
         let review = TokenReview { spec, ..TokenReview::default() };
-        let answer = async {
-            // Never closed; without a turn it would only be less orderly.
-            let _turn = self.turns.acquire().await.ok();
-            self.api.create(&PostParams::default(), &review).await
-        };
-        let answer = match tokio::time::timeout(DEADLINE, answer).await {
+        let post = PostParams::default();
+        let answer = match tokio::time::timeout(DEADLINE, self.api.create(&post, &review)).await {
             Err(_elapsed) => return Err(ReviewError::Late),
             Ok(Err(error)) => {
                 let forbidden = matches!(&error, kube::Error::Api(status) if matches!(status.code, 401 | 403));
@@ -82,6 +92,21 @@ impl Reviews {
         };
         let status = answer.status.ok_or(ReviewError::Empty)?;
         Ok(AccountToken::of_review(&status, &self.audiences))
+    }
+}
+
+/// Whether a token can be good at all, by its own word: then somebody is asked.
+///
+/// A token that says nothing of its end or of whom it is for may be one of an old kind that the API server knows.
+fn may_be_good(token: &Token<'_>, ours: &[String], now: SystemTime) -> Result<(), AccountError> {
+    if let Some(end) = token.claimed_end().filter(|end| end.checked_add(super::LEEWAY).is_none_or(|end| end <= now)) {
+        return Err(AccountError::Over { end, now });
+    }
+    match token.claimed_audiences() {
+        Some(claimed) if !claimed.iter().any(|audience| ours.iter().any(|ours| ours == audience)) => {
+            Err(AccountError::NotForUs { found: shown(&claimed.join(", ")), expected: ours.join(", ") })
+        }
+        _ => Ok(()),
     }
 }
 
@@ -127,7 +152,10 @@ impl Verdicts {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= MOST {
             known.retain(|_, verdict| verdict.holds(now));
-            // Whoever fills it with tokens makes the API server be asked more often, and nothing else.
+            // Whoever fills it with tokens makes the API server be asked more often, and first about bad ones.
+            if known.len() >= MOST {
+                known.retain(|_, verdict| verdict.said.is_ok());
+            }
             if known.len() >= MOST {
                 known.clear();
             }
@@ -143,7 +171,6 @@ impl Verdict {
     }
 }
 
-const TOGETHER: usize = 64;
 const DEADLINE: Duration = Duration::from_secs(5);
 /// So that a client that asks in a loop does not ask the API server in a loop; a token that is good in a moment waits that long.
 const REFUSED_FOR: Duration = Duration::from_secs(2);
@@ -180,8 +207,15 @@ mod tests {
     #[test]
     fn what_is_kept_is_bounded() {
         let verdicts = Verdicts::new(Duration::from_secs(60));
+        let accepted = AccountToken { account: "shop/web".parse().unwrap(), pod: None, node: None };
+        verdicts.keep(TokenKey::of("good"), Ok(accepted.clone()), None, at(1000));
         for number in 0..(MOST + 10) {
             verdicts.keep(TokenKey::of(&number.to_string()), Err(AccountError::Missing("user")), None, at(1000));
+        }
+        assert!(verdicts.known.lock().unwrap().len() <= MOST);
+        assert!(verdicts.find(&TokenKey::of("good"), at(1000)).is_some(), "bad ones push out no good one");
+        for number in 0..(MOST + 10) {
+            verdicts.keep(TokenKey::of(&number.to_string()), Ok(accepted.clone()), None, at(1000));
         }
         assert!(verdicts.known.lock().unwrap().len() <= MOST);
     }

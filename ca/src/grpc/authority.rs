@@ -1,6 +1,7 @@
 //! `alcazar.ca.v1.CertificateAuthority`: what nodes ask.
 
 use std::{
+    net::IpAddr,
     pin::Pin,
     time::{Duration, SystemTime},
 };
@@ -15,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status};
 
-use super::{address, caller, epoch, measured, node, registrations, svid};
+use super::{address, caller, epoch, measured, node, registrations, room::Room, svid, svid_and_bundles};
 use crate::{
     ca::Ca,
     callers::{CallerError, Plug},
@@ -43,13 +44,13 @@ impl AuthorityService {
     }
 
     /// By what the node shows, which is one thing.
-    async fn attest(&self, message: &v1::AttestNodeRequest) -> Result<Reply, RequestError> {
+    async fn attest(&self, message: &v1::AttestNodeRequest, from: Option<IpAddr>) -> Result<Reply, RequestError> {
         let csr = &message.csr;
         match &message.evidence {
-            Some(Evidence::JoinToken(token)) => self.ca.attest(token, csr).await,
-            Some(Evidence::BearerToken(token)) => self.ca.attest_bearer(token, csr).await,
+            Some(Evidence::JoinToken(token)) => self.ca.attest(from, token, csr).await,
+            Some(Evidence::BearerToken(token)) => self.ca.attest_bearer(from, token, csr).await,
             Some(Evidence::Machine(machine)) => {
-                self.ca.attest_machine(&machine.chain, &machine.nonce, &machine.signature, csr).await
+                self.ca.attest_machine(from, &machine.chain, &machine.nonce, &machine.signature, csr).await
             }
             None => Err(RequestError::Caller { plug: Plug::Nobody, source: CallerError::NoEvidence }),
         }
@@ -64,12 +65,17 @@ impl AuthorityService {
         if items.len() > BATCH {
             return Err(RequestError::TooMany { items: items.len(), limit: BATCH });
         }
-        let caller = caller(request);
+        let (caller, room) = (caller(request), Room::default());
         let issue = async |item: &v1::IssueWorkload| {
             // To check a request and to sign costs the processor: others have their turn in between.
             tokio::task::yield_now().await;
-            let outcome = match measured(&self.ca, self.issue_one(&node, item)).await {
-                Ok(reply) => Outcome::Svid(svid(&self.ca, &reply)),
+            let issued = match room.is_left() {
+                true => measured(&self.ca, self.issue_one(&node, item)).await,
+                // Nobody would get it.
+                false => Err(RequestError::FullReply),
+            };
+            let outcome = match issued {
+                Ok(reply) => Outcome::Svid(room.take(svid(&reply))),
                 Err(error) => {
                     let status = self.ca.refuse(&error, &caller, "IssueWorkloads");
                     let retry_after = error.retry_after().unwrap_or_default();
@@ -83,7 +89,9 @@ impl AuthorityService {
             v1::IssueWorkloadResult { registration_id: item.registration_id.clone(), outcome: Some(outcome) }
         };
         let results = some_at_a_time(items.iter().map(issue)).await;
-        Ok(v1::IssueWorkloadsResponse { results })
+        // Once for all of them, and without those of other trust domains: nodes follow these by themselves.
+        let bundles = Some(self.ca.hierarchy().bundles().into());
+        Ok(v1::IssueWorkloadsResponse { results, bundles })
     }
 
     async fn issue_one(&self, node: &Node, item: &v1::IssueWorkload) -> Result<Reply, RequestError> {
@@ -99,13 +107,12 @@ impl AuthorityService {
 impl CertificateAuthority for AuthorityService {
     async fn attest_node(&self, request: Request<v1::AttestNodeRequest>) -> Result<Response<v1::IssuedSvid>, Status> {
         let outcome = async {
-            let _pass = self.ca.admit_stranger(address(&request)).await?;
             no_bearer(request.metadata().as_ref())?;
-            self.attest(request.get_ref()).await
+            self.attest(request.get_ref(), address(&request)).await
         };
         let outcome = measured(&self.ca, outcome).await;
         let reply = outcome.map_err(|error| self.ca.refuse(&error, &caller(&request), "AttestNode"))?;
-        Ok(Response::new(svid(&self.ca, &reply)))
+        Ok(Response::new(svid_and_bundles(&self.ca, &reply)))
     }
 
     async fn renew_node(&self, request: Request<v1::RenewNodeRequest>) -> Result<Response<v1::IssuedSvid>, Status> {
@@ -118,7 +125,7 @@ impl CertificateAuthority for AuthorityService {
         let reply = measured(&self.ca, outcome)
             .await
             .map_err(|error| self.ca.refuse(&error, &caller(&request), "RenewNode"))?;
-        Ok(Response::new(svid(&self.ca, &reply)))
+        Ok(Response::new(svid_and_bundles(&self.ca, &reply)))
     }
 
     type WatchRegistrationsStream = Messages<v1::Registrations>;

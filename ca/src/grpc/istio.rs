@@ -10,7 +10,7 @@ use alcazar_identity::SpiffeId;
 use prost_types::value::Kind;
 use tonic::{Request, Response, Status};
 
-use super::{caller, measured, peer};
+use super::{address, caller, measured, peer};
 use crate::{ca::Ca, csr::Csr, hierarchy::pem, refusal::RequestError, requests::Caller};
 
 pub(crate) struct IstioService {
@@ -27,7 +27,7 @@ impl IstioService {
         request: &Request<IstioCertificateRequest>,
     ) -> Result<IstioCertificateResponse, RequestError> {
         let headers = request.metadata().as_ref();
-        let caller = self.ca.caller(headers, peer(request).as_ref()).await?;
+        let caller = self.ca.caller(headers, peer(request).as_ref(), address(request)).await?;
         self.ca.right_cluster(&caller, headers)?;
         let message = request.get_ref();
         let ttl = self.ca.0.profile.ttl(message.validity_duration)?;

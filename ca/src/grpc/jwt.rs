@@ -6,7 +6,7 @@ use alcazar_api::ca::v1::{self, issue_jwt_svid_result::Outcome, jwt_server::Jwt}
 use futures::{StreamExt, stream};
 use tonic::{Request, Response, Status};
 
-use super::{caller, epoch, peer};
+use super::{caller, epoch, node};
 use crate::{ca::Ca, jwt_authority::IssuedJwt, refusal::RequestError};
 
 pub(crate) struct JwtService {
@@ -28,7 +28,7 @@ impl JwtService {
         &self,
         request: &Request<v1::IssueJwtSvidsRequest>,
     ) -> Result<v1::IssueJwtSvidsResponse, RequestError> {
-        let node = self.ca.node(peer(request).as_ref()).await?;
+        let node = node(&self.ca, request).await?;
         let items = &request.get_ref().items;
         if items.len() > BATCH {
             return Err(RequestError::TooMany { items: items.len(), limit: BATCH });

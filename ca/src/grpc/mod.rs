@@ -2,12 +2,14 @@
 
 mod administration;
 mod authority;
+mod bounds;
 mod bundles;
 mod istio;
 mod jwt;
 mod ledger;
 mod registrations;
 mod revocation;
+mod room;
 mod rotation;
 mod status;
 mod trace;
@@ -25,6 +27,7 @@ use tonic::Request;
 pub(crate) use self::{
     administration::AdministrationService,
     authority::AuthorityService,
+    bounds::Bounds,
     bundles::BundlesService,
     istio::IstioService,
     jwt::JwtService,
@@ -37,7 +40,7 @@ pub(crate) use self::{
 use crate::{
     ca::Ca,
     records::{ParseRegistrationError, Registration, seconds},
-    refusal::RequestError,
+    refusal::{Asker, RequestError},
     requests::{Node, Reply},
 };
 
@@ -68,25 +71,33 @@ fn address<T>(request: &Request<T>) -> Option<IpAddr> {
 }
 
 /// Who calls, for the log.
-fn caller<T>(request: &Request<T>) -> String {
-    match request.extensions().get::<PeerInfo>() {
+fn caller<T>(request: &Request<T>) -> Asker {
+    let info = request.extensions().get::<PeerInfo>();
+    let name = match info {
         Some(PeerInfo { peer: Some(peer), remote_addr }) => format!("{} at {remote_addr}", peer.id()),
         Some(PeerInfo { remote_addr, .. }) => format!("somebody at {remote_addr}"),
         None => "somebody".into(),
-    }
+    };
+    let is_stranger = info.is_none_or(|info| info.peer.is_none());
+    Asker { name, address: address(request), is_stranger }
 }
 
 fn epoch(at: SystemTime) -> i64 {
     i64::try_from(seconds::of(at)).unwrap_or(i64::MAX)
 }
 
-fn svid(ca: &Ca, reply: &Reply) -> v1::IssuedSvid {
+/// With every bundle to believe, for whoever may know none yet.
+fn svid_and_bundles(ca: &Ca, reply: &Reply) -> v1::IssuedSvid {
+    v1::IssuedSvid { bundles: Some((&ca.bundles_with(&reply.hierarchy)).into()), ..svid(reply) }
+}
+
+fn svid(reply: &Reply) -> v1::IssuedSvid {
     v1::IssuedSvid {
         spiffe_id: reply.id.to_string(),
         chain: reply.chain.iter().map(|certificate| certificate.to_vec()).collect(),
         issued_at: epoch(reply.issued_at),
         not_after: epoch(reply.not_after),
-        bundles: Some((&ca.bundles_with(&reply.hierarchy)).into()),
+        bundles: None,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     borrow::Cow,
+    net::IpAddr,
     time::{Duration, SystemTime},
 };
 
@@ -13,7 +14,7 @@ use http::HeaderMap;
 use super::{Node, Reply, reply, sign};
 use crate::{
     ca::Ca,
-    callers::{Bearer, CallerError, MachineEvidence, Plug, bearer_token},
+    callers::{Bearer, CallerError, Door, MachineEvidence, Plug, bearer_token},
     csr::Csr,
     records::{Leaf, Lineage, family},
     refusal::RequestError,
@@ -54,16 +55,22 @@ impl Caller {
 }
 
 impl Ca {
+    /// Where those come in who have proved nothing.
+    pub(super) fn door(&self, from: Option<IpAddr>) -> Door<'_> {
+        Door { admission: &self.0.admission, from }
+    }
+
     /// Who asks, by what the request carries: a bearer token is decided by the tokens' plugs alone, also beside a good
     /// certificate.
     pub(crate) async fn caller(
         &self,
         headers: &HeaderMap,
         peer: Option<&PeerIdentity>,
+        from: Option<IpAddr>,
     ) -> Result<Caller, RequestError> {
         let token = bearer_token(headers).map_err(|source| RequestError::Caller { plug: Plug::Bearer, source })?;
         match token {
-            Some(token) => Ok(Caller::Bearer(self.0.callers.bearer(token).await?)),
+            Some(token) => Ok(Caller::Bearer(self.0.callers.bearer(token, self.door(from)).await?)),
             None => Ok(Caller::Node(Box::new(self.node(peer).await?))),
         }
     }
@@ -118,14 +125,20 @@ impl Ca {
     }
 
     /// A node's first certificate, for a token: that of a node agent's service account, or one that a rule makes a node.
-    pub(crate) async fn attest_bearer(&self, token: &str, csr: &[u8]) -> Result<Reply, RequestError> {
-        let (bearer, node) = self.0.callers.attesting(token).await?;
+    pub(crate) async fn attest_bearer(
+        &self,
+        from: Option<IpAddr>,
+        token: &str,
+        csr: &[u8],
+    ) -> Result<Reply, RequestError> {
+        let (bearer, node) = self.0.callers.attesting(token, self.door(from)).await?;
         self.begin(node, bearer.id.as_str(), bearer.plug, csr).await
     }
 
     /// A node's first certificate, for a machine certificate whose key signed a nonce of ours and this request.
     pub(crate) async fn attest_machine(
         &self,
+        from: Option<IpAddr>,
         chain: &[Vec<u8>],
         nonce: &[u8],
         signature: &[u8],
@@ -134,7 +147,9 @@ impl Ca {
         let chain = chain.iter().map(|der| CertificateDer::from(der.as_slice())).collect();
         let evidence = MachineEvidence { chain, nonce, signature, csr };
         let refused = |source| RequestError::Caller { plug: Plug::Machine, source };
+        let stranger = self.door(from).stranger()?;
         let (node, caller) = self.0.callers.machine(&evidence, (self.0.clock)()).map_err(refused)?;
+        stranger.proved();
         self.begin(node, &caller, Plug::Machine, csr).await
     }
 
@@ -143,6 +158,7 @@ impl Ca {
         if !self.0.config.has_node(&node) {
             return Err(RequestError::OtherCluster(node));
         }
+        let _pass = self.admit(node.as_str(), None).await?;
         let permit = self.permits(&node)?;
         let csr = Csr::from_der(csr)?;
         let (hierarchy, now) = (self.hierarchy(), (self.0.clock)());

@@ -86,7 +86,11 @@ async fn leaf_and_chain_fit_while_the_intermediate_is_renewed() {
         let mut polls = turn;
         let (csr, first) = (csr(), turn < 2);
         let request = async {
-            if first { ca.attest(&token, &csr).await } else { ca.issue_registered(&caller, "shop.web", &csr).await }
+            if first {
+                ca.attest(None, &token, &csr).await
+            } else {
+                ca.issue_registered(&caller, "shop.web", &csr).await
+            }
         };
         let mut request = pin!(request);
         let outcome = std::future::poll_fn(|context| {
@@ -115,7 +119,7 @@ async fn a_token_of_another_cluster_admits_nobody() {
     let record = crate::records::TokenRecord { node, expires: (ca.0.clock)() + HOUR, consumed: None };
     let (tokens, absent) = (crate::records::family::TOKENS, alcazar_store::Expected::Absent);
     ca.0.records.put(tokens, token.hash().as_str(), absent, &record).await.unwrap();
-    let refused = ca.attest(&token.reveal(), &csr()).await.unwrap_err();
+    let refused = ca.attest(None, &token.reveal(), &csr()).await.unwrap_err();
     assert!(matches!(refused, RequestError::OtherCluster(_)), "{refused}");
     assert_eq!(refused.terse().0, tonic::Code::PermissionDenied);
     ca.close().await;
@@ -138,9 +142,10 @@ async fn a_key_that_does_not_sign_is_counted_for_certificates_and_tokens_alike()
     let folder = tempfile::tempdir().unwrap();
     let ca = open(Config::new(folder.path())).await;
     let away = || SignError("the token is gone".into());
-    ca.refuse(&IssueError::Sign(away()).into(), "somebody", "RenewNode");
+    let somebody = crate::refusal::Asker { name: "somebody".into(), address: None, is_stranger: false };
+    ca.refuse(&IssueError::Sign(away()).into(), &somebody, "RenewNode");
     let token = alcazar_jwt::SignError::Signer("the token is gone".into());
-    ca.refuse(&RequestError::Jwt(token.into()), "somebody", "IssueJwtSvids");
+    ca.refuse(&RequestError::Jwt(token.into()), &somebody, "IssueJwtSvids");
     assert_eq!(ca.0.metrics.sign_errors.value(), 2);
     ca.close().await;
 }

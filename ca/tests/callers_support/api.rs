@@ -23,7 +23,10 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, sync::broadcast};
+use tokio::{
+    net::TcpListener,
+    sync::{broadcast, watch},
+};
 use tokio_stream::wrappers::BroadcastStream;
 
 type Body = BoxBody<Bytes, Infallible>;
@@ -42,7 +45,9 @@ struct State {
     changes: broadcast::Sender<String>,
     keys: Mutex<Option<Value>>,
     mood: Mutex<StatusCode>,
-    reviews: AtomicUsize,
+    /// How often it was asked about a token, before it answers.
+    reviews: watch::Sender<usize>,
+    hangs: watch::Sender<bool>,
     versions: AtomicUsize,
 }
 
@@ -56,7 +61,8 @@ impl ApiServer {
             changes: broadcast::channel(64).0,
             keys: Mutex::default(),
             mood: Mutex::new(StatusCode::OK),
-            reviews: AtomicUsize::new(0),
+            reviews: watch::Sender::new(0),
+            hangs: watch::Sender::new(false),
             versions: AtomicUsize::new(1),
         });
         let shutdown = Shutdown::new();
@@ -114,7 +120,17 @@ impl ApiServer {
     }
 
     pub fn reviews(&self) -> usize {
-        self.state.reviews.load(Ordering::SeqCst)
+        *self.state.reviews.borrow()
+    }
+
+    /// How often it was asked about tokens, as it changes.
+    pub fn asked(&self) -> watch::Receiver<usize> {
+        self.state.reviews.subscribe()
+    }
+
+    /// Answers nothing about tokens until told otherwise.
+    pub fn hang(&self, hangs: bool) {
+        self.state.hangs.send_replace(hangs);
     }
 
     /// A pod comes, or changes.
@@ -148,7 +164,8 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
     }
     let answer = match (parts.method, parts.uri.path()) {
         (Method::POST, "/apis/authentication.k8s.io/v1/tokenreviews") => {
-            state.reviews.fetch_add(1, Ordering::SeqCst);
+            state.reviews.send_modify(|reviews| *reviews += 1);
+            state.hangs.subscribe().wait_for(|hangs| !hangs).await.unwrap();
             let mut review: Value = serde_json::from_slice(&body.collect().await.unwrap().to_bytes()).unwrap();
             let known = state.tokens.lock().unwrap().get(review["spec"]["token"].as_str().unwrap()).cloned();
             review["status"] = known.unwrap_or_else(|| json!({"authenticated": false, "error": "unknown token"}));

@@ -71,6 +71,16 @@ impl<'a> Token<'a> {
         self.payload.get("exp").and_then(moment::parse)
     }
 
+    /// Whom it claims to be for (`aud`), for whoever has others verify it and need not ask when it is for somebody else;
+    /// `None` where it does not say. Nothing is proved by it.
+    pub fn claimed_audiences(&self) -> Option<Vec<&str>> {
+        match self.payload.get("aud")? {
+            Value::String(one) => Some(vec![one]),
+            Value::Array(several) => Some(several.iter().filter_map(Value::as_str).collect()),
+            _ => Some(Vec::new()),
+        }
+    }
+
     /// Whom it claims to be about (`sub`), to choose the trust domain whose keys decide. Nothing is proved by it.
     pub fn claimed_subject(&self) -> Option<&str> {
         self.payload.get("sub").and_then(Value::as_str)

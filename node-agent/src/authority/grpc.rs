@@ -9,6 +9,7 @@ use alcazar_api::ca::v1;
 use alcazar_api::ca::v1::adoption_client::AdoptionClient;
 use alcazar_api::ca::v1::attest_node_request::Evidence;
 use alcazar_api::ca::v1::certificate_authority_client::CertificateAuthorityClient;
+use alcazar_api::ca::v1::issue_workload_result::Outcome;
 use alcazar_api::ca::v1::revocation_client::RevocationClient;
 use alcazar_identity::{Credentials, SpiffeId, TrustDomain};
 use alcazar_mtls::grpc::{ALPN, Target, channel};
@@ -52,7 +53,7 @@ impl Authority for GrpcAuthority {
     fn attest<'a>(&'a self, token: &'a JoinToken, csr: Vec<u8>) -> Call<'a, v1::IssuedSvid> {
         async move {
             let pinned = Connector::pinned(self.trust_domain.clone(), token.pin(), ALPN, self.clock.clone());
-            let mut client = CertificateAuthorityClient::new(self.channel(pinned));
+            let mut client = client(self.channel(pinned));
             let request = v1::AttestNodeRequest { evidence: Some(Evidence::JoinToken(token.text().to_owned())), csr };
             Ok(answer(client.attest_node(request)).await?.into_inner())
         }
@@ -61,7 +62,7 @@ impl Authority for GrpcAuthority {
 
     fn renew<'a>(&'a self, node: Arc<Credentials>, csr: Vec<u8>) -> Call<'a, v1::IssuedSvid> {
         async move {
-            let mut client = CertificateAuthorityClient::new(self.as_node(node));
+            let mut client = client(self.as_node(node));
             Ok(answer(client.renew_node(v1::RenewNodeRequest { csr })).await?.into_inner())
         }
         .boxed()
@@ -70,11 +71,7 @@ impl Authority for GrpcAuthority {
     fn session(&self, node: Arc<Credentials>) -> Arc<dyn Session> {
         let channel = self.as_node(node);
         let revocations = RevocationClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE);
-        Arc::new(GrpcSession {
-            client: CertificateAuthorityClient::new(channel.clone()),
-            adoption: AdoptionClient::new(channel),
-            revocations,
-        })
+        Arc::new(GrpcSession { client: client(channel.clone()), adoption: AdoptionClient::new(channel), revocations })
     }
 }
 
@@ -88,7 +85,15 @@ impl Session for GrpcSession {
     fn issue(&self, items: Vec<v1::IssueWorkload>) -> Call<'_, Vec<v1::IssueWorkloadResult>> {
         let mut client = self.client.clone();
         async move {
-            Ok(answer(client.issue_workloads(v1::IssueWorkloadsRequest { items })).await?.into_inner().results)
+            let v1::IssueWorkloadsResponse { mut results, bundles } =
+                answer(client.issue_workloads(v1::IssueWorkloadsRequest { items })).await?.into_inner();
+            // One for all of them.
+            for result in &mut results {
+                if let Some(Outcome::Svid(svid)) = &mut result.outcome {
+                    svid.bundles = svid.bundles.take().or_else(|| bundles.clone());
+                }
+            }
+            Ok(results)
         }
         .boxed()
     }
@@ -206,6 +211,11 @@ impl Cause {
             None => Self(format!("{} ({:?})", status.message(), status.code())),
         }
     }
+}
+
+/// Replies may hold the bundles of many trust domains: an authority that we trust has room for them.
+fn client(channel: Channel) -> CertificateAuthorityClient<Channel> {
+    CertificateAuthorityClient::new(channel).max_decoding_message_size(MAX_MESSAGE)
 }
 
 /// How long the CA has for one answer; it signs and makes durable well within a second.

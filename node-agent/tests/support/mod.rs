@@ -156,7 +156,7 @@ impl CertificateAuthority for Service {
     ) -> Result<Response<v1::IssueWorkloadsResponse>, Status> {
         self.caller(&request)?;
         let results = self.ca().issue(&request.into_inner().items, clock::now());
-        Ok(Response::new(v1::IssueWorkloadsResponse { results }))
+        Ok(Response::new(v1::IssueWorkloadsResponse { results, bundles: None }))
     }
 
     async fn watch_trust_bundles(

@@ -53,6 +53,26 @@ fn it_has_a_bound_and_keeps_room_for_the_urgent() {
     assert_eq!(queue.waiting(), 8);
 }
 
+#[test]
+fn who_goes_away_and_comes_back_has_one_turn_and_nothing_grows() {
+    let mut queue = Queue::new(1, 100_000);
+    assert_eq!(queue.enter("busy", Urgency::Normal), Entry::Served);
+    let honest = waits(&mut queue, "honest", Urgency::Normal);
+    for round in 0..100_000 {
+        let caller = format!("n{}", round % 5_000);
+        let ticket = waits(&mut queue, &caller, Urgency::Normal);
+        queue.give_up(&caller, Urgency::Normal, ticket);
+    }
+    let lane = &queue.normal;
+    assert!(lane.turns.len() <= 2 * GONE + 2, "{} turns", lane.turns.len());
+    assert_eq!((lane.turns.len(), lane.waiting.len()), (lane.gone + 1, lane.gone + 1));
+    let back: Vec<_> = (0..3).map(|_| waits(&mut queue, "n4999", Urgency::Normal)).collect();
+    let other = waits(&mut queue, "other", Urgency::Normal);
+    let order: Vec<_> = std::iter::from_fn(|| queue.leave()).collect();
+    assert_eq!(order, [honest, back[0], other, back[1], back[2]]);
+    assert_eq!((queue.normal.gone, queue.normal.tickets), (0, 0));
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Enter(u8, bool),
@@ -116,6 +136,10 @@ proptest! {
         for _ in 0..waiting.len() {
             prop_assert!(take(&mut queue, &mut waiting));
         }
-        prop_assert!(waiting.is_empty() && queue.urgent.turns.is_empty() && queue.normal.turns.is_empty());
+        prop_assert!(waiting.is_empty());
+        // What is left are turns of those who have gone.
+        for lane in [&queue.urgent, &queue.normal] {
+            prop_assert_eq!((lane.turns.len(), lane.waiting.len(), lane.tickets), (lane.gone, lane.gone, 0));
+        }
     }
 }

@@ -18,14 +18,17 @@ pub use stream::{MtlsStream, PeerInfo};
 /// The one protocol of gRPC, for the ALPN of acceptors and connectors.
 pub const ALPN: &[&[u8]] = &[b"h2"];
 
-/// A tonic server that notices dead clients.
+/// A tonic server that notices dead clients, and does so many things at a time for one of them.
 pub fn server() -> tonic::transport::Server {
     tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .max_concurrent_streams(Some(STREAMS))
 }
 
 /// How long a connection may be silent before the other side is asked whether it lives.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+/// Streams of one connection; further ones wait at the client.
+const STREAMS: u32 = 128;
 /// How long it may take to answer.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
