@@ -25,6 +25,8 @@ use crate::{
 /// A certificate that may sign others, with the signer of its key.
 pub struct Authority {
     info: AuthorityInfo,
+    /// When what it signs can be verified: when it and everything above it is good.
+    bounds: Validity,
     issuer: Issuer<'static, SigningHandle>,
     /// What all of its leaves have in common.
     leaf: Template,
@@ -58,7 +60,7 @@ impl Authority {
         let issuer =
             Issuer::from_ca_cert_der(&info.certificate, handle).map_err(|_reason| AuthorityError::Malformed)?;
         let leaf = Template::new(&parsed, issuer.key().algorithm()).ok_or(AuthorityError::Algorithm)?;
-        Ok(Self { info, issuer, leaf, crl: None })
+        Ok(Self { bounds: info.validity, info, issuer, leaf, crl: None })
     }
 
     /// The same, where what it signs says that its CRL is found below `base`.
@@ -72,6 +74,21 @@ impl Authority {
     /// Where its CRL is, as what it signs says.
     pub fn crl(&self) -> Option<&str> {
         self.crl.as_deref()
+    }
+
+    /// The same below certificates that are good at these times: nothing that it signs is good at others.
+    pub(crate) fn below(mut self, above: impl IntoIterator<Item = Validity>) -> Self {
+        for validity in above {
+            let (from, to) = (self.bounds.not_before(), self.bounds.not_after());
+            let both = Validity::new(from.max(validity.not_before()), to.min(validity.not_after()));
+            self.bounds = both.unwrap_or(self.bounds);
+        }
+        self
+    }
+
+    /// When what it signs can be verified.
+    pub(crate) fn bounds(&self) -> Validity {
+        self.bounds
     }
 
     /// A new root of the trust domain, good for ten years from `now`, that may have intermediates and those no more.

@@ -18,7 +18,8 @@ use crate::{
     callers::Callers,
     config::Config,
     federation::Federation,
-    hierarchy::{Hierarchy, HierarchyFiles},
+    hierarchy::{Hierarchy, HierarchyFiles, HierarchyPatience},
+    horizon::Point,
     jwt_authority::JwtKeys,
     keys::KeyStore,
     ledger::{Entry, Ledger, Standing},
@@ -57,10 +58,13 @@ pub(crate) struct Inner {
     pub(crate) hierarchy: watch::Sender<Arc<Hierarchy>>,
     /// Held by whoever changes the hierarchy.
     pub(crate) hierarchy_turn: tokio::sync::Mutex<()>,
+    pub(crate) hierarchy_patience: HierarchyPatience,
     pub(crate) hierarchy_trouble: watch::Sender<Option<String>>,
     /// What the plugged-in files looked like when they were opened.
     pub(crate) hierarchy_stamp: crate::cacerts::Stamp,
     pub(crate) serving: watch::Sender<Arc<Credentials>>,
+    /// That of the node of whose leaf the least is left.
+    pub(crate) oldest_leaf: watch::Sender<Option<Point>>,
     pub(crate) revoking: crate::revocation::Revoking,
     /// The keys for JWT-SVIDs that are here.
     pub(crate) jwt: JwtKeys,
@@ -165,9 +169,11 @@ impl Ca {
             files,
             hierarchy: watch::Sender::new(Arc::new(hierarchy)),
             hierarchy_turn: tokio::sync::Mutex::default(),
+            hierarchy_patience: HierarchyPatience::default(),
             hierarchy_trouble: watch::Sender::default(),
             hierarchy_stamp: stamp,
             serving: watch::Sender::new(Arc::new(serving.credentials)),
+            oldest_leaf: watch::Sender::default(),
             revoking: crate::revocation::Revoking::new(),
             jwt: JwtKeys::default(),
             rotations: crate::rotation::Rotations::default(),

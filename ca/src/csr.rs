@@ -101,6 +101,13 @@ impl KeyHash {
         Self(hash)
     }
 
+    /// The hash of a certificate's public key; `None` where it is none.
+    pub(crate) fn of_certificate(certificate: &alcazar_identity::CertificateDer<'_>) -> Option<Self> {
+        use x509_parser::{certificate::X509Certificate, prelude::FromDer};
+        let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+        Some(Self::of(parsed.public_key().raw))
+    }
+
     pub(crate) fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }

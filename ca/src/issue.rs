@@ -69,7 +69,7 @@ pub(crate) fn issue_from(
     earliest: Option<SystemTime>,
 ) -> Result<Issued, IssueError> {
     let issued_at = whole_seconds(now);
-    let bounds = issuer.info().validity;
+    let bounds = issuer.bounds();
     if !bounds.contains(issued_at) {
         return Err(IssueError::IssuerNotGood { validity: bounds, now });
     }
@@ -135,7 +135,7 @@ pub enum IssueError {
         allowed: BTreeSet<KeyKind>,
     },
     /// The intermediate has expired, or the clock is wrong.
-    #[error("the issuing certificate is good from {validity}, and the clock here says {}", alcazar_identity::rfc3339(*now))]
+    #[error("the issuing certificate, with those above it, is good from {validity}, and the clock here says {}", alcazar_identity::rfc3339(*now))]
     IssuerNotGood {
         /// When it is good.
         validity: Validity,

@@ -44,6 +44,7 @@ mod keys;
 mod kubernetes;
 pub mod ledger;
 mod metrics;
+mod patience;
 mod profile;
 pub mod records;
 mod refusal;
@@ -74,7 +75,7 @@ pub use federation::{
     BundleEndpointConfig, EndpointError, EndpointProfile, FederationConfig, FederationConfigError, FederationError,
     ForeignBundle, ForeignError, RelationProfile, RootChangeError, Source,
 };
-pub use hierarchy::{Authorities, HierarchyError};
+pub use hierarchy::{Authorities, HierarchyChanges, HierarchyError};
 pub use issue::{IssueError, Issued, Subject, issue};
 pub use jwt_authority::{JwtConfig, JwtConfigError, JwtKeyError};
 pub use keys::{

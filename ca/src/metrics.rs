@@ -125,12 +125,19 @@ impl Ca {
         self.0.metrics.registry.on_scrape(move || {
             let Some(ca) = ca.upgrade().map(Ca) else { return };
             let prints = ca.fingerprints();
-            let (root, chain) = (prints.root.validity.not_after(), prints.intermediate.validity.not_after());
-            let serving = ca.0.serving.borrow().svid().validity().not_after();
+            let (root, intermediate) = (prints.root.validity.not_after(), prints.intermediate.validity.not_after());
+            let points = ca.points();
+            let first = |name: &str| {
+                let ends = points.iter().filter(|point| point.name == name).map(|point| point.validity.not_after());
+                ends.min()
+            };
+            let chain = first("upper").map_or(intermediate, |upper| upper.min(intermediate));
             let metrics = &ca.0.metrics;
             metrics.root_expiry.set(whole(root.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()));
             metrics.chain_expiry.set(whole(chain.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()));
-            metrics.expiries(&[("root", root), ("intermediate", chain), ("serving", serving)], (ca.0.clock)());
+            let mut ends = vec![("root", root), ("intermediate", intermediate)];
+            ends.extend(["upper", "serving", "leaf"].into_iter().filter_map(|name| Some((name, first(name)?))));
+            metrics.expiries(&ends, (ca.0.clock)());
         });
     }
 }

@@ -6,8 +6,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use alcazar_identity::{Fingerprint, rfc3339};
-use alcazar_service::{Part, Shutdown};
+use alcazar_identity::rfc3339;
+use alcazar_service::{Part, Shutdown, process};
 
 use crate::{
     ca::Ca,
@@ -44,42 +44,17 @@ impl Troubles {
 }
 
 impl Ca {
-    /// The certificates that everything stands on.
-    pub(crate) fn points(&self) -> Vec<Point> {
-        let hierarchy = self.hierarchy();
-        let mut points: Vec<_> = hierarchy
-            .roots()
-            .iter()
-            .map(|root| Point {
-                name: "root",
-                fingerprint: root.fingerprint,
-                validity: root.validity,
-                renews_itself: false,
-            })
-            .collect();
-        let intermediate = hierarchy.intermediate().info();
-        points.push(Point {
-            name: "intermediate",
-            fingerprint: intermediate.fingerprint,
-            validity: intermediate.validity,
-            renews_itself: true,
-        });
-        let serving = self.0.serving.borrow().clone();
-        if let Some(leaf) = serving.svid().chain().first() {
-            points.push(Point {
-                name: "serving",
-                fingerprint: Fingerprint::of(leaf),
-                validity: serving.svid().validity(),
-                renews_itself: true,
-            });
-        }
-        points
-    }
-
     /// Tells of certificates whose end comes near, and whether this CA can issue, until the end.
     pub(crate) async fn watch_horizon(self, issuance: Part, shutdown: Shutdown) {
-        let mut horizon = Horizon::default();
+        let (mut horizon, mut looked) = (Horizon::default(), 0_u32);
         loop {
+            // The store is asked for all nodes now and then alone.
+            if looked.is_multiple_of(SELDOM)
+                && let Err(error) = self.look_for_the_oldest_leaf().await
+            {
+                tracing::debug!(reason = %process::chain(&error), "the oldest leaf is not known");
+            }
+            looked = looked.wrapping_add(1);
             let now = (self.0.clock)();
             let points = self.points();
             for (point, level) in horizon.look(&points, now) {
@@ -101,15 +76,16 @@ impl Ca {
     /// every replica would, together.
     fn health(&self, points: &[Point], now: SystemTime) -> Result<Option<String>, String> {
         let signing = self.hierarchy();
-        let bounds = signing.intermediate().info().validity;
+        let bounds = signing.signing().bounds();
         if !bounds.contains(now) {
             let now = rfc3339(now);
             return Err(format!(
-                "the intermediate is good from {bounds}, and the clock here says {now}: nothing can be issued"
+                "the intermediate, with what is above it, is good from {bounds}, and the clock here says {now}: nothing can be issued"
             ));
         }
-        let worst =
-            points.iter().filter(|point| point.level(now) >= Level::Quarter).max_by_key(|point| point.level(now));
+        // A leaf of a node is for the log: the node may be gone.
+        let late = points.iter().filter(|point| point.name != "leaf" && point.level(now) >= Level::Quarter);
+        let worst = late.max_by_key(|point| point.level(now));
         Ok(worst.map(|point| {
             let end = rfc3339(point.validity.not_after());
             format!("the {} {} ends at {end}", point.name, point.fingerprint)
@@ -120,15 +96,27 @@ impl Ca {
 fn say(point: &Point, level: Level, now: SystemTime) {
     let (what, fingerprint) = (point.name, point.fingerprint);
     let (not_after, percent_left) = (rfc3339(point.validity.not_after()), point.percent_left(now));
-    if level == Level::Ended {
-        tracing::error!(target: "alcazar::rotation", what, %fingerprint, not_after, "a certificate that the CA stands on has ended");
-    } else {
-        tracing::warn!(target: "alcazar::rotation", what, %fingerprint, not_after, percent_left, "a certificate that the CA stands on nears its end");
+    let mend = point.mend.as_deref();
+    match (level, &point.of) {
+        (_, Some(of)) => {
+            tracing::warn!(target: "alcazar::rotation", what, %fingerprint, of, not_after, percent_left, "a leaf was not renewed at half of its life: its node has trouble, or is gone");
+        }
+        (Level::Ended, None) => {
+            tracing::error!(target: "alcazar::rotation", what, %fingerprint, not_after, mend, "a certificate that the CA stands on has ended");
+        }
+        (Level::Tenth, None) => {
+            tracing::error!(target: "alcazar::rotation", what, %fingerprint, not_after, percent_left, mend, "a certificate that the CA stands on is about to end");
+        }
+        _ => {
+            tracing::warn!(target: "alcazar::rotation", what, %fingerprint, not_after, percent_left, mend, "a certificate that the CA stands on nears its end");
+        }
     }
 }
 
 const REMEMBERED: usize = 16;
 const LOOK: Duration = Duration::from_secs(30);
+/// Looks.
+const SELDOM: u32 = 20;
 
 #[cfg(test)]
 mod tests {

@@ -246,20 +246,118 @@ async fn keys_can_be_encrypted_from_the_first_start_or_from_any_later_one() {
     assert!(error.contains("does not open the private key"), "{error}");
 }
 
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// Looks, and again when an hour has passed: what is over is gone then.
+async fn look_twice(ca: &Ca, hands: &Hands) {
+    ca.look_after_hierarchy().await.unwrap();
+    hands.advance(Duration::from_secs(3600));
+    ca.look_after_hierarchy().await.unwrap();
+}
+
 #[tokio::test]
-async fn a_renewed_intermediate_replaces_the_old_one_and_its_key() {
+async fn a_renewed_intermediate_replaces_the_old_one_and_its_key_once_its_leaves_are_over() {
     let folder = tempfile::tempdir().unwrap();
     let hands = Hands::new();
     let ca = Ca::open(Config::new(folder.path()), hands.clock()).await.unwrap();
     let first = ca.fingerprints();
     ca.close().await;
-    hands.advance(Duration::from_secs(190 * 24 * 3600));
+    hands.advance(190 * DAY);
     let ca = Ca::open(Config::new(folder.path()), hands.clock()).await.unwrap();
     let second = ca.fingerprints();
     assert_eq!(second.root, first.root);
     assert_ne!(second.intermediate, first.intermediate);
-    assert_eq!(ca.authorities().await.unwrap().intermediates, [second.intermediate]);
     assert_eq!(trusted(&ca).0, 1, "trust has not changed");
+    let held = async |ca: &Ca| set(&ca.authorities().await.unwrap().intermediates.iter().collect::<Vec<_>>());
+    let both = set(&[&first.intermediate, &second.intermediate]);
+    hands.advance(DAY - Duration::from_secs(3600));
+    look_twice(&ca, &hands).await;
+    assert_eq!(held(&ca).await, both, "a leaf of it may be alive");
+    assert!(ca.crl(first.intermediate.fingerprint).await.is_ok(), "and its list of revocations is signed");
+    ca.close().await;
+    // It is remembered over a restart.
+    let ca = Ca::open(Config::new(folder.path()), hands.clock()).await.unwrap();
+    hands.advance(Duration::from_secs(601));
+    look_twice(&ca, &hands).await;
+    assert_eq!(held(&ca).await, set(&[&second.intermediate]));
     ca.close().await;
     assert_eq!(names(folder.path()).len(), 4);
+}
+
+#[tokio::test]
+async fn a_clock_that_jumps_ahead_and_is_set_right_leaves_the_hierarchy_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let hands = Hands::new();
+    let config = Config::new(folder.path());
+    let served = Served::start_with(config.clone(), &hands).await;
+    let right = hands.now();
+    let one = served.attested(&node("one")).await;
+    served.ca.look_after_jwt_svids().await.unwrap();
+    let (before, keys) = (served.ca.fingerprints(), jwt_keys(&served.ca));
+    served.stop().await;
+
+    // Started while the clock is wrong by seven months: what it makes now is of the future.
+    hands.set(right + 210 * DAY);
+    let ca = Ca::open(config.clone(), hands.clock()).await.unwrap();
+    ca.look_after_jwt_svids().await.unwrap();
+    ca.look_after_hierarchy().await.unwrap();
+    let wrong = ca.fingerprints();
+    assert_ne!(wrong.intermediate, before.intermediate);
+    // It is set right, under the running CA.
+    hands.set(right + Duration::from_secs(60));
+    ca.look_after_hierarchy().await.unwrap();
+    ca.look_after_jwt_svids().await.unwrap();
+    assert_eq!(ca.fingerprints(), before, "what was there before is as good as it was");
+    assert!(keys.is_subset(&jwt_keys(&ca)), "no key is destroyed for a moment's clock");
+    let served = Served::serve(ca, &hands).await;
+    served.renew(&one, &key()).await.unwrap();
+    served.stop().await;
+
+    // And the other way: a start with a wrong clock, and the next with the right one.
+    hands.set(right + 400 * DAY);
+    Ca::open(config.clone(), hands.clock()).await.unwrap().close().await;
+    hands.set(right + Duration::from_secs(120));
+    let served = Served::start_with(config, &hands).await;
+    assert_eq!(served.ca.fingerprints(), before);
+    served.attested(&node("two")).await;
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn a_clock_that_is_set_back_before_the_root_makes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let hands = Hands::new();
+    let ca = Ca::open(Config::new(folder.path()), hands.clock()).await.unwrap();
+    let (before, right, files) = (ca.fingerprints(), hands.now(), names(folder.path()));
+    hands.set(std::time::UNIX_EPOCH + DAY);
+    ca.look_after_hierarchy().await.unwrap();
+    assert_eq!((ca.fingerprints(), names(folder.path())), (before.clone(), files.clone()));
+    hands.set(right);
+    ca.look_after_hierarchy().await.unwrap();
+    assert_eq!((ca.fingerprints(), names(folder.path())), (before, files));
+    ca.close().await;
+}
+
+#[tokio::test]
+async fn what_another_process_makes_beside_a_running_ca_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = open(folder.path()).await;
+    let hierarchy = folder.path().join("hierarchy");
+    // As `alcazar ca request` leaves it while it waits for a passphrase, and then writes.
+    let begun = ["making-intermediate-00000000000000aa", "intermediate-00000000000000aa-key.pem", "x.csr.new"];
+    for name in begun {
+        fs::write(hierarchy.join(name), "").unwrap();
+    }
+    ca.look_after_hierarchy().await.unwrap();
+    let left = names(folder.path());
+    assert!(begun.iter().all(|name| left.contains(*name)), "{left:?}");
+    ca.close().await;
+    let ca = open(folder.path()).await;
+    let left = names(folder.path());
+    assert!(!begun.iter().any(|name| left.contains(*name)), "the next start clears it away: {left:?}");
+    ca.close().await;
+}
+
+fn jwt_keys(ca: &Ca) -> BTreeSet<String> {
+    bundle(ca).jwt_authorities().map(|key| key.key_id().to_owned()).collect()
 }

@@ -139,7 +139,8 @@ async fn the_operator_sees_how_far_the_certificates_reach_and_what_was_refused()
     let mut ask = async || operator.get_status(v1::GetStatusRequest {}).await.unwrap().into_inner();
     let status = ask().await;
     let names: Vec<_> = status.horizon.iter().map(|point| point.name.as_str()).collect();
-    assert_eq!(names, ["root", "intermediate", "serving"]);
+    let leaf = "leaf of cluster.local/node/local/n1";
+    assert_eq!(names, ["root", "intermediate", "serving", leaf]);
     assert!(status.horizon.iter().all(|point| point.percent_left >= 96), "{:?}", status.horizon);
     let issuance = status.issuance.unwrap();
     assert_eq!((issuance.asked, issuance.issued, issuance.waiting), (2, 1, 0));

@@ -23,13 +23,23 @@ pub use self::{
 
 use std::path::PathBuf;
 
-use serde::Deserialize;
+use alcazar_identity::Fingerprint;
+use serde::{Deserialize, Deserializer};
 
 /// The root or intermediate is brought by a person.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct CacertsConfig {
     /// The folder with the files; it is watched, and a good change is taken over at once. Default: `cacerts` in the data folder, where
     /// `alcazar ca install` puts a set, if it is there.
-    pub dir: PathBuf,
+    #[serde(default)]
+    pub dir: Option<PathBuf>,
+    /// The fingerprint of a new root that signs at once, whoever has not heard of it: everybody who runs is cut off, and every node
+    /// joins again.
+    #[serde(default, deserialize_with = "fingerprint")]
+    pub cut_over_to: Option<Fingerprint>,
+}
+
+fn fingerprint<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Fingerprint>, D::Error> {
+    crate::records::text::deserialize(deserializer).map(Some)
 }

@@ -12,6 +12,7 @@ use super::CeremonyError;
 use crate::{
     cacerts::{CacertsFiles, check},
     config::Config,
+    csr::KeyHash,
     hierarchy::{Folder, INSTALLED},
     keys::read_passphrase,
 };
@@ -21,16 +22,25 @@ use crate::{
 /// # Errors
 /// When the set does not fit, with which file, what, and how to mend it; nothing is changed then.
 pub fn install(config: &Config, from: &Path, now: SystemTime) -> Result<PathBuf, CeremonyError> {
-    if let Some(cacerts) = &config.cacerts {
-        return Err(CeremonyError::Elsewhere(cacerts.dir.clone()));
+    if let Some(dir) = config.cacerts.as_ref().and_then(|cacerts| cacerts.dir.clone()) {
+        return Err(CeremonyError::Elsewhere(dir));
     }
     let refused = |source| CeremonyError::Set { folder: from.into(), source: Box::new(source) };
     let files = CacertsFiles::read(from).map_err(refused)?;
-    let held: Vec<_> =
-        Folder::new(config.data_dir.join("hierarchy")).requests()?.into_iter().map(|(_, hash)| hash).collect();
+    let own = Folder::new(config.data_dir.join("hierarchy"));
+    let requests = own.requests()?;
+    let held: Vec<_> = requests.iter().map(|(_, hash)| *hash).collect();
     let passphrase = config.keys.passphrase_file.as_deref().map(read_passphrase).transpose()?;
     let passphrase = passphrase.as_ref().map(|bytes| bytes.as_slice());
-    check(&files, &held, passphrase, &config.trust_domain, now).map_err(refused)?;
+    let found = check(&files, &held, passphrase, &config.trust_domain, now).map_err(refused)?;
+    if let (None, Some(certificate)) = (&found.key, found.chain.first()) {
+        let hash = KeyHash::of_certificate(certificate);
+        if let Some((label, _)) = requests.iter().find(|(_, held)| Some(*held) == hash) {
+            // The request alone does not sign.
+            config.key_store().open(label)?;
+            own.answer(label)?;
+        }
+    }
 
     // A whole new folder, and the link to it turned at once, as Kubernetes does it: nobody reads half of each.
     let folder = config.data_dir.join(INSTALLED);

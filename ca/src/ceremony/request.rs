@@ -37,7 +37,7 @@ pub struct Requested {
 }
 
 /// Makes a request for the intermediate of the configured cluster. The key is made and kept here. While no certificate for it has come,
-/// the same request is given again. Blocks.
+/// the same request is given again; a key that has had one is never asked for a second time. Blocks.
 ///
 /// # Errors
 /// When the key store or the disk does not take it.
@@ -45,13 +45,18 @@ pub fn request(config: &Config, keys: &Arc<dyn KeyStore>) -> Result<Requested, C
     private_directory(&config.data_dir).map_err(CeremonyError::io("create", &config.data_dir))?;
     let folder = Folder::new(config.data_dir.join("hierarchy"));
     folder.make()?;
-    let answered = answered(config);
+    // Beside a running CA, and beside another one of these.
+    let _locked = folder.lock()?;
+    let installed = installed(config);
     for (label, key_hash) in folder.requests()? {
-        if !answered.contains(&key_hash) {
-            let file = folder.request(&label);
-            let pem = fs::read_to_string(&file).map_err(CeremonyError::io("read", &file))?;
-            return Ok(Requested { file, pem, key_hash });
+        if Some(key_hash) == installed {
+            folder.answer(&label)?;
         }
+    }
+    if let Some((label, key_hash)) = folder.newest_request()?.filter(|(label, _)| !folder.is_answered(label)) {
+        let file = folder.request(&label);
+        let pem = fs::read_to_string(&file).map_err(CeremonyError::io("read", &file))?;
+        return Ok(Requested { file, pem, key_hash });
     }
     let label = KeyLabel::random(Sort::Intermediate.as_str())?;
     // A crash before the request is there leaves the note, and the next start removes the key.
@@ -68,18 +73,14 @@ pub fn request(config: &Config, keys: &Arc<dyn KeyStore>) -> Result<Requested, C
     Ok(Requested { file, pem, key_hash })
 }
 
-/// The keys for which a certificate is in place: the next request is by another key.
-fn answered(config: &Config) -> Vec<KeyHash> {
-    let folder =
-        config.cacerts.as_ref().map_or_else(|| config.data_dir.join(crate::hierarchy::INSTALLED), |c| c.dir.clone());
+/// The key of the certificate that is in place: the next request is by another one.
+fn installed(config: &Config) -> Option<KeyHash> {
+    let configured = config.cacerts.as_ref().and_then(|cacerts| cacerts.dir.clone());
+    let folder = configured.unwrap_or_else(|| config.data_dir.join(crate::hierarchy::INSTALLED));
     let read = |name: &str| fs::read(folder.join(name)).ok();
     let text = read("ca-cert.pem").or_else(|| read("tls.crt")).unwrap_or_default();
-    let certificate = alcazar_identity::CertificateDer::from_pem_slice(&text).ok();
-    let hash = certificate.and_then(|certificate| {
-        let (_, parsed) = x509_parser::certificate::X509Certificate::from_der(&certificate).ok()?;
-        Some(KeyHash::of(parsed.public_key().raw))
-    });
-    hash.into_iter().collect()
+    let certificate = alcazar_identity::CertificateDer::from_pem_slice(&text).ok()?;
+    KeyHash::of_certificate(&certificate)
 }
 
 /// A request for an intermediate of a cluster.

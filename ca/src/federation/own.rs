@@ -1,8 +1,11 @@
 //! Our own bundle: what everybody is told, and what the operator changes by hand.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use alcazar_api::spiffe::write_bundle;
@@ -77,6 +80,11 @@ impl Ca {
         }
         if hierarchy.root().fingerprint == root {
             return Err(RootChangeError::Signing(root));
+        }
+        let (files, now) = (self.0.files.clone(), (self.0.clock)());
+        let plugged = tokio::task::spawn_blocking(move || files.plugged_roots(now)).await;
+        if plugged.is_ok_and(|plugged| plugged.contains(&root)) {
+            return Err(RootChangeError::InFile { root, folder: self.0.files.plugged.default_folder() });
         }
         let users = self.users_of(&hierarchy, root).await?;
         if !users.is_empty() && !force {
@@ -165,6 +173,17 @@ pub enum RootChangeError {
         root: Fingerprint,
         /// What is wrong.
         what: String,
+    },
+    /// A file brings it back.
+    #[error(
+        "the root {root} is in root-cert.pem in {}, which is looked at all the time: take it out of that file, and it goes when nothing stands on it any more",
+        folder.display()
+    )]
+    InFile {
+        /// Its fingerprint.
+        root: Fingerprint,
+        /// The folder with the file.
+        folder: PathBuf,
     },
     /// Nothing to remove.
     #[error("the root {0} is not trusted; `alcazar bundle show` lists those that are")]

@@ -126,7 +126,9 @@ fn root_change(error: &RootChangeError) -> Status {
             Code::InvalidArgument
         }
         RootChangeError::NotTrusted(_) => Code::NotFound,
-        RootChangeError::Signing(_) | RootChangeError::InUse { .. } => Code::FailedPrecondition,
+        RootChangeError::Signing(_) | RootChangeError::InUse { .. } | RootChangeError::InFile { .. } => {
+            Code::FailedPrecondition
+        }
         RootChangeError::Hierarchy(_) => Code::Unavailable,
     };
     Status::new(code, chain(error))

@@ -1,7 +1,7 @@
 //! `alcazar.ca.v1.Status`: how the CA is, for its operator.
 
 use alcazar_api::ca::v1::{self, status_server::Status as StatusRpc};
-use alcazar_service::{Health, Readiness};
+use alcazar_service::{Health, Readiness, process};
 use tonic::{Request, Response, Status};
 
 use super::epoch;
@@ -35,8 +35,11 @@ impl StatusRpc for StatusService {
     async fn get_status(&self, _: Request<v1::GetStatusRequest>) -> Result<Response<v1::CaStatus>, Status> {
         let ca = &self.ca.0;
         let now = (ca.clock)();
+        if let Err(error) = self.ca.look_for_the_oldest_leaf().await {
+            tracing::debug!(reason = %process::chain(&error), "the oldest leaf is not known");
+        }
         let horizon = self.ca.points().into_iter().map(|point| v1::HorizonPoint {
-            name: point.name.into(),
+            name: point.of.as_ref().map_or_else(|| point.name.into(), |of| format!("{} of {of}", point.name)),
             fingerprint: point.fingerprint.to_string(),
             not_before: epoch(point.validity.not_before()),
             not_after: epoch(point.validity.not_after()),

@@ -2,9 +2,13 @@
 //!
 //! Each act has its turn; what it changes is in the store before anybody stands on it.
 
-use std::{collections::BTreeSet, sync::Arc, time::SystemTime};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::SystemTime,
+};
 
-use alcazar_identity::{Fingerprint, TrustDomain};
+use alcazar_identity::Fingerprint;
 use alcazar_service::process;
 use alcazar_store::Expected;
 use serde::{Deserialize, Serialize};
@@ -13,12 +17,15 @@ use tokio::task;
 use super::{
     Authorities, Hierarchy, HierarchyError, HierarchyFiles, Signing, TrustState,
     files::{Opened, Remembered},
+    heard::Heard,
     trust::Active,
 };
 use crate::{
     authority::AuthorityInfo,
     ca::Ca,
+    config::Config,
     jwt_authority::keys::JwtKey,
+    patience::Patience,
     records::{Records, Stored, family, text},
 };
 
@@ -26,14 +33,15 @@ use crate::{
 pub(crate) async fn open(
     records: &Records,
     files: &HierarchyFiles,
-    trust_domain: &TrustDomain,
+    config: &Config,
     now: SystemTime,
 ) -> Result<Hierarchy, HierarchyError> {
-    let remembered = remembered(records, files).await?;
+    let (remembered, heard) = (remembered(records, files).await?, Heard::of(records, config, now).await?);
     let (opener, known) = (files.clone(), remembered.clone());
-    let opened = blocking(move || opener.open(&known, None, now)).await?;
+    let opened = blocking(move || opener.open(&known, None, &heard, now)).await?;
     settle(records, files, &remembered, &opened).await?;
-    Hierarchy::new(&opened.trust, opened.signing, trust_domain)
+    say_who_is_waited_for(&mut Vec::new(), &opened.waits);
+    Hierarchy::new(&opened.trust, opened.signing, &config.trust_domain)
 }
 
 /// Every root and intermediate that is here, and every root that is trusted.
@@ -128,7 +136,8 @@ impl Ca {
         }
     }
 
-    /// Changes the trusted roots by the operator's hand; `None` changes nothing.
+    /// Changes the trusted roots by the operator's hand; `None` changes nothing. `change` is asked while nobody else changes the
+    /// hierarchy here, and again when another replica was quicker.
     pub(crate) async fn change_trusted_roots(
         &self,
         change: impl Fn(&TrustState) -> Option<TrustState>,
@@ -229,19 +238,20 @@ impl Ca {
     async fn try_look_after_hierarchy(&self) -> Result<(), HierarchyError> {
         let now = (self.0.clock)();
         let present = self.trust_state().await?;
-        if let Some(next) = present.record.without_retired(now)
+        let retired = self.0.hierarchy_patience.retired.over(present.record.retired(now), now);
+        if let Some(next) = present.record.without(&retired)
             && next.trusts(self.hierarchy().root().fingerprint)
         {
             self.put_trust(&present, &next).await?;
             tracing::info!(target: "alcazar::rotation", sequence = next.sequence, "a root that nothing stands on any more is not trusted any more");
         }
         let remembered = remembered(&self.0.records, &self.0.files).await?;
+        let heard = Heard::of(&self.0.records, self.config(), now).await?;
         let (files, known) = (self.0.files.clone(), remembered.clone());
         let held = self.hierarchy();
         let present = held.signing().clone();
-        let opened = blocking(move || files.open(&known, Some(&present), now)).await?;
-        let same = held.intermediate().info() == opened.signing.authority.info();
-        if !same {
+        let opened = blocking(move || files.open(&known, Some(&present), &heard, now)).await?;
+        if held.intermediate().info() != opened.signing.authority.info() {
             self.record_authority(opened.signing.authority.info()).await?;
         }
         for root in opened.trust.infos()? {
@@ -250,10 +260,25 @@ impl Ca {
             }
         }
         settle(&self.0.records, &self.0.files, &remembered, &opened).await?;
-        if !same
+        say_who_is_waited_for(&mut self.0.hierarchy_patience.waits(), &opened.waits);
+        let active = opened.signing.authority.info().fingerprint;
+        if !held.signing().is_like(&opened.signing)
             || held.bundles().get(self.trust_domain()).map(|bundle| bundle.sequence()) != Some(opened.trust.sequence)
         {
             self.publish(&opened.trust, opened.signing).await?;
+        }
+        // Last of all: nobody signs with any of them any more.
+        self.forget_what_is_over(active, now).await
+    }
+
+    /// Forgets the intermediates that were replaced, once no leaf of them is alive.
+    async fn forget_what_is_over(&self, active: Fingerprint, now: SystemTime) -> Result<(), HierarchyError> {
+        let files = self.0.files.clone();
+        let over = blocking(move || files.over(active, now)).await?;
+        for old in self.0.hierarchy_patience.replaced.over(over, now) {
+            let files = self.0.files.clone();
+            blocking(move || files.forget_intermediate(old)).await?;
+            tracing::info!(target: "alcazar::rotation", fingerprint = %old, "an intermediate that was replaced is gone, with its key: nothing that it signed is good any more");
         }
         Ok(())
     }
@@ -297,7 +322,7 @@ pub(crate) async fn remembered(records: &Records, files: &HierarchyFiles) -> Res
     Ok(Remembered { trust, active, root })
 }
 
-/// Writes down what was found or made, and then forgets what nothing signs with any more.
+/// Writes down what was found or made.
 pub(super) async fn settle(
     records: &Records,
     files: &HierarchyFiles,
@@ -325,12 +350,32 @@ pub(super) async fn settle(
             _ => {}
         }
     }
-    for stale in opened.stale.clone() {
-        let files = files.clone();
-        blocking(move || files.forget_intermediate(stale)).await?;
-        tracing::info!(target: "alcazar::rotation", fingerprint = %stale, "the intermediate before it is gone, with its key");
-    }
     Ok(())
+}
+
+/// Says whom a new root waits for, when that changes; what changes with each second is not said again.
+fn say_who_is_waited_for(said: &mut Vec<String>, waits: &[String]) {
+    let names =
+        |waits: &[String]| waits.iter().map(|name| name.split(',').next().map(str::to_owned)).collect::<Vec<_>>();
+    if !waits.is_empty() && names(said) != names(waits) {
+        let waits = waits.join("; ");
+        tracing::warn!(target: "alcazar::rotation", waits, "a new root is trusted; what is under it signs when these have heard of it, and what signed before goes on until then");
+    }
+    *said = waits.to_vec();
+}
+
+/// What is not done at first sight.
+#[derive(Debug, Default)]
+pub(crate) struct HierarchyPatience {
+    retired: Patience<Fingerprint>,
+    replaced: Patience<Fingerprint>,
+    waits: Mutex<Vec<String>>,
+}
+
+impl HierarchyPatience {
+    fn waits(&self) -> MutexGuard<'_, Vec<String>> {
+        self.waits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// There is one writer: this replica.

@@ -121,6 +121,24 @@ pub enum HierarchyError {
         /// What a verifier said.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A new root, at a start, and nothing that could sign until everybody has heard of it.
+    #[error(
+        "the root {root} in {} is new to those who are connected to this CA: they trust {old}, would refuse it and could not be told. The key of \
+         what signed before is not here. Put the set of before back, with both roots in its root-cert.pem, and start; when everybody has heard \
+         of the new root (now it would cut off: {waits}), exchange the set. To cut everybody off now, so that each node joins anew, \
+         set cacerts.cutOverTo: {root}",
+        folder.display()
+    )]
+    NewToEverybody {
+        /// Where it comes from.
+        folder: PathBuf,
+        /// The root.
+        root: Fingerprint,
+        /// The roots that are trusted.
+        old: String,
+        /// Who would be cut off.
+        waits: String,
+    },
     /// The root's key is not here.
     #[error(
         "the key of the root is not here: the CA's certificate comes from {}. To renew it, run here `alcazar ca request --config ca.yaml`, where the root is kept `alcazar root sign REQUEST --root DIR`, and here `alcazar ca install DIR --config ca.yaml`",

@@ -3,6 +3,7 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    time::{Duration, SystemTime},
 };
 
 use alcazar_identity::{CertificateDer, Fingerprint};
@@ -14,6 +15,7 @@ use crate::{
     authority::{AuthorityError, AuthorityInfo},
     csr::{Csr, KeyHash},
     keys::KeyLabel,
+    records::seconds,
 };
 
 /// The folder of one CA. Its calls block.
@@ -28,6 +30,8 @@ pub(crate) struct Held {
     pub(crate) info: AuthorityInfo,
     /// The certificates from itself up, the root excluded; of a root, itself.
     pub(crate) chain: Vec<CertificateDer<'static>>,
+    /// Its root, where that lies beside it: of one that a person plugged in.
+    pub(crate) root: Option<AuthorityInfo>,
 }
 
 /// What an authority is.
@@ -106,10 +110,16 @@ impl Folder {
         let wrong = |source| HierarchyError::Wrong { file: path.clone(), source };
         let text = fs::read(&path).map_err(|source| io_error("read", &path, source))?;
         let chain = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>();
-        let chain = chain.map_err(|_reason| wrong(AuthorityError::Malformed))?;
+        let mut chain = chain.map_err(|_reason| wrong(AuthorityError::Malformed))?;
         let first = chain.first().ok_or_else(|| wrong(AuthorityError::Malformed))?;
         let info = AuthorityInfo::parse(first.clone()).map_err(wrong)?;
-        Ok(Held { label, info, chain })
+        let last = chain.last().cloned().filter(|_| chain.len() > 1);
+        let last = last.map(AuthorityInfo::parse).transpose().map_err(wrong)?;
+        let root = last.filter(|last| last.is_signed_by(last));
+        if root.is_some() {
+            chain.pop();
+        }
+        Ok(Held { label, info, chain, root })
     }
 
     pub(crate) fn write(&self, label: &KeyLabel, chain: &[CertificateDer<'_>]) -> Result<(), HierarchyError> {
@@ -136,6 +146,22 @@ impl Folder {
         Ok(found)
     }
 
+    /// The newest of the requests that were made here.
+    pub(crate) fn newest_request(&self) -> Result<Option<(KeyLabel, KeyHash)>, HierarchyError> {
+        let made = |label: &KeyLabel| {
+            let path = self.request(label);
+            fs::metadata(&path).and_then(|found| found.modified()).map_err(|source| io_error("look at", &path, source))
+        };
+        let mut newest = None;
+        for (label, hash) in self.requests()? {
+            let made = made(&label)?;
+            if newest.as_ref().is_none_or(|(before, _)| made >= *before) {
+                newest = Some((made, (label, hash)));
+            }
+        }
+        Ok(newest.map(|(_, request)| request))
+    }
+
     /// The file of a request.
     pub(crate) fn request(&self, label: &KeyLabel) -> PathBuf {
         self.0.join(format!("{label}{REQUEST}"))
@@ -146,8 +172,59 @@ impl Folder {
         write_atomic(&path, text.as_bytes(), 0o644).map_err(|source| io_error("write", &path, source))
     }
 
+    /// Removes certificate and request.
     pub(crate) fn remove(&self, label: &KeyLabel) -> Result<(), HierarchyError> {
+        self.remove_file(&self.request(label))?;
         self.remove_file(&self.file(label))
+    }
+
+    /// Notes that a request has had its certificate: its key is not certified a second time.
+    pub(crate) fn answer(&self, label: &KeyLabel) -> Result<(), HierarchyError> {
+        if self.is_answered(label) {
+            return Ok(());
+        }
+        let path = self.named(ANSWERED, label);
+        write_atomic(&path, b"", 0o600).map_err(|source| io_error("write", &path, source))
+    }
+
+    pub(crate) fn is_answered(&self, label: &KeyLabel) -> bool {
+        self.named(ANSWERED, label).exists()
+    }
+
+    /// Notes from when on nothing has been signed with it.
+    pub(crate) fn replace(&self, label: &KeyLabel, at: SystemTime) -> Result<(), HierarchyError> {
+        let path = self.named(REPLACED, label);
+        let text = seconds::of(at).to_string();
+        write_atomic(&path, text.as_bytes(), 0o600).map_err(|source| io_error("write", &path, source))
+    }
+
+    /// What has been replaced, and when; where that cannot be read, just now.
+    pub(crate) fn replaced(&self, now: SystemTime) -> Result<Vec<(KeyLabel, SystemTime)>, HierarchyError> {
+        let names = self.names()?;
+        let labels = names.iter().filter_map(|name| name.strip_prefix(REPLACED)?.parse::<KeyLabel>().ok());
+        let when = |label: &KeyLabel| {
+            let text = fs::read_to_string(self.named(REPLACED, label)).ok()?;
+            SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(text.parse().ok()?))
+        };
+        Ok(labels.map(|label| (label.clone(), when(&label).unwrap_or(now))).collect())
+    }
+
+    /// Forgets both notes.
+    pub(crate) fn forget_notes(&self, label: &KeyLabel) -> Result<(), HierarchyError> {
+        self.remove_file(&self.named(ANSWERED, label))?;
+        self.remove_file(&self.named(REPLACED, label))
+    }
+
+    /// It signs again.
+    pub(crate) fn unreplace(&self, label: &KeyLabel) -> Result<(), HierarchyError> {
+        self.remove_file(&self.named(REPLACED, label))
+    }
+
+    /// Held while something is made, or what is left of a crash is cleared: another process may do the other.
+    pub(crate) fn lock(&self) -> Result<fs::File, HierarchyError> {
+        let folder = fs::File::open(&self.0).map_err(|source| io_error("open", &self.0, source))?;
+        folder.lock().map_err(|source| io_error("lock", &self.0, source))?;
+        Ok(folder)
     }
 
     /// Notes that something is being made, before any of it is there.
@@ -190,7 +267,11 @@ impl Folder {
     }
 
     fn note(&self, label: &KeyLabel) -> PathBuf {
-        self.0.join(format!("{MAKING}{label}"))
+        self.named(MAKING, label)
+    }
+
+    fn named(&self, what: &str, label: &KeyLabel) -> PathBuf {
+        self.0.join(format!("{what}{label}"))
     }
 
     fn names(&self) -> Result<Vec<String>, HierarchyError> {
@@ -224,6 +305,8 @@ const CERTIFICATE: &str = ".pem";
 const KEY: &str = "-key.pem";
 const REQUEST: &str = ".csr";
 const MAKING: &str = "making-";
+const ANSWERED: &str = "answered-";
+const REPLACED: &str = "replaced-";
 
 pub(crate) fn io_error(doing: &'static str, path: &Path, source: io::Error) -> HierarchyError {
     HierarchyError::Io { doing, path: path.into(), source }

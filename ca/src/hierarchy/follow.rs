@@ -1,24 +1,42 @@
 //! Looking after the hierarchy while the CA runs.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use alcazar_service::{Part, Shutdown, process};
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
-use super::{
-    HierarchyError,
-    horizon::{self, Left},
-};
+use super::{Hierarchy, HierarchyError};
 use crate::{ca::Ca, cacerts::Stamp};
 
 /// What was said last, so that a log is not filled with it.
 #[derive(Default)]
 struct Said {
     trouble: Option<String>,
-    errand: Option<(Left, Instant)>,
+}
+
+/// Tells of each change of the hierarchy, and of what is wrong with it.
+#[derive(Debug)]
+pub struct HierarchyChanges {
+    hierarchy: watch::Receiver<Arc<Hierarchy>>,
+    trouble: watch::Receiver<Option<String>>,
+}
+
+impl HierarchyChanges {
+    /// Waits for the next change.
+    pub async fn next(&mut self) {
+        tokio::select! {
+            _ = self.hierarchy.changed() => {}
+            _ = self.trouble.changed() => {}
+        }
+    }
 }
 
 impl Ca {
+    /// Tells of each change of the hierarchy from now on.
+    pub fn hierarchy_changes(&self) -> HierarchyChanges {
+        HierarchyChanges { hierarchy: self.0.hierarchy.subscribe(), trouble: self.0.hierarchy_trouble.subscribe() }
+    }
+
     /// Takes over what a person plugs in, within seconds, and renews what is due, until the end. What is wrong is said in the log,
     /// in the health of `part`, and in [`Ca::hierarchy_trouble`]; what is in memory goes on.
     pub(crate) async fn follow_hierarchy(self, part: Part, shutdown: Shutdown) {
@@ -60,18 +78,13 @@ impl Ca {
         if trouble.is_none() && said.trouble.is_some() {
             tracing::info!(target: "alcazar::reload", "the CA's certificates on the disk can be used again");
         }
-        let errand = horizon::errand(&self.hierarchy(), &self.0.files, (self.0.clock)());
-        let again = |left: Left| said.errand.is_none_or(|(last, at)| left > last || at.elapsed() >= DAILY);
-        if let Some((left, what)) = errand.as_ref().filter(|(left, _)| again(*left)) {
-            said.errand = Some((*left, Instant::now()));
-            if *left >= Left::Tenth {
-                tracing::error!(target: "alcazar::rotation", "{what}");
-            } else {
-                tracing::warn!(target: "alcazar::rotation", "{what}");
-            }
-        }
         said.trouble.clone_from(&trouble);
-        let trouble = trouble.or(errand.map(|(_, what)| what));
+        // What a person must do: all of it, the most urgent first. The log has it by the horizon's task.
+        let now = (self.0.clock)();
+        let mut errands: Vec<_> = self.points().iter().filter_map(|point| point.errand(now)).collect();
+        errands.sort_by_key(|(level, _)| std::cmp::Reverse(*level));
+        let errands: Vec<_> = errands.into_iter().map(|(_, what)| what).collect();
+        let trouble = trouble.or_else(|| (!errands.is_empty()).then(|| errands.join("; also, ")));
         match &trouble {
             Some(what) => part.degraded(what.clone()),
             None => part.ready(),
@@ -89,4 +102,3 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Where a person plugs certificates in, time alone can change what they amount to.
 const OFTEN: Duration = Duration::from_secs(30);
 const SELDOM: Duration = Duration::from_secs(600);
-const DAILY: Duration = Duration::from_secs(24 * 3600);

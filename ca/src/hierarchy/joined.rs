@@ -7,7 +7,7 @@
 //! root-elsewhere-<fingerprint>.pem     the root above it, whose key is not here
 //! ```
 
-use std::{fs, io, path::PathBuf, sync::Arc, time::SystemTime};
+use std::{fs, io, path::PathBuf, time::SystemTime};
 
 use alcazar_identity::{CertificateDer, Fingerprint, TrustDomain};
 use alcazar_service::files::write_atomic;
@@ -224,8 +224,8 @@ impl HierarchyFiles {
                 return Err(HierarchyError::Make(source));
             }
         };
-        let signing = Signing { authority: Arc::new(authority), upper: given.chain.clone(), root: root.clone() };
-        self.try_out(self.folder.path(), trust, &signing, now)?;
+        let signing = Signing::new(authority, given.chain.clone(), root.clone(), true).map_err(HierarchyError::Make)?;
+        self.try_out(self.folder.path(), trust, &signing)?;
         // The root first: an intermediate whose root is nowhere would be damage.
         self.hold_root_elsewhere(&root)?;
         self.folder.write(&label, &given.chain)?;

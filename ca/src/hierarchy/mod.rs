@@ -22,24 +22,26 @@ mod error;
 mod files;
 mod folder;
 mod follow;
-mod horizon;
+mod heard;
 mod joined;
+mod making;
 mod plugged;
+mod replaced;
+mod signing;
 mod trust;
-
-use std::sync::Arc;
 
 use alcazar_identity::{CertificateDer, Fingerprint, TrustBundle, TrustBundles, TrustDomain};
 
 pub(crate) use self::{
-    acts::{blocking, held, open, remembered},
+    acts::{HierarchyPatience, blocking, held, open, remembered},
     files::HierarchyFiles,
     folder::{Folder, Sort},
     joined::{Gift, Given, GivenKey, SharedKey, Standing, Wants, check_request},
     plugged::INSTALLED,
+    signing::Signing,
     trust::TrustState,
 };
-pub use self::{error::HierarchyError, files::Authorities};
+pub use self::{error::HierarchyError, files::Authorities, follow::HierarchyChanges};
 use crate::{
     authority::{Authority, AuthorityInfo},
     jwt_authority::keys::JwtKey,
@@ -54,15 +56,6 @@ pub(crate) struct Hierarchy {
     bundles: TrustBundles,
     /// What follows a leaf, for those who want PEM: made once, as each answer has it.
     above_in_pem: Vec<String>,
-}
-
-/// An intermediate that signs, and what is above it.
-#[derive(Clone, Debug)]
-pub(crate) struct Signing {
-    pub(crate) authority: Arc<Authority>,
-    /// From the intermediate itself up, the root excluded.
-    pub(crate) upper: Vec<CertificateDer<'static>>,
-    pub(crate) root: AuthorityInfo,
 }
 
 impl Hierarchy {

@@ -2,25 +2,31 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
 
+use alcazar_identity::{CertificateDer, Fingerprint};
 use alcazar_mtls::{Side, verify_peer};
+use alcazar_service::process;
 
 use super::{
     Hierarchy, HierarchyError, HierarchyFiles, Signing,
     files::{Opened, Remembered, first_sequence},
     folder::{Held, Sort},
+    heard::Heard,
+    making::is_fresh,
+    replaced::SLACK,
     trust::TrustState,
 };
 use crate::{
-    authority::Authority,
+    authority::{Authority, AuthorityError, AuthorityInfo},
     cacerts::{CacertsFiles, PluggedIn, Stamp, check},
     config::Config,
     csr::KeyHash,
-    keys::read_passphrase,
+    keys::{KeyLabel, read_passphrase},
     profile::Profile,
+    records::seconds,
     signer::{KeySigner, Signer},
 };
 
@@ -28,6 +34,10 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(crate) struct Plugged {
     configured: Option<PathBuf>,
+    /// A new root that signs at once, because a person wants the cut.
+    cut_over_to: Option<Fingerprint>,
+    /// What was said of the files last.
+    said: Arc<Mutex<Vec<String>>>,
     /// Where `alcazar ca install` puts them.
     installed: PathBuf,
     passphrase: Option<PathBuf>,
@@ -38,7 +48,9 @@ pub(crate) struct Plugged {
 impl Plugged {
     pub(super) fn new(config: &Config) -> Self {
         Self {
-            configured: config.cacerts.as_ref().map(|cacerts| cacerts.dir.clone()),
+            configured: config.cacerts.as_ref().and_then(|cacerts| cacerts.dir.clone()),
+            cut_over_to: config.cacerts.as_ref().and_then(|cacerts| cacerts.cut_over_to),
+            said: Arc::default(),
             installed: config.data_dir.join(INSTALLED),
             passphrase: config.keys.passphrase_file.clone(),
             leaf_life: config.certificates.max_ttl,
@@ -53,6 +65,10 @@ impl Plugged {
         let there = self.installed.try_exists();
         let there = there.map_err(|source| super::folder::io_error("look at", &self.installed, source))?;
         Ok(there.then(|| self.installed.clone()))
+    }
+
+    pub(super) fn leaf_life(&self) -> Duration {
+        self.leaf_life
     }
 
     pub(crate) fn default_folder(&self) -> PathBuf {
@@ -72,25 +88,64 @@ impl HierarchyFiles {
         folder: &Path,
         remembered: &Remembered,
         present: Option<&Signing>,
+        heard: &Heard,
         now: SystemTime,
     ) -> Result<Opened, HierarchyError> {
         let found = self.read_plugged(folder, now)?;
-        for warning in &found.warnings {
+        self.say(folder, &found.warnings);
+        let root = found.root.fingerprint;
+        let before = self.trusted_before(remembered, now)?;
+        let told = moved(&before, &found, now, None);
+        let waits = match told.find(root) {
+            Some(root_of) if self.plugged.cut_over_to != Some(root) => heard.waits(root_of, now),
+            _ => Vec::new(),
+        };
+        let remembered_one = if present.is_none() { self.signed_last(remembered, &told, now) } else { None };
+        let good = |signing: &&Signing| signing.bounds().contains(now);
+        if let Some(present) = present.or(remembered_one.as_ref()).filter(good)
+            && !waits.is_empty()
+            && present.root.fingerprint != root
+        {
+            // Leaves of a root that a verifier has not heard of would be refused: for a while the present one goes on.
+            return Ok(Opened { trust: told, signing: present.clone(), waits });
+        }
+        if !waits.is_empty() && present.is_none() && !heard.is_nobody() {
+            let old = before.iter().flat_map(|trust| &trust.roots).map(|root| Fingerprint::of(&root.certificate));
+            let old = old.filter(|old| *old != root).map(|old| old.to_string()).collect::<Vec<_>>().join(", ");
+            return Err(HierarchyError::NewToEverybody { folder: folder.into(), root, old, waits: waits.join("; ") });
+        }
+        let retire_at = now + self.plugged.leaf_life + SLACK;
+        let trust = moved(&before, &found, now, Some((root, retire_at)));
+        let signing = self.plugged_signing(found, remembered, now)?;
+        if present.is_none_or(|present| !present.is_like(&signing)) {
+            self.try_out(folder, &trust, &signing)?;
+        }
+        if let Some(last) = remembered.active.filter(|last| *last != signing.authority.info().fingerprint) {
+            self.replace(last, now)?;
+        }
+        Ok(Opened { trust, signing, waits: Vec::new() })
+    }
+
+    /// What signed when this CA ended, where its key is here and it can go on.
+    fn signed_last(&self, remembered: &Remembered, trust: &TrustState, now: SystemTime) -> Option<Signing> {
+        let signing = self.load(remembered.active?, now).ok()?;
+        trust.trusts(signing.root.fingerprint).then_some(signing)
+    }
+
+    /// Says what should be mended in the files, once.
+    fn say(&self, folder: &Path, warnings: &[String]) {
+        let mut said = self.plugged.said.lock().unwrap_or_else(PoisonError::into_inner);
+        for warning in warnings.iter().filter(|warning| !said.contains(warning)) {
             tracing::warn!(folder = %folder.display(), warning, "the CA's certificates can be used, and something in them should be mended");
         }
-        let trust = self.trust_of(&found, remembered, now)?;
-        let (root, since) = (found.root.fingerprint, trust.since(found.root.fingerprint));
-        let settling = since.is_some_and(|since| now.duration_since(since).unwrap_or_default() < SETTLE);
-        // Leaves of a root that a verifier has not heard of would be refused: for a moment the present one goes on.
-        if let (Some(present), true) = (present, settling)
-            && present.root.fingerprint != root
-            && present.authority.info().validity.contains(now)
-        {
-            return Ok(Opened { trust, signing: present.clone(), stale: Vec::new() });
-        }
-        let signing = self.plugged_signing(found, remembered, now)?;
-        self.try_out(folder, &trust, &signing, now)?;
-        Ok(Opened { trust, signing, stale: Vec::new() })
+        *said = warnings.to_vec();
+    }
+
+    /// The roots that the plugged-in set brings, where there is one that can be read.
+    pub(crate) fn plugged_roots(&self, now: SystemTime) -> Vec<Fingerprint> {
+        let Ok(Some(folder)) = self.plugged.folder() else { return Vec::new() };
+        let found = self.read_plugged(&folder, now).map(|found| found.roots).unwrap_or_default();
+        found.iter().map(|root| root.fingerprint).collect()
     }
 
     /// A root that is plugged in with its key.
@@ -109,24 +164,15 @@ impl HierarchyFiles {
         check(&files, &held, passphrase, &self.trust_domain, now).map_err(refused)
     }
 
-    fn trust_of(
-        &self,
-        found: &PluggedIn,
-        remembered: &Remembered,
-        now: SystemTime,
-    ) -> Result<TrustState, HierarchyError> {
-        let roots = found.roots.iter().map(|root| root.certificate.clone());
+    /// What was trusted before this look; `None` where nothing is known of it.
+    fn trusted_before(&self, remembered: &Remembered, now: SystemTime) -> Result<Option<TrustState>, HierarchyError> {
         let mut before = remembered.trust.clone();
         if before.is_none() && self.folder.exists()? {
             let own: Vec<Held> = self.folder.held(Sort::Root)?;
             let certificates = own.into_iter().map(|held| held.info.certificate);
             before = Some(TrustState::new(first_sequence(remembered, now), certificates));
         }
-        let Some(before) = before.filter(|before| !before.roots.is_empty()) else {
-            return Ok(TrustState::new(1, roots));
-        };
-        let retire_at = now + SETTLE + self.plugged.leaf_life + SLACK;
-        Ok(before.moving_to(roots, now, retire_at).unwrap_or(before))
+        Ok(before.filter(|before| !before.roots.is_empty()))
     }
 
     fn plugged_signing(
@@ -137,14 +183,17 @@ impl HierarchyFiles {
     ) -> Result<Signing, HierarchyError> {
         let root = found.root.clone();
         if !found.is_root {
-            let upper = found.chain.clone();
+            let (upper, elsewhere) = (found.chain.clone(), found.key.is_none());
+            if elsewhere {
+                self.keep(&upper, &root);
+            }
             let authority = self.plugged_authority(found)?;
             self.check_cluster(authority.info())?;
-            return Ok(Signing { authority: Arc::new(authority), upper, root });
+            return Signing::new(authority, upper, root, false).map_err(HierarchyError::Make);
         }
         let authority = self.plugged_authority(found)?;
         self.folder.make()?;
-        let fresh = |held: &Held| held.info.validity.remaining(now) > held.info.validity.lifetime() / 2;
+        let fresh = |held: &Held| is_fresh(&held.info, now);
         let good = |held: &Held| held.info.is_signed_by(&root) && held.info.is_of(&self.trust_domain);
         let mut held: Vec<Held> = self.folder.held(Sort::Intermediate)?.into_iter().filter(good).collect();
         let active = held.iter().position(|held| Some(held.info.fingerprint) == remembered.active);
@@ -167,28 +216,39 @@ impl HierarchyFiles {
     }
 
     /// The key in the key store that a request was made for, and that this certificate is for.
-    fn requested_key(
-        &self,
-        certificate: &alcazar_identity::CertificateDer<'_>,
-    ) -> Result<Arc<dyn Signer>, HierarchyError> {
-        use x509_parser::{certificate::X509Certificate, prelude::FromDer};
-        let (_, parsed) = X509Certificate::from_der(certificate)
-            .map_err(|_reason| HierarchyError::Make(crate::authority::AuthorityError::Malformed))?;
-        let hash = KeyHash::of(parsed.public_key().raw);
-        let mut requests = self.folder.requests()?.into_iter();
-        let label = requests.find(|(_, held)| *held == hash).map(|(label, _)| label);
-        let label = label.ok_or(HierarchyError::Make(crate::authority::AuthorityError::OtherKey))?;
-        Ok(self.keys.open(&label)?)
+    fn requested_key(&self, certificate: &CertificateDer<'_>) -> Result<Arc<dyn Signer>, HierarchyError> {
+        Ok(self.keys.open(&self.requested(certificate)?)?)
     }
 
-    /// Signs a leaf that nobody gets, and lets the one verifier look at it.
-    pub(super) fn try_out(
-        &self,
-        folder: &Path,
-        trust: &TrustState,
-        signing: &Signing,
-        now: SystemTime,
-    ) -> Result<(), HierarchyError> {
+    fn requested(&self, certificate: &CertificateDer<'_>) -> Result<KeyLabel, HierarchyError> {
+        let hash = KeyHash::of_certificate(certificate);
+        let hash = hash.ok_or(HierarchyError::Make(AuthorityError::Malformed))?;
+        let mut requests = self.folder.requests()?.into_iter();
+        let label = requests.find(|(_, held)| *held == hash).map(|(label, _)| label);
+        label.ok_or(HierarchyError::Make(AuthorityError::OtherKey))
+    }
+
+    /// Keeps a certificate beside its key, so that it goes on when another one is plugged in and nobody has heard of that yet, and
+    /// signs its list of revocations for as long as leaves of it live.
+    fn keep(&self, upper: &[CertificateDer<'static>], root: &AuthorityInfo) {
+        let Some(own) = upper.first() else { return };
+        let kept = self.requested(own).and_then(|label| {
+            self.folder.answer(&label)?;
+            let held = self.folder.held(Sort::Intermediate)?.into_iter().find(|held| held.label == label);
+            if held.is_some_and(|held| held.chain == upper && held.root.as_ref() == Some(root)) {
+                return Ok(());
+            }
+            self.folder.write(&label, &[upper, std::slice::from_ref(&root.certificate)].concat())
+        });
+        if let Err(error) = kept {
+            tracing::warn!(reason = %process::chain(&error), "the CA's certificate was not kept beside its key; it signs all the same");
+        }
+    }
+
+    /// Signs a leaf that nobody gets, and lets the one verifier look at it. It is of the first minute in which the whole chain was
+    /// good: should it get into other hands, it is over.
+    pub(super) fn try_out(&self, folder: &Path, trust: &TrustState, signing: &Signing) -> Result<(), HierarchyError> {
+        let now = signing.bounds().not_before();
         let refused = |source| HierarchyError::Trial { folder: folder.into(), source };
         let hierarchy = Hierarchy::new(trust, signing.clone(), &self.trust_domain)?;
         let profile = Profile::new(SHORT, SHORT).map_err(|error| refused(Box::new(error)))?;
@@ -202,7 +262,19 @@ impl HierarchyFiles {
 /// Beside the CA's other folders.
 pub(crate) const INSTALLED: &str = "cacerts";
 
-/// From the moment that a new root is trusted until its intermediate signs: agents and proxies hear of it in seconds.
-pub(crate) const SETTLE: Duration = Duration::from_secs(120);
-const SLACK: Duration = Duration::from_secs(600);
+/// The next state, with the roots that were found; where one of them signs, the others until a moment.
+fn moved(
+    before: &Option<TrustState>,
+    found: &PluggedIn,
+    now: SystemTime,
+    signs: Option<(Fingerprint, SystemTime)>,
+) -> TrustState {
+    let roots = found.roots.iter().map(|root| root.certificate.clone());
+    match before {
+        // Where there may have been a store, nobody knows how far its sequence went: seconds are more than any that counted changes.
+        None => TrustState::new(seconds::of(now), roots),
+        Some(before) => before.moving_to(roots, now, signs).unwrap_or_else(|| before.clone()),
+    }
+}
+
 const SHORT: Duration = Duration::from_secs(60);

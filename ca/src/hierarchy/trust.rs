@@ -34,6 +34,13 @@ pub(crate) struct TrustedRoot {
     /// When it joined the others, where it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) since: Option<Seconds>,
+    /// The first sequence that it was in, where it joined others and nothing has signed under it yet: who enforces that one has
+    /// heard of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) joined: Option<u64>,
+    /// Whether the operator added it by hand: no file takes it away.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) by_hand: bool,
 }
 
 /// A moment, as whole seconds since 1970.
@@ -50,8 +57,7 @@ pub(crate) struct Active {
 impl TrustState {
     /// The first state, or one that goes on at `sequence`.
     pub(crate) fn new(sequence: u64, roots: impl IntoIterator<Item = CertificateDer<'static>>) -> Self {
-        let roots = roots.into_iter().map(|certificate| TrustedRoot { certificate, retire_at: None, since: None });
-        Self { sequence, roots: roots.collect(), jwt_keys: Vec::new() }
+        Self { sequence, roots: roots.into_iter().map(TrustedRoot::new).collect(), jwt_keys: Vec::new() }
     }
 
     /// The next state, with these keys for JWT-SVIDs.
@@ -59,12 +65,12 @@ impl TrustState {
         Self { sequence: self.sequence + 1, roots: self.roots.clone(), jwt_keys }
     }
 
-    /// The next state, with these roots too; `None` where all of them are trusted already.
+    /// The next state, with these roots too, by the operator's hand; `None` where all of them are trusted already.
     pub(crate) fn with_roots(&self, roots: &[CertificateDer<'static>]) -> Option<Self> {
         let mut next = Self { sequence: self.sequence + 1, ..self.clone() };
         for root in roots {
             if !next.trusts(Fingerprint::of(root)) {
-                next.roots.push(TrustedRoot { certificate: root.clone(), retire_at: None, since: None });
+                next.roots.push(TrustedRoot { by_hand: true, ..TrustedRoot::new(root.clone()) });
             }
         }
         (next.roots.len() > self.roots.len()).then_some(next)
@@ -72,9 +78,7 @@ impl TrustState {
 
     /// The next state, without this root; `None` where it is not trusted, or the only one.
     pub(crate) fn without_root(&self, root: Fingerprint) -> Option<Self> {
-        let mut next = Self { sequence: self.sequence + 1, ..self.clone() };
-        next.roots.retain(|trusted| Fingerprint::of(&trusted.certificate) != root);
-        (next.roots.len() < self.roots.len() && !next.roots.is_empty()).then_some(next)
+        self.without(&[root])
     }
 
     fn next_with(&self, roots: impl IntoIterator<Item = CertificateDer<'static>>) -> Self {
@@ -93,56 +97,76 @@ impl TrustState {
 
     /// The next state, in which exactly these are trusted; `None` where nothing changes.
     pub(crate) fn exactly(&self, roots: impl IntoIterator<Item = CertificateDer<'static>>) -> Option<Self> {
-        let next = self.next_with(roots);
+        let mut next = self.next_with(roots);
+        for root in &mut next.roots {
+            if let Some(present) = self.find(Fingerprint::of(&root.certificate)) {
+                (root.by_hand, root.joined) = (present.by_hand, present.joined);
+            }
+        }
         (!next.is_like(self)).then_some(next)
     }
 
-    /// The next state, in which these are trusted from `now` on, and the present others until `retire_at`: what was issued under
-    /// them is in use until then. `None` where nothing changes.
+    /// The next state, in which these are trusted from `now` on. Where one of them signs, the present others are trusted until a
+    /// moment, because what was issued under them is in use until then; without it, for the time being. Those that the operator
+    /// added stay. `None` where nothing changes.
     pub(crate) fn moving_to(
         &self,
         roots: impl IntoIterator<Item = CertificateDer<'static>>,
         now: SystemTime,
-        retire_at: SystemTime,
+        signs: Option<(Fingerprint, SystemTime)>,
     ) -> Option<Self> {
+        let retire_at = signs.map(|(_, retire_at)| retire_at);
         let mut next = self.next_with(roots);
         for root in &mut next.roots {
+            let (since, joined) = (Some(Seconds::of(now)), Some(next.sequence));
+            let new = TrustedRoot { since, joined, ..root.clone() };
             let present = self.roots.iter().find(|present| present.certificate == root.certificate);
-            root.since = present.map_or(Some(Seconds::of(now)), |present| present.since);
+            *root = present.map_or(new, |present| TrustedRoot { retire_at: None, ..present.clone() });
+            if signs.is_some_and(|(signing, _)| signing == Fingerprint::of(&root.certificate)) {
+                root.joined = None;
+            }
         }
         for old in &self.roots {
             if !next.trusts(Fingerprint::of(&old.certificate)) {
-                let retire_at = old.retire_at.or(Some(Seconds::of(retire_at)));
+                let retire_at = old.retire_at.or(retire_at.map(Seconds::of)).filter(|_| !old.by_hand);
                 next.roots.push(TrustedRoot { retire_at, ..old.clone() });
             }
         }
         (!next.is_like(self)).then_some(next)
     }
 
-    /// Since when a root is trusted; `None` where it has been from the beginning, or is not.
-    pub(crate) fn since(&self, root: Fingerprint) -> Option<SystemTime> {
-        let mut roots = self.roots.iter();
-        let found = roots.find(|trusted| Fingerprint::of(&trusted.certificate) == root)?;
-        found.since.map(|since| since.0)
+    /// What is known of a root that is trusted.
+    pub(crate) fn find(&self, root: Fingerprint) -> Option<&TrustedRoot> {
+        self.roots.iter().find(|trusted| Fingerprint::of(&trusted.certificate) == root)
     }
 
-    /// Whether both trust the same until the same moments.
+    /// Whether both trust the same until the same moments, and stand on the same.
     fn is_like(&self, other: &Self) -> bool {
         let ends = |state: &Self| {
-            let roots = state.roots.iter().map(|root| (root.certificate.to_vec(), root.retire_at));
+            let roots = state.roots.iter().map(|root| (root.certificate.to_vec(), root.retire_at, root.joined));
             roots.collect::<std::collections::BTreeSet<_>>()
         };
         ends(self) == ends(other)
     }
 
-    /// The next state, without the roots whose time is over; `None` where there are none of them.
-    pub(crate) fn without_retired(&self, now: SystemTime) -> Option<Self> {
-        let over = |root: &TrustedRoot| root.retire_at.is_some_and(|at| at.0 <= now);
-        if !self.roots.iter().any(over) {
-            return None;
-        }
-        let roots: Vec<_> = self.roots.iter().filter(|root| !over(root)).cloned().collect();
-        (!roots.is_empty()).then_some(Self { sequence: self.sequence + 1, roots, jwt_keys: self.jwt_keys.clone() })
+    /// The roots whose time is over.
+    pub(crate) fn retired(&self, now: SystemTime) -> Vec<Fingerprint> {
+        let over = self.roots.iter().filter(|root| root.retire_at.is_some_and(|at| at.0 <= now));
+        over.map(|root| Fingerprint::of(&root.certificate)).collect()
+    }
+
+    /// The next state, without these roots; `None` where none of them is trusted, or no other one.
+    pub(crate) fn without(&self, gone: &[Fingerprint]) -> Option<Self> {
+        let kept = |root: &&TrustedRoot| !gone.contains(&Fingerprint::of(&root.certificate));
+        let roots: Vec<_> = self.roots.iter().filter(kept).cloned().collect();
+        let fewer = roots.len() < self.roots.len() && !roots.is_empty();
+        fewer.then(|| Self { sequence: self.sequence + 1, roots, jwt_keys: self.jwt_keys.clone() })
+    }
+}
+
+impl TrustedRoot {
+    fn new(certificate: CertificateDer<'static>) -> Self {
+        Self { certificate, retire_at: None, since: None, joined: None, by_hand: false }
     }
 }
 
@@ -198,21 +222,50 @@ mod tests {
     #[test]
     fn a_root_that_is_moved_away_from_stays_until_its_time_is_over() {
         let one = TrustState::new(1, [der(1)]);
-        let moved = one.moving_to([der(2)], at(50), at(100)).unwrap();
-        assert_eq!((moved.sequence, names(&moved)), (2, vec![(2, None), (1, Some(100))]));
-        assert_eq!(moved.moving_to([der(2)], at(60), at(200)), None, "looking again does not prolong it");
-        assert_eq!(moved.without_retired(at(99)), None);
-        let alone = moved.without_retired(at(100)).unwrap();
-        assert_eq!((alone.sequence, names(&alone)), (3, vec![(2, None)]));
-        let newer = |state: &TrustState| state.since(Fingerprint::of(&der(2)));
-        assert_eq!((newer(&one), newer(&moved)), (None, Some(at(50))));
-        let back = moved.moving_to([der(1), der(2)], at(70), at(300)).unwrap();
-        assert_eq!((back.sequence, names(&back)), (3, vec![(1, None), (2, None)]));
+        let told = one.moving_to([der(2)], at(40), None).unwrap();
+        assert_eq!(
+            (told.sequence, names(&told)),
+            (2, vec![(2, None), (1, None)]),
+            "nothing signs under the new one yet"
+        );
+        assert_eq!(told.moving_to([der(2)], at(45), None), None);
+        let until = |second| Some((Fingerprint::of(&der(2)), at(second)));
+        let moved = told.moving_to([der(2)], at(50), until(100)).unwrap();
+        assert_eq!((moved.sequence, names(&moved)), (3, vec![(2, None), (1, Some(100))]));
+        assert_eq!(moved.moving_to([der(2)], at(60), until(200)), None, "looking again does not prolong it");
+        assert!(moved.retired(at(99)).is_empty());
+        let alone = moved.without(&moved.retired(at(100))).unwrap();
+        assert_eq!((alone.sequence, names(&alone)), (4, vec![(2, None)]));
+        assert_eq!(alone.without(&[Fingerprint::of(&der(2))]), None, "the last one is not given up");
+        let newer = |state: &TrustState| {
+            let found = state.find(Fingerprint::of(&der(2)));
+            found.map(|root| (root.since.map(|since| since.0), root.joined))
+        };
+        assert_eq!((newer(&one), newer(&told)), (None, Some((Some(at(40)), Some(2)))));
+        assert_eq!(newer(&moved), Some((Some(at(40)), None)), "it signs: nobody is waited for any more");
+        let back = moved.moving_to([der(1), der(2)], at(70), until(300)).unwrap();
+        assert_eq!((back.sequence, names(&back)), (4, vec![(1, None), (2, None)]));
+    }
+
+    #[test]
+    fn what_the_operator_added_is_not_taken_away_by_a_file() {
+        let one = TrustState::new(1, [der(1)]).with_roots(&[der(7)]).unwrap();
+        let until = |name, second| Some((Fingerprint::of(&der(name)), at(second)));
+        let moved = one.moving_to([der(2)], at(50), until(2, 100)).unwrap();
+        assert_eq!(names(&moved), vec![(2, None), (1, Some(100)), (7, None)]);
+        assert_eq!(moved.moving_to([der(2)], at(60), until(2, 200)), None);
+        let exactly = moved.exactly([der(2), der(7)]).unwrap();
+        assert_eq!(
+            names(&exactly.moving_to([der(3)], at(70), until(3, 300)).unwrap())[2],
+            (7, None),
+            "after a rotation, too"
+        );
     }
 
     #[test]
     fn a_state_is_read_as_it_was_written() {
-        let state = TrustState::new(1, [der(1)]).moving_to([der(2)], at(50), at(100)).unwrap();
+        let state = TrustState::new(1, [der(1)]).with_roots(&[der(9)]).unwrap();
+        let state = state.moving_to([der(2)], at(50), Some((Fingerprint::of(&der(1)), at(100)))).unwrap();
         let text = serde_json::to_string(&state).unwrap();
         assert_eq!(serde_json::from_str::<TrustState>(&text).unwrap(), state);
     }

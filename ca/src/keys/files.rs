@@ -73,6 +73,7 @@ impl FileKeys {
             (KeyPemError::Passphrase, Passphrase::File(passphrase)) => {
                 KeyError::WrongPassphrase { file: path.into(), passphrase: passphrase.clone() }
             }
+            (KeyPemError::Passphrase, Passphrase::Given(_)) => KeyError::Mistyped { file: path.into() },
             (error, _) => unreadable(error),
         })
     }

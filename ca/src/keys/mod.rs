@@ -217,6 +217,12 @@ pub enum KeyError {
         /// The passphrase's file.
         passphrase: PathBuf,
     },
+    /// A passphrase that a person typed.
+    #[error("the passphrase does not open the private key in {}; try again", file.display())]
+    Mistyped {
+        /// The key's file.
+        file: PathBuf,
+    },
     /// A passphrase that cannot be used.
     #[error("the passphrase file {} cannot be used: {what}", file.display())]
     Passphrase {

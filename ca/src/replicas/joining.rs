@@ -88,7 +88,7 @@ pub(crate) async fn open_hierarchy(
             }
             (Standing::First, _) => {
                 let Some(lease) = asker.first().await? else { continue };
-                let outcome = hierarchy::open(records, files, &config.trust_domain, now).await;
+                let outcome = hierarchy::open(records, files, config, now).await;
                 if let Err(error) = records.store().release_lease(&lease).await {
                     tracing::debug!(reason = %process::chain(&error), "the lease of the first start was not given back; it ends by itself");
                 }
@@ -97,7 +97,7 @@ pub(crate) async fn open_hierarchy(
                     outcome => return Ok(outcome?),
                 }
             }
-            _ => match hierarchy::open(records, files, &config.trust_domain, now).await {
+            _ => match hierarchy::open(records, files, config, now).await {
                 Err(error) if patient(&error) => {}
                 outcome => return Ok(outcome?),
             },

@@ -92,7 +92,7 @@ async fn a_plugged_in_root_revokes_as_well() {
     let (folder, plugged) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let hands = Hands::new();
     plug_in_root(plugged.path(), hands.now());
-    let cacerts = Some(CacertsConfig { dir: plugged.path().to_owned() });
+    let cacerts = Some(CacertsConfig { dir: Some(plugged.path().to_owned()), cut_over_to: None });
     let served = Served::start_with(Config { cacerts, ..Config::new(folder.path()) }, &hands).await;
     let old = served.attested(&node("one")).await;
     let first = served.ca.fingerprints().intermediate.fingerprint;

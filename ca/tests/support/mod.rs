@@ -1,6 +1,8 @@
 //! What the CA's tests share: keys, requests, a CA with a clock that the test moves, and clients.
 #![allow(dead_code, unreachable_pub, reason = "each test uses a part of it")]
 
+pub mod workshop;
+
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -52,6 +54,11 @@ impl Hands {
     /// Set back, as by a person.
     pub fn back(&self, by: Duration) {
         self.0.fetch_sub(by.as_secs(), Ordering::SeqCst);
+    }
+
+    pub fn set(&self, moment: SystemTime) {
+        let seconds = moment.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        self.0.store(seconds, Ordering::SeqCst);
     }
 
     pub fn advance(&self, by: Duration) {

@@ -2,7 +2,7 @@
 
 use std::{
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
 use cryptoki::{
@@ -21,6 +21,8 @@ use crate::keys::{KeyError, read_passphrase};
 pub(super) struct Token {
     config: Pkcs11Config,
     open: Mutex<Option<Arc<Open>>>,
+    /// Read by whoever has a session out: the module is let go of when nobody has, since numbers of sessions are given again.
+    out: RwLock<()>,
     /// A PIN that the token has refused: to try it again and again would lock the token.
     refused: Mutex<Option<ring::digest::Digest>>,
 }
@@ -44,6 +46,11 @@ pub(super) enum Fault {
         "it refuses the PIN in {0}; correct the file: it is not tried again as it is, so that the token is not locked"
     )]
     Pin(String),
+    #[error(
+        "one try is left until it locks its PIN, and that one is not made here: check the PIN in {0}, and log in once by another program \
+         (pkcs11-tool --login), which sets the count back"
+    )]
+    LastTry(String),
     #[error(transparent)]
     PinFile(Box<KeyError>),
     #[error("there is no key {name:?} in it any more; restore the token from its backup")]
@@ -56,7 +63,7 @@ pub(super) enum Fault {
 
 impl Token {
     pub(super) fn new(config: Pkcs11Config) -> Self {
-        Self { config, open: Mutex::new(None), refused: Mutex::new(None) }
+        Self { config, open: Mutex::new(None), out: RwLock::new(()), refused: Mutex::new(None) }
     }
 
     pub(super) fn label(&self) -> &str {
@@ -70,21 +77,28 @@ impl Token {
     /// Does something in a session; when that fails for the token's sake, once more on a token that is opened anew.
     pub(super) fn with<T>(&self, act: impl Fn(&Session) -> Result<T, Fault>) -> Result<T, Fault> {
         match self.with_once(&act) {
-            Err(fault) if fault.may_pass() => self.with_once(act),
+            Err(fault) if fault.is_of_the_token() || fault.is_of_the_session() => self.with_once(act),
             outcome => outcome,
         }
     }
 
     /// The same, and never twice: for what must not be done twice.
     pub(super) fn with_once<T>(&self, act: impl Fn(&Session) -> Result<T, Fault>) -> Result<T, Fault> {
+        let out = self.out.read().unwrap_or_else(PoisonError::into_inner);
         let open = self.opened()?;
+        // A session that failed is not used again.
         let outcome = self.session(&open).and_then(|session| {
             let outcome = act(&session)?;
             open.idle.lock().unwrap_or_else(PoisonError::into_inner).push(session);
             Ok(outcome)
         });
-        if outcome.as_ref().is_err_and(Fault::may_pass) {
-            self.close(&open);
+        drop(out);
+        match &outcome {
+            Err(fault) if fault.is_of_the_token() => self.close(&open),
+            Err(fault) if fault.is_of_the_session() => {
+                open.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            }
+            _ => {}
         }
         outcome
     }
@@ -95,7 +109,7 @@ impl Token {
             Some(session) => Ok(session),
             None => {
                 let session = open.module.open_rw_session(open.slot)?;
-                self.log_in(&session)?;
+                self.log_in(open, &session)?;
                 Ok(session)
             }
         }
@@ -133,13 +147,17 @@ impl Token {
         Err(Fault::NoToken(others.join(", ")))
     }
 
-    fn log_in(&self, session: &Session) -> Result<(), Fault> {
+    fn log_in(&self, open: &Open, session: &Session) -> Result<(), Fault> {
         let pin = read_passphrase(&self.config.pin_file).map_err(|error| Fault::PinFile(Box::new(error)))?;
         let digest = ring::digest::digest(&ring::digest::SHA256, &pin);
         let file = || self.config.pin_file.display().to_string();
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         if refused.as_ref().is_some_and(|refused| refused.as_ref() == digest.as_ref()) {
             return Err(Fault::Pin(file()));
+        }
+        // Whoever starts this program again and again, with a PIN that is wrong, is not to lock the token.
+        if open.module.get_token_info(open.slot)?.user_pin_final_try() {
+            return Err(Fault::LastTry(file()));
         }
         let text = String::from_utf8_lossy(&pin).into_owned();
         match session.login(UserType::User, Some(&AuthPin::new(text.into()))) {
@@ -156,8 +174,9 @@ impl Token {
         }
     }
 
-    /// Lets go of everything, so that the next call begins anew; unless somebody has begun already.
+    /// Lets go of everything once nobody has a session out, so that the next call begins anew; unless somebody has begun already.
     fn close(&self, failed: &Arc<Open>) {
+        let _alone = self.out.write().unwrap_or_else(PoisonError::into_inner);
         let mut held = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if held.as_ref().is_some_and(|open| Arc::ptr_eq(open, failed)) {
             *held = None;
@@ -175,7 +194,26 @@ fn finalize(module: Pkcs11) {
 
 impl Fault {
     /// Whether a token that is opened anew may do it.
-    fn may_pass(&self) -> bool {
-        matches!(self, Self::Token(_) | Self::NoKey { .. } | Self::NoToken(_))
+    fn is_of_the_token(&self) -> bool {
+        let Self::Token(Error::Pkcs11(told, _)) = self else { return matches!(self, Self::NoToken(_)) };
+        matches!(
+            told,
+            RvError::DeviceError
+                | RvError::DeviceMemory
+                | RvError::DeviceRemoved
+                | RvError::TokenNotPresent
+                | RvError::TokenNotRecognized
+                | RvError::SlotIdInvalid
+                | RvError::SessionClosed
+                | RvError::SessionHandleInvalid
+                | RvError::UserNotLoggedIn
+                | RvError::CryptokiNotInitialized
+                | RvError::GeneralError
+        )
+    }
+
+    /// Whether another session may do it: this one may have been opened before the key was there.
+    fn is_of_the_session(&self) -> bool {
+        matches!(self, Self::NoKey { .. })
     }
 }
