@@ -111,6 +111,16 @@ impl Domain {
     }
 }
 
+impl Drop for Domain {
+    /// Also when the test fails: a data plane has threads that the runtime would wait for.
+    fn drop(&mut self) {
+        self.shutdown.trigger("the test is over");
+    }
+}
+
+/// What a proxy says for a peer that is refused, or that refuses.
+const NO_ANSWER: [u16; 2] = [502, 503];
+
 /// Waits for credentials of which this holds.
 async fn until(
     credentials: &watch::Receiver<Arc<Credentials>>,
@@ -219,18 +229,18 @@ async fn two_federated_meshes_call_each_other() {
         let (proxy, url) = (proxy.to_owned(), url.clone());
         tokio::task::spawn_blocking(move || curl(&proxy, &url).unwrap().code).await.unwrap()
     };
-    let eventually = async |what: &str, proxy: &str, expected: u16| {
+    let eventually = async |what: &str, proxy: &str, expected: &[u16]| {
         let deadline = tokio::time::Instant::now() + DEADLINE;
         let mut code = ask(proxy).await;
-        while code != expected {
+        while !expected.contains(&code) {
             assert!(tokio::time::Instant::now() < deadline, "{what}: {code}");
             tokio::time::sleep(Duration::from_millis(20)).await;
             code = ask(proxy).await;
         }
     };
 
-    // Strangers, until each believes the other.
-    assert_eq!(ask(&caller_proxy).await, 503);
+    // Strangers, until each believes the other: no answer comes.
+    assert!(NO_ANSWER.contains(&ask(&caller_proxy).await));
     one.believe(&two).await;
     two.believe(&one).await;
     let knows = |domain: &Domain| {
@@ -243,7 +253,7 @@ async fn two_federated_meshes_call_each_other() {
         until(credentials, "the bundle of two", knows(&two)).await;
     }
     until(&reviews, "the bundle of one", knows(&one)).await;
-    eventually("a call over the border", &caller_proxy, 200).await;
+    eventually("a call over the border", &caller_proxy, &[200]).await;
     // A namespace in a policy is one of the own trust domain, however the other names its own.
     assert_eq!(ask(&other_proxy).await, 403);
 
@@ -274,7 +284,7 @@ async fn two_federated_meshes_call_each_other() {
         bundle.is_some_and(|bundle| bundle.roots().eq([&certificate]))
     })
     .await;
-    eventually("a call after the rotation", &caller_proxy, 200).await;
+    eventually("a call after the rotation", &caller_proxy, &[200]).await;
     assert_eq!(ask(&other_proxy).await, 403);
 
     // What one takes back, two refuses once it has heard: the caller's proxy shows its last certificate for as long as it has one.
@@ -290,7 +300,7 @@ async fn two_federated_meshes_call_each_other() {
         now.revocations().lists().any(|list| list.trust_domain().as_str() == "one.example" && !list.is_empty())
     })
     .await;
-    eventually("a caller that its own trust domain has revoked", &caller_proxy, 503).await;
+    eventually("a caller that its own trust domain has revoked", &caller_proxy, &NO_ANSWER).await;
     assert_eq!(ask(&other_proxy).await, 403, "who is not revoked is still who it is");
 
     two.stop().await;
