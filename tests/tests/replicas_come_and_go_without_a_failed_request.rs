@@ -300,7 +300,7 @@ fn replicas_come_and_go_without_a_failed_request() {
     let bundles = runtime.block_on(Client::new(&three, pin, CLIENTS)).credentials.bundles().clone();
     let mut issuers = BTreeSet::new();
     for chain in issued.iter() {
-        let svid = verify_peer(chain, &bundles, Side::Client, SystemTime::now());
+        let svid = verify_peer(chain, &bundles, Side::Client, clock::now());
         assert!(svid.is_ok(), "{:?}", svid.err());
         issuers.insert(Fingerprint::of(&chain[1]));
         let serial = serial(&chain[0]);

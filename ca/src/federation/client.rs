@@ -255,7 +255,7 @@ async fn fetch(client: &WebClient, url: &HttpsUrl, etag: Option<&str>) -> Result
             outcome => return Ok(outcome?),
         }
     }
-    Err(FederationError::Redirects { url: url.clone(), at })
+    Err(FederationError::Redirects { url: Box::new(url.clone()), at: Box::new(at) })
 }
 
 async fn read_file(path: &Path) -> Result<Vec<u8>, FederationError> {
@@ -313,9 +313,9 @@ pub enum FederationError {
     #[error("{url} redirects more than {REDIRECTS} times, the last time to {at}; configure the final URL")]
     Redirects {
         /// What was to be fetched.
-        url: HttpsUrl,
+        url: Box<HttpsUrl>,
         /// Where the last answer led.
-        at: HttpsUrl,
+        at: Box<HttpsUrl>,
     },
     /// What came is not a bundle.
     #[error(transparent)]

@@ -6,6 +6,7 @@ use super::{HierarchyError, trust::TrustedRoot};
 use crate::{
     config::Config,
     records::{Lineage, Records, family, prefix, read},
+    rotation::Note,
 };
 
 /// What is known of those who verify.
@@ -34,7 +35,11 @@ impl Heard {
             }
         }
         // Clients of the CSR API look at the roots when they renew, federated trust domains by the refresh hint.
-        let clients = records.unreported().await?.filter(|noted| noted.until > now).map(|noted| noted.timed().bundle);
+        let clients = records
+            .unreported(Note::Certificates)
+            .await?
+            .filter(|noted| noted.until > now)
+            .map(|noted| noted.timed().bundle);
         let federated =
             config.bundle_endpoint.as_ref().map(|endpoint| endpoint.refresh_hint + endpoint.refresh_hint / 4);
         Ok(Self { nodes, silent: clients.max(federated).unwrap_or_default() })

@@ -40,7 +40,7 @@ pub(crate) use self::{
     gate::{Standing, Wait, Why},
     machine::{Action, NotAborted, NotForced},
     parties::{Class, Limits, Observations, Observed, Party, Report, Role, Timed, Trust},
-    records::Adopted,
+    records::{Adopted, Note},
     state::{Anchor, Kind, Phase, Rotation},
 };
 

@@ -44,7 +44,8 @@ struct Agent {
 }
 
 /// `None`: the agent does not answer for them.
-type Lists = watch::Receiver<Option<Result<Vec<Secret>, Status>>>;
+type Said = Option<Result<Vec<Secret>, Status>>;
+type Lists = watch::Receiver<Said>;
 
 #[tonic::async_trait]
 impl SecretDiscoveryService for Agent {
@@ -135,7 +136,7 @@ fn clock() -> sds::Clock {
 }
 
 /// No lists, and the agent says so.
-fn none() -> (watch::Sender<Option<Result<Vec<Secret>, Status>>>, Lists) {
+fn none() -> (watch::Sender<Said>, Lists) {
     watch::channel(Some(Ok(Vec::new())))
 }
 
