@@ -94,7 +94,8 @@ async fn every_metric_is_there_under_its_name() {
 async fn who_asks_for_too_much_is_told_when_to_come_back() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = Config::new(folder.path().join("ca"));
-    config.limits.certificates = Limit { per_minute: 6, burst: 2 };
+    // One of the three is for its attestation.
+    config.limits.certificates = Limit { per_minute: 6, burst: 3 };
     let served = Served::start_with(config, &Hands::new()).await;
     let one = node("n1");
     let svid = served.attested(&one).await;

@@ -87,7 +87,7 @@ async fn a_node_gets_what_is_registered_for_it_and_nothing_else() {
     assert!(record.iter().all(|record| record.caller == node("one").to_string()));
     let too_many = (0..1001).map(|_| v1::IssueWorkload::default()).collect();
     let status = served.client(&one).issue_workloads(v1::IssueWorkloadsRequest { items: too_many }).await.unwrap_err();
-    assert_eq!(status.code(), Code::ResourceExhausted);
+    assert_eq!(status.code(), Code::InvalidArgument);
     served.stop().await;
 }
 

