@@ -121,7 +121,7 @@ fn of_a_ca_that_runs() {
     let id = "spiffe://cluster.local/ns/alcazar-system/sa/alcazar-ca";
     let listed = words(&said);
     let (first, entries) = listed.split_once('\n').unwrap();
-    assert_eq!(first, "ENTRY ISSUED UNTIL IDENTITY SERIAL CALLER");
+    assert_eq!(first, "ENTRY KIND ISSUED UNTIL IDENTITY SERIAL CALLER");
     // The certificate that the CA serves with.
     let own = format!(" <time> <time> {id} <hex> ca");
     assert!(entries.lines().any(|entry| entry.ends_with(&own)), "{said}");

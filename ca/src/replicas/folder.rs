@@ -71,8 +71,11 @@ impl DataFolder {
             Err(TryLockError::Error(source)) => return Err(io("lock", &path)(source)),
         }
         let path = dir.join(REPLICA);
-        let replica = match fs::read_to_string(&path) {
-            Ok(text) => text.trim_end().parse().map_err(|source| DataFolderError::Id { path, source })?,
+        let replica = match fs::read(&path) {
+            Ok(text) => String::from_utf8_lossy(&text)
+                .trim_end()
+                .parse()
+                .map_err(|source| DataFolderError::Id { path, source })?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let id = ReplicaId::random()?;
                 write_atomic(&path, format!("{id}\n").as_bytes(), 0o600).map_err(io("write", &path))?;
