@@ -6,6 +6,7 @@
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
@@ -64,10 +65,22 @@ fn is_ours(leader: u32, started: u64, workload: &str) -> bool {
     entries
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok())
         .filter(|pid| Process::read(*pid).is_some_and(|process| process.group == leader))
-        .any(|pid| {
-            fs::read(format!("/proc/{pid}/environ"))
-                .is_ok_and(|environment| environment.split(|byte| *byte == 0).any(|one| one == mark.as_bytes()))
-        })
+        .any(|pid| environment(pid).split(|byte| *byte == 0).any(|one| one == mark.as_bytes()))
+}
+
+/// The environment that a process was started with; empty where it is gone or has none.
+///
+/// A process that is just becoming another program has none for a moment, so an empty one is looked at again.
+fn environment(pid: u32) -> Vec<u8> {
+    const LOOKS: u32 = 20;
+    for _ in 0..LOOKS {
+        match fs::read(format!("/proc/{pid}/environ")) {
+            Ok(environment) if environment.is_empty() => std::thread::sleep(Duration::from_millis(1)),
+            Ok(environment) => return environment,
+            Err(_) => break,
+        }
+    }
+    Vec::new()
 }
 
 /// What the system says of a process.
