@@ -11,7 +11,7 @@ use alcazar_yaml::SourceFile;
 use libfuzzer_sys::fuzz_target;
 
 static COMPILED: LazyLock<Compiled> = LazyLock::new(|| {
-    let file = SourceFile::new("shop.yaml", include_str!("../../crates/policy/tests/policies/shop.yaml"));
+    let file = SourceFile::new("shop.yaml", include_str!("../../crates/policy/tests/policy/policies/shop.yaml"));
     let policy = Policy::from_files(&[file], &Settings::default()).expect("the sample is right");
     let labels = BTreeMap::from([("version".to_owned(), "v2".to_owned())]);
     let services =

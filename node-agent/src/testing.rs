@@ -1,6 +1,6 @@
 //! The CA in memory, and a clock that follows tokio's: weeks pass in milliseconds.
 
-#[path = "../tests/support/ca.rs"]
+#[path = "../tests/agent/support/ca.rs"]
 #[allow(unreachable_pub, dead_code, reason = "shared with the scenario tests")]
 pub(crate) mod ca;
 

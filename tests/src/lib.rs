@@ -1,8 +1,8 @@
 //! Scenarios over real processes and real clients, and the kit they are written with.
 //!
 //! ```text
-//!   tests/<a sentence>.rs ─▶ Mesh (a real `alcazar up`) ─▶ curl, openssl, gRPC clients
-//!                          └▶ Process (any of the binaries) ─▶ its log, its exit status
+//!   tests/scenarios/<a sentence>.rs ─▶ Mesh (a real `alcazar up`) ─▶ curl, openssl, gRPC clients
+//!                                    └▶ Process (any of the binaries) ─▶ its log, its exit status
 //! ```
 //!
 //! Invariants:
@@ -24,6 +24,7 @@ mod mesh;
 mod origin;
 mod process;
 mod tunnel;
+mod turn;
 mod wait;
 
 pub use binaries::binary;
@@ -37,4 +38,5 @@ pub use mesh::{Mesh, Workload};
 pub use origin::{EchoServer, HttpOrigin};
 pub use process::Process;
 pub use tunnel::Tunnel;
+pub use turn::{Turn, turn};
 pub use wait::{DEADLINE, until};

@@ -7,6 +7,8 @@ use std::{
     path::{Path, PathBuf},
     str::FromStr,
     sync::{Mutex, PoisonError},
+    thread,
+    time::Duration,
 };
 
 use alcazar_service::files::write_atomic;
@@ -57,7 +59,8 @@ pub(crate) struct DataFolder {
 }
 
 impl DataFolder {
-    /// Takes a folder, which is there, for this process alone. Blocks for the disk, and never for another process.
+    /// Takes a folder, which is there, for this process alone. Blocks for the disk, and for another process no longer than a
+    /// moment.
     pub(crate) fn take(dir: &Path) -> Result<Self, DataFolderError> {
         let path = dir.join(LOCK);
         let io = |doing, path: &Path| {
@@ -65,7 +68,7 @@ impl DataFolder {
             move |source| DataFolderError::Io { doing, path, source }
         };
         let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(io("open", &path))?;
-        match file.try_lock() {
+        match try_lock(&file) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(DataFolderError::InUse(dir.into())),
             Err(TryLockError::Error(source)) => return Err(io("lock", &path)(source)),
@@ -91,6 +94,21 @@ impl DataFolder {
         self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 }
+
+/// Another program that this process starts holds the locked files of this one until it has become that program: a moment
+/// is no reason to say that a folder is in use.
+fn try_lock(file: &File) -> Result<(), TryLockError> {
+    for _ in 0..LOCK_TRIES {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => thread::sleep(LOCK_PAUSE),
+            outcome => return outcome,
+        }
+    }
+    file.try_lock()
+}
+
+const LOCK_TRIES: u32 = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 /// Why a data folder is not this process's.
 #[derive(Debug, Error)]

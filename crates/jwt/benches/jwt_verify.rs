@@ -1,7 +1,7 @@
 //! The time to read and verify one token, by algorithm.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark stops at the first surprise")]
 
-#[path = "../tests/support/mod.rs"]
+#[path = "../tests/jwt/support/mod.rs"]
 mod support;
 
 use std::hint::black_box;

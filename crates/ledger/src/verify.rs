@@ -17,6 +17,7 @@ use crate::{
         LOCK, MARK,
         disk::{expect, header, tree_header},
         scan::{Scan, scan},
+        try_lock,
     },
     segment::{Layout, entries_file, tree_file},
     state::State,
@@ -81,7 +82,7 @@ pub fn verify_files_at(dir: impl AsRef<Path>, describe: Describe, early: u64) ->
     let dir = dir.as_ref();
     // A copy may have no lock, or be on a disk that is not written to.
     let lock = File::open(dir.join(LOCK)).ok();
-    if let Some(Err(TryLockError::WouldBlock)) = lock.as_ref().map(File::try_lock) {
+    if let Some(Err(TryLockError::WouldBlock)) = lock.as_ref().map(try_lock) {
         return Err(OpenError::Locked { path: dir.to_owned() });
     }
     let first = entries_file(dir, 0);

@@ -13,7 +13,7 @@
     reason = "a benchmark stops at the first surprise, and criterion's macros write no documentation"
 )]
 
-#[path = "../tests/common/mod.rs"]
+#[path = "../tests/mtls/common/mod.rs"]
 mod common;
 
 use alcazar_mtls::{Clients, Expected, Side, verify_peer};

@@ -10,6 +10,8 @@ use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 use self::scan::{Scan, scan};
@@ -218,12 +220,27 @@ fn lock(dir: &Path) -> Result<File, OpenError> {
     let path = dir.join(LOCK);
     let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
     let file = file.map_err(OpenError::io("open", &path))?;
-    match file.try_lock() {
+    match try_lock(&file) {
         Ok(()) => Ok(file),
         Err(fs::TryLockError::WouldBlock) => Err(OpenError::Locked { path: dir.to_owned() }),
         Err(fs::TryLockError::Error(source)) => Err(OpenError::Io { doing: "lock", path, source }),
     }
 }
+
+/// Another program that this process starts holds the locked files of this one until it has become that program: a moment
+/// is no reason to say that a log is in use.
+pub(crate) fn try_lock(file: &File) -> Result<(), fs::TryLockError> {
+    for _ in 0..LOCK_TRIES {
+        match file.try_lock() {
+            Err(fs::TryLockError::WouldBlock) => thread::sleep(LOCK_PAUSE),
+            outcome => return outcome,
+        }
+    }
+    file.try_lock()
+}
+
+const LOCK_TRIES: u32 = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 /// The name of the file that one process locks.
 pub(crate) const LOCK: &str = "lock";

@@ -26,6 +26,7 @@ const BOOKS: &[u8] = b"\0books";
 const CACHE: u64 = 16 << 20;
 
 const UNLOCK_TRIES: u32 = 1000;
+const LOCK_TRIES: u32 = 20;
 const UNLOCK_PAUSE: Duration = Duration::from_millis(5);
 
 /// The open files of a store. Every call blocks.
@@ -357,11 +358,23 @@ fn lock(folder: &Path) -> Result<File, StoreError> {
         .write(true)
         .open(&path)
         .map_err(|error| StoreError::io("create", &path, error))?;
-    match file.try_lock() {
+    match try_lock(&file) {
         Ok(()) => Ok(file),
         Err(fs::TryLockError::WouldBlock) => Err(StoreError::Locked { path: folder.into() }),
         Err(fs::TryLockError::Error(error)) => Err(StoreError::io("lock", path, error)),
     }
+}
+
+/// Another program that this process starts holds the locked files of this one until it has become that program: a moment
+/// is no reason to say that a store is in use.
+fn try_lock(file: &File) -> Result<(), fs::TryLockError> {
+    for _ in 0..LOCK_TRIES {
+        match file.try_lock() {
+            Err(fs::TryLockError::WouldBlock) => thread::sleep(UNLOCK_PAUSE),
+            outcome => return outcome,
+        }
+    }
+    file.try_lock()
 }
 
 fn trouble(db_path: &Path, error: sled::Error) -> StoreError {

@@ -1,0 +1,10 @@
+//! What is taken back is issued no more and is told to every node, signed; what is given back is new.
+#![allow(clippy::print_stderr, reason = "one of them measures")]
+
+mod certificates;
+mod crls;
+mod crowd;
+mod hands;
+mod identities;
+mod intermediates;
+mod records;

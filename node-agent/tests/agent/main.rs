@@ -1,0 +1,13 @@
+//! The agent as workloads and the CA see it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test stops at the first surprise"
+)]
+
+mod support;
+
+mod envoy_reads_its_certificate;
+mod workloads_are_served_over_sds;

@@ -1,0 +1,15 @@
+//! What CAs share by a real etcd and a real Kubernetes API.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test stops at the first surprise"
+)]
+
+mod a_real_api_server_vouches_for_callers;
+mod replicas_share_an_etcd;
+mod replicas_share_the_secrets_of_a_cluster;
+mod service_accounts_have_secrets;
+mod store_conforms_on_etcd;
+mod store_conforms_on_kubernetes;

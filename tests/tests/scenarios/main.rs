@@ -1,0 +1,26 @@
+//! Whole meshes of real processes, one at a time: most of them are under load, and a few promise a time.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test stops at the first surprise"
+)]
+
+mod a_damaged_store_is_never_replaced;
+mod a_policy_edit_takes_effect_within_a_second;
+mod a_revoked_identity_is_cut_off_everywhere;
+mod an_offline_root_signs_two_clusters;
+mod bad_mesh_starts_nothing;
+mod certificates_rotate_under_load_without_a_failed_request;
+mod commands_are_supervised;
+mod components_run_as_separate_processes;
+mod explain_speaks_like_the_proxy;
+mod kill_nine_and_restart_keep_the_root;
+mod own_services_join_the_mesh;
+mod replicas_come_and_go_without_a_failed_request;
+mod root_and_intermediate_rotate_under_load_without_a_failed_request;
+mod second_instance_is_refused;
+mod strangers_are_refused;
+mod two_federated_meshes_call_each_other;
+mod up_runs_the_sample;
