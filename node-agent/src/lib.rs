@@ -29,6 +29,7 @@ mod agent;
 mod authority;
 mod chance;
 mod config;
+mod connection;
 mod issued;
 mod keys;
 mod link;

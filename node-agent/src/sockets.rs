@@ -11,10 +11,11 @@ use std::sync::Arc;
 use alcazar_api::envoy::secret::secret_discovery_service_server::SecretDiscoveryServiceServer;
 use alcazar_service::Shutdown;
 use futures::{Stream, stream};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixListener;
 use tokio::sync::watch;
 
 use crate::adoption::Clients;
+use crate::connection::Connection;
 use crate::registry::{Registry, Served};
 use crate::sds::SdsService;
 use crate::selector::{SHARED_SOCKET, SocketName};
@@ -112,15 +113,28 @@ impl Drop for Bound {
 }
 
 impl Bound {
-    /// Serves SDS on it until the shutdown.
+    /// Serves SDS on it until the shutdown. Then its streams end; a client that does not let go of its connection loses it.
     pub(crate) async fn serve(mut self, service: SdsService, shutdown: Shutdown) {
         let Some(listener) = self.listener.take() else { return };
         let service = SecretDiscoveryServiceServer::new(service).max_decoding_message_size(MAX_REQUEST);
-        let served = tonic::transport::Server::builder()
+        let cut = Shutdown::new();
+        let serving = tonic::transport::Server::builder()
             .max_concurrent_streams(MAX_STREAMS)
             .add_service(service)
-            .serve_with_incoming_shutdown(incoming(listener), shutdown.cancelled())
-            .await;
+            .serve_with_incoming_shutdown(incoming(listener, cut.clone()), shutdown.cancelled());
+        tokio::pin!(serving);
+        let late = async {
+            shutdown.cancelled().await;
+            tokio::time::sleep(LAST_WORDS).await;
+        };
+        let served = tokio::select! {
+            served = &mut serving => served,
+            () = late => {
+                tracing::warn!(socket = %self.path.display(), "clients do not let go of a socket that is served no more; they are cut off");
+                cut.trigger("the socket is served no more");
+                serving.await
+            }
+        };
         if let Err(error) = served {
             tracing::error!(socket = %self.path.display(), error = %alcazar_service::process::chain(&error), "a socket is served no more");
         }
@@ -128,11 +142,11 @@ impl Bound {
 }
 
 /// The connections of a socket. It never ends: when the system has no more descriptors it waits for some.
-fn incoming(listener: UnixListener) -> impl Stream<Item = io::Result<UnixStream>> {
-    stream::unfold(listener, |listener| async move {
+fn incoming(listener: UnixListener, cut: Shutdown) -> impl Stream<Item = io::Result<Connection>> {
+    stream::unfold((listener, cut), |(listener, cut)| async move {
         loop {
             match listener.accept().await {
-                Ok((connection, _)) => return Some((Ok(connection), listener)),
+                Ok((stream, _)) => return Some((Ok(Connection::new(stream, cut.clone())), (listener, cut))),
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection on a socket; trying again in {PAUSE:?}");
                     tokio::time::sleep(PAUSE).await;
@@ -339,7 +353,9 @@ const MAX_REQUEST: usize = 256 * 1024;
 const MAX_STREAMS: u32 = 256;
 /// How long to wait when a connection cannot be accepted.
 const PAUSE: std::time::Duration = std::time::Duration::from_millis(500);
-/// How long a closing socket waits for its streams, which end at once.
+/// How long a client has to take what it is told last.
+const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(1);
+/// How long a closing socket waits for its streams, which end at once, and for its connections.
 const DRAIN: std::time::Duration = std::time::Duration::from_secs(2);
 
 #[cfg(test)]

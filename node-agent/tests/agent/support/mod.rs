@@ -14,13 +14,13 @@ use alcazar_api::ca::v1::certificate_authority_server::{CertificateAuthority, Ce
 use alcazar_api::ca::v1::revocation_server::{Revocation, RevocationServer};
 use alcazar_mtls::grpc::{ALPN, PeerInfo, incoming, server};
 use alcazar_mtls::{Acceptor, Clients};
-use alcazar_node_agent::{Agent, Config, RegistrationStatus, Status as AgentStatus};
+use alcazar_node_agent::{Agent, Config, RegistrationStatus, RunError, Status as AgentStatus};
 use alcazar_service::{Readiness, Shutdown, clock};
 use ca::{Ca, TRUST_DOMAIN};
 use futures::{Stream, StreamExt};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio_stream::wrappers::WatchStream;
 use tonic::{Request, Response, Status};
 
@@ -210,14 +210,16 @@ impl Home {
         let agent = Agent::open(config, clock::system()).await.unwrap();
         let (status, readiness, shutdown) = (agent.status(), Readiness::new(), Shutdown::new());
         let (ready, end) = (readiness.clone(), shutdown.clone());
-        shutdown.spawn("agent", async move { agent.run(end, ready).await.unwrap() });
-        Running { status, shutdown }
+        let (over, outcome) = oneshot::channel();
+        shutdown.spawn("agent", async move { drop(over.send(agent.run(end, ready).await)) });
+        Running { status, outcome, shutdown }
     }
 }
 
 /// An agent at work.
 pub(crate) struct Running {
     pub(crate) status: watch::Receiver<Arc<AgentStatus>>,
+    outcome: oneshot::Receiver<Result<(), RunError>>,
     shutdown: Shutdown,
 }
 
@@ -240,6 +242,7 @@ impl Running {
     pub(crate) async fn stop(self) {
         self.shutdown.trigger("test");
         self.shutdown.finished(PATIENCE).await.unwrap();
+        self.outcome.await.unwrap().unwrap();
     }
 }
 
