@@ -58,6 +58,7 @@ mod serving;
 mod signer;
 mod status;
 mod storage;
+mod store_health;
 mod token;
 
 pub use admission::{Limit, Limits};

@@ -73,6 +73,7 @@ impl Ca {
         for family in [family::REGISTRATIONS, family::NODES] {
             shutdown.spawn("changes of other replicas", self.clone().follow_changes(family, shutdown.clone()));
         }
+        shutdown.spawn("health of the store", self.clone().watch_store(readiness.part("store"), shutdown.clone()));
         let replicas = readiness.part("replicas");
         shutdown.spawn("presence of this replica", self.clone().keep_presence(replicas, shutdown.clone()));
         let ledgers = readiness.part("ledgers of the replicas");

@@ -14,9 +14,12 @@
 
 mod authority;
 mod binaries;
+mod ca;
 mod clients;
 mod components;
+mod disk;
 mod etcd;
+mod etcd_cluster;
 mod grpc;
 mod kubernetes;
 mod load;
@@ -28,9 +31,12 @@ mod turn;
 mod wait;
 
 pub use binaries::binary;
+pub use ca::CaProcess;
 pub use clients::{Answer, Curl, curl, openssl_s_client};
 pub use components::{free_port, passed_over, tool};
+pub use disk::SmallDisk;
 pub use etcd::Etcd;
+pub use etcd_cluster::EtcdCluster;
 pub use grpc::{Greeter, greet_by_connect, greet_by_prior_knowledge};
 pub use kubernetes::Kubernetes;
 pub use load::Load;

@@ -4,6 +4,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use alcazar_ledger::Health;
 use alcazar_service::{Metrics, Part, Shutdown, process};
+use alcazar_store::SledStore;
 
 use crate::{ca::Ca, run::RunError};
 
@@ -11,7 +12,7 @@ impl Ca {
     /// Tells how the ledger is until the end. Where it, or the store on this disk, stopped, only a start helps: says why, once
     /// everything else has been told to end.
     pub(crate) async fn watch_disk(self, part: Part, shutdown: Shutdown) -> Result<(), RunError> {
-        let ledger = &self.0.ledger;
+        let (ledger, shared) = (&self.0.ledger, self.0.config.store.is_shared());
         let mut fork = ledger.fork.subscribe();
         let mut store_stopped = self.0.store.stopped();
         let mut said = None;
@@ -19,9 +20,10 @@ impl Ca {
             let health = ledger.health();
             let forked = fork.borrow_and_update().clone();
             match (&health, forked) {
-                (Health::Running, None) => match low(ledger.log.dir()) {
-                    None => part.ready(),
-                    Some(low) => part.degraded(low),
+                (Health::Running, None) => match room(ledger.log.dir()) {
+                    Some(room) if room < SledStore::ROOM && !shared => part.not_ready(low(ledger.log.dir(), room)),
+                    Some(room) if room < LOW => part.degraded(low(ledger.log.dir(), room)),
+                    _ => part.ready(),
                 },
                 (Health::Running, Some(reason)) => part.not_ready(reason),
                 (Health::Refused(reason), _) => {
@@ -65,15 +67,14 @@ fn room(dir: &Path) -> Option<u64> {
 }
 
 /// What is to be said where little room is left.
-fn low(dir: &Path) -> Option<String> {
-    let room = room(dir).filter(|room| *room < LOW)?;
+fn low(dir: &Path, room: u64) -> String {
     let (mib, dir) = (room >> 20, dir.display());
-    Some(format!("{mib} MiB are left on the disk of {dir}; when there is no room, nothing is issued"))
+    format!("{mib} MiB are left on the disk of {dir}; when there is no room, nothing is issued")
 }
 
 /// 1.5 million certificates, at 700 bytes each.
 const LOW: u64 = 1 << 30;
-const LOOK: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_secs(5);
 
 /// Counts what there is, and tells whether more can be.
 pub(super) fn measure(metrics: &Metrics, log: &Arc<alcazar_ledger::Ledger>) {

@@ -28,6 +28,19 @@ pub enum StoreError {
         /// What the disk said.
         source: Arc<io::Error>,
     },
+    /// There is no room on its disk. Nothing was written; what is there is read, and it goes on by itself when there is room.
+    #[error(
+        "there is no room for the store {}: {free} bytes are left on its disk, and it writes nothing with less than {needed}",
+        path.display()
+    )]
+    DiskFull {
+        /// Its folder.
+        path: PathBuf,
+        /// How much is left, in bytes.
+        free: u64,
+        /// How much it wants to see left.
+        needed: u64,
+    },
     /// It stopped after an earlier failure and will not answer until it is opened again.
     #[error("the store stopped after an earlier failure and must be opened again")]
     Stopped {

@@ -260,7 +260,7 @@ async fn of_two_replicas_that_see_one_join_token_at_once_one_admits_its_bearer()
     let one = Served::start(config("one"), &hands).await;
     copy(&folder.path().join("one/hierarchy"), &folder.path().join("two/hierarchy"));
     let two = Served::start(config("two"), &hands).await;
-    for round in 0..10 {
+    for round in 0..40 {
         let node = format!("spiffe://cluster.local/node/local/n{round}").parse().unwrap();
         let (token, _) = one.ca.create_join_token(&node, None).await.unwrap();
         let evidence = || Evidence::JoinToken(token.reveal().to_string());

@@ -8,6 +8,7 @@
 )]
 
 mod a_real_api_server_vouches_for_callers;
+mod a_store_that_is_away_refuses_clearly;
 mod replicas_share_an_etcd;
 mod replicas_share_the_secrets_of_a_cluster;
 mod service_accounts_have_secrets;

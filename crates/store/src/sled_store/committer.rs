@@ -59,6 +59,8 @@ pub(super) struct Committer {
     stopped: Option<StoreError>,
     /// Says so to whoever waits for it. Goes with the thread, however that ends.
     failed: watch::Sender<Option<StoreError>>,
+    /// Whether the last commit found no room.
+    full: bool,
     pending: Pending,
     history: History,
     feeds: Vec<Feed>,
@@ -85,6 +87,7 @@ impl Committer {
             disk,
             stopped: None,
             failed,
+            full: false,
             pending,
             history: History { floor: revision, ..History::default() },
             feeds: Vec::new(),
@@ -204,10 +207,20 @@ impl Committer {
         let durable = if changes.is_empty() { Ok(()) } else { self.disk.commit(&changes, revision) };
         match &durable {
             Ok(()) => {
+                if !events.is_empty() && std::mem::take(&mut self.full) {
+                    tracing::info!("the store has room again");
+                }
                 for event in &events {
                     self.feeds.retain(|feed| feed.offer(event));
                 }
                 self.history.extend(events);
+            }
+            Err(error @ StoreError::DiskFull { .. }) => {
+                // What was decided is forgotten.
+                self.pending.revision = self.disk.revision();
+                if !std::mem::replace(&mut self.full, true) {
+                    tracing::error!(%error, "nothing is written to the store until there is room again");
+                }
             }
             Err(error) => {
                 tracing::error!(error = %crate::error::chain(error), "the store stopped: a commit failed");

@@ -25,6 +25,9 @@ const BOOKS: &[u8] = b"\0books";
 /// sled's page cache, in bytes. Values are small and hot ones few.
 const CACHE: u64 = 16 << 20;
 
+/// What must be left on the disk before anything is written: several of the largest commits, and what sled keeps beside them.
+pub(super) const ROOM: u64 = 16 << 20;
+
 const UNLOCK_TRIES: u32 = 1000;
 const LOCK_TRIES: u32 = 20;
 const UNLOCK_PAUSE: Duration = Duration::from_millis(5);
@@ -148,12 +151,14 @@ impl Disk {
         })?
     }
 
-    /// Makes all `changes` durable together: after `Ok` they survive anything, after `Err` nobody knows.
+    /// Makes all `changes` durable together: after `Ok` they survive anything, after [`StoreError::DiskFull`] nothing was
+    /// written, after any other error nobody knows.
     pub(super) fn commit(
         &mut self,
         changes: &BTreeMap<Key, Option<Entry>>,
         revision: Revision,
     ) -> Result<(), StoreError> {
+        self.check_room()?;
         let mut books = Books { revision, tally: self.books.tally };
         let mut batch = sled::Batch::default();
         for (key, change) in changes {
@@ -177,6 +182,18 @@ impl Disk {
         self.mark.raise(revision)?;
         self.books = books;
         Ok(())
+    }
+
+    /// sled does not bear a disk that refuses it in the middle of a write, so it is given nothing that may not fit.
+    fn check_room(&self) -> Result<(), StoreError> {
+        // Where the system does not say, the disk itself will.
+        let Ok(disk) = rustix::fs::fstatvfs(&self.log) else { return Ok(()) };
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        if free >= ROOM {
+            return Ok(());
+        }
+        let path = self.db_path.parent().unwrap_or(&self.db_path).to_owned();
+        Err(StoreError::DiskFull { path, free, needed: ROOM })
     }
 
     /// sled puts very large pages into files of their own, and syncs those neither. Mostly there are none.

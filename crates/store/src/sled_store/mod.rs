@@ -33,6 +33,9 @@ pub struct SledStore {
 }
 
 impl SledStore {
+    /// What must be left on its disk, in bytes: with less it writes nothing ([`StoreError::DiskFull`]).
+    pub const ROOM: u64 = disk::ROOM;
+
     /// Opens the store in the folder `path`, making it if there is none, and checks every record of it.
     ///
     /// Blocks on the disk: at a process's start, or inside `spawn_blocking`.

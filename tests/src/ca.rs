@@ -1,0 +1,254 @@
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use alcazar_api::ca::v1::{
+    self, administration_client::AdministrationClient, attest_node_request::Evidence,
+    certificate_authority_client::CertificateAuthorityClient, issue_workload_result::Outcome,
+    ledger_client::LedgerClient,
+};
+use alcazar_identity::{
+    CertificateDer, Credentials, Fingerprint, SpiffeId, SvidKey, TrustBundles, TrustDomain, X509Svid,
+};
+use alcazar_mtls::{Connector, Expected, grpc};
+use alcazar_service::clock;
+use anyhow::{Context, Result, ensure};
+use rcgen::{CertificateParams, KeyPair};
+use tokio::sync::watch;
+use tonic::Status;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::{Answer, Curl, DEADLINE, Process, SmallDisk, binary, free_port, until};
+
+/// A CA as a process of its own, as its operator and its nodes know it.
+#[derive(Debug)]
+pub struct CaProcess {
+    process: Process,
+    home: PathBuf,
+    /// Where its data folder is for others.
+    data: PathBuf,
+    port: u16,
+    admin: u16,
+}
+
+impl CaProcess {
+    /// Starts one with its files in `home`; `more` is added to its configuration.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(home: &Path, more: &str) -> Result<Self> {
+        let data = home.join("data");
+        let (port, admin) = Self::configure(home, &data, more)?;
+        let process = Self::run(home, Command::new(binary("alcazar-ca")?))?;
+        Ok(Self { process, home: home.to_owned(), data, port, admin })
+    }
+
+    /// Starts one with its data on this disk.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_on(disk: &SmallDisk, home: &Path, more: &str) -> Result<Self> {
+        let (port, admin) = Self::configure(home, &disk.path().join("data"), more)?;
+        let process = Self::run(home, disk.command(&binary("alcazar-ca")?))?;
+        Ok(Self { process, home: home.to_owned(), data: disk.seen().join("data"), port, admin })
+    }
+
+    /// Starts it again on the disk where it was, after it ended.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_again_on(&mut self, disk: &SmallDisk) -> Result<()> {
+        self.process = Self::run(&self.home, disk.command(&binary("alcazar-ca")?))?;
+        Ok(())
+    }
+
+    fn configure(home: &Path, data: &Path, more: &str) -> Result<(u16, u16)> {
+        let (port, admin) = (free_port()?, free_port()?);
+        let text = format!("dataDir: {}\nlisten: 127.0.0.1:{port}\nadmin: 127.0.0.1:{admin}\n{more}", data.display());
+        fs::write(home.join("ca.yaml"), text)?;
+        Ok((port, admin))
+    }
+
+    fn run(home: &Path, mut command: Command) -> Result<Process> {
+        command.arg("--config").arg(home.join("ca.yaml"));
+        Process::start(command, &home.join("ca.log"))
+    }
+
+    /// The process.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// What it says of its readiness.
+    ///
+    /// # Errors
+    /// When curl cannot be started.
+    pub fn readiness(&self) -> Result<Answer> {
+        Curl::default().get(&format!("http://127.0.0.1:{}/readyz", self.admin))
+    }
+
+    /// Waits until it is ready.
+    ///
+    /// # Errors
+    /// When it is not by the deadline; the error has its log.
+    pub fn wait_ready(&self) -> Result<()> {
+        let ready = || self.readiness().is_ok_and(|answer| answer.code == 200);
+        until("readiness of the CA", DEADLINE, || ready().then_some(())).with_context(|| self.process.log())
+    }
+
+    /// The operator's socket.
+    ///
+    /// # Errors
+    /// When nobody listens there.
+    pub async fn operator(&self) -> Result<Channel> {
+        let socket = self.data.join("admin.sock");
+        Ok(Endpoint::from_shared(format!("unix:{}", socket.display()))?.connect().await?)
+    }
+
+    /// Its root.
+    ///
+    /// # Errors
+    /// When it does not say.
+    pub async fn root(&self) -> Result<Fingerprint> {
+        let mut operator = AdministrationClient::new(self.operator().await?);
+        let hierarchy = operator.get_hierarchy(v1::GetHierarchyRequest {}).await?.into_inner();
+        Ok(Fingerprint::of(&hierarchy.root.context("no root")?.certificate))
+    }
+
+    /// A join token for a node, as an operator makes it.
+    ///
+    /// # Errors
+    /// As the CA says.
+    pub async fn token(&self, node: &str) -> Result<String, Status> {
+        let node_id = node_id(node).map_err(local)?.to_string();
+        let mut operator = AdministrationClient::new(self.operator().await.map_err(away)?);
+        let made = operator.create_join_token(v1::CreateJoinTokenRequest { node_id, ttl: 0 }).await?;
+        Ok(made.into_inner().token)
+    }
+
+    /// Registers the workload `shop.<name>` for a node.
+    ///
+    /// # Errors
+    /// As the CA says.
+    pub async fn register(&self, name: &str, node: &str) -> Result<(), Status> {
+        let registration = v1::Registration {
+            id: format!("shop.{name}"),
+            node_id: node_id(node).map_err(local)?.to_string(),
+            spiffe_id: format!("spiffe://{TRUST_DOMAIN}/ns/shop/sa/{name}"),
+            selectors: vec![format!("socket:shop.{name}")],
+            ..v1::Registration::default()
+        };
+        let mut operator = AdministrationClient::new(self.operator().await.map_err(away)?);
+        operator.put_registration(registration).await.map(drop)
+    }
+
+    /// The serial numbers of everything in its ledger.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn ledger(&self) -> Result<BTreeSet<String>> {
+        let mut client = LedgerClient::new(self.operator().await?);
+        let (mut serials, mut before) = (BTreeSet::new(), None);
+        loop {
+            let request = v1::ListEntriesRequest { limit: 1000, before, ..v1::ListEntriesRequest::default() };
+            let page = client.list_entries(request).await?.into_inner();
+            serials.extend(page.entries.into_iter().map(|entry| entry.serial));
+            match page.next {
+                Some(next) => before = Some(next),
+                None => return Ok(serials),
+            }
+        }
+    }
+
+    /// Joins as a node by a token, as one that knows the root.
+    ///
+    /// # Errors
+    /// As the CA says.
+    pub async fn attest(&self, root: Fingerprint, token: &str, key: &KeyPair) -> Result<Arc<Credentials>, Status> {
+        let connector = Connector::pinned(trust_domain().map_err(local)?, root, grpc::ALPN, clock::system());
+        let channel = self.reach(connector).map_err(local)?;
+        let csr = csr(key).map_err(local)?;
+        let request = v1::AttestNodeRequest { evidence: Some(Evidence::JoinToken(token.to_owned())), csr };
+        let mut client = CertificateAuthorityClient::new(channel);
+        let issued = client.attest_node(request).await?.into_inner();
+        credentials(issued, key).map(Arc::new).map_err(local)
+    }
+
+    /// Renews a node's certificate.
+    ///
+    /// # Errors
+    /// As the CA says.
+    pub async fn renew(&self, node: &Arc<Credentials>, key: &KeyPair) -> Result<Arc<Credentials>, Status> {
+        let mut client = CertificateAuthorityClient::new(self.channel(node).map_err(local)?);
+        let csr = csr(key).map_err(local)?;
+        let issued = client.renew_node(v1::RenewNodeRequest { csr }).await?.into_inner();
+        credentials(issued, key).map(Arc::new).map_err(local)
+    }
+
+    /// Asks, as a node, for the certificate of the workload `shop.<name>`; its serial number.
+    ///
+    /// # Errors
+    /// As the CA says.
+    pub async fn issue(&self, node: &Arc<Credentials>, name: &str) -> Result<String, Status> {
+        let key = KeyPair::generate().map_err(local)?;
+        let registration_id = format!("shop.{name}");
+        let item =
+            v1::IssueWorkload { registration_id, csr: csr(&key).map_err(local)?, ..v1::IssueWorkload::default() };
+        let mut client = CertificateAuthorityClient::new(self.channel(node).map_err(local)?);
+        let reply = client.issue_workloads(v1::IssueWorkloadsRequest { items: vec![item] }).await?.into_inner();
+        match reply.results.into_iter().next().and_then(|result| result.outcome) {
+            Some(Outcome::Svid(issued)) => {
+                credentials(issued, &key).map(|held| held.svid().serial().to_owned()).map_err(local)
+            }
+            Some(Outcome::Refusal(refusal)) => Err(Status::new(refusal.code.into(), refusal.message)),
+            None => Err(Status::internal("no outcome")),
+        }
+    }
+
+    fn channel(&self, node: &Arc<Credentials>) -> Result<Channel> {
+        self.reach(Connector::new(watch::channel(node.clone()).1, grpc::ALPN, clock::system()))
+    }
+
+    fn reach(&self, connector: Connector) -> Result<Channel> {
+        let target: grpc::Target = format!("127.0.0.1:{}", self.port).parse()?;
+        let ca = SpiffeId::workload(&trust_domain()?, "alcazar-system", "alcazar-ca")?;
+        Ok(grpc::channel(target, connector, Expected::id(ca)))
+    }
+}
+
+/// What was issued for a key. Workloads' results have their bundles beside them.
+fn credentials(issued: v1::IssuedSvid, key: &KeyPair) -> Result<Credentials> {
+    let chain: Vec<_> = issued.chain.into_iter().map(CertificateDer::from).collect();
+    ensure!(chain.len() == 2, "a leaf and an intermediate");
+    let svid = X509Svid::new(chain, SvidKey::from_pkcs8(key.serialize_der())?)?;
+    let bundles = match issued.bundles {
+        Some(bundles) => TrustBundles::try_from(bundles)?,
+        None => TrustBundles::default(),
+    };
+    Ok(Credentials::new(svid, bundles))
+}
+
+fn csr(key: &KeyPair) -> Result<Vec<u8>> {
+    Ok(CertificateParams::default().serialize_request(key)?.der().to_vec())
+}
+
+fn trust_domain() -> Result<TrustDomain> {
+    Ok(TRUST_DOMAIN.parse()?)
+}
+
+fn node_id(name: &str) -> Result<SpiffeId> {
+    Ok(SpiffeId::node(&trust_domain()?, "local", name)?)
+}
+
+/// Nobody's fault but this program's.
+fn local(error: impl std::fmt::Display) -> Status {
+    Status::internal(error.to_string())
+}
+
+fn away(error: impl std::fmt::Display) -> Status {
+    Status::unknown(format!("the operator's socket: {error}"))
+}
+
+const TRUST_DOMAIN: &str = "cluster.local";
