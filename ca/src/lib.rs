@@ -30,6 +30,7 @@ mod ca;
 mod cacerts;
 mod callers;
 pub mod ceremony;
+mod clock_set;
 mod config;
 mod csr;
 pub mod duration;

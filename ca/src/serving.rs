@@ -67,7 +67,10 @@ impl Ca {
                 () = tokio::time::sleep(wait.min(LOOK)) => {}
             }
             let (hierarchy, serving) = (self.hierarchy(), self.0.serving.borrow().clone());
-            if (self.0.clock)() < due && serving.bundles() == hierarchy.bundles() {
+            let now = (self.0.clock)();
+            // After a clock was set back: nobody believes a certificate of the future.
+            let is_good = now >= serving.svid().validity().not_before();
+            if now < due && is_good && serving.bundles() == hierarchy.bundles() {
                 continue;
             }
             if let Err(error) = self.renew_serving().await {

@@ -6,7 +6,7 @@ use alcazar_service::{Part, Shutdown, process};
 use tokio::{sync::watch, time::Instant};
 
 use super::{Hierarchy, HierarchyError};
-use crate::{ca::Ca, cacerts::Stamp};
+use crate::{ca::Ca, cacerts::Stamp, clock_set::ClockSet};
 
 /// What was said last, so that a log is not filled with it.
 #[derive(Default)]
@@ -42,12 +42,14 @@ impl Ca {
     pub(crate) async fn follow_hierarchy(self, part: Part, shutdown: Shutdown) {
         let (mut seen, mut settled) = (Some(self.0.hierarchy_stamp.clone()), true);
         let (mut looked, mut said) = (Instant::now(), Said::default());
+        let (mut clock, mut was_set) = (ClockSet::new(&self.0.clock), false);
         self.report(Ok(()), &part, &mut said);
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = tokio::time::sleep(LOOK) => {}
             }
+            was_set |= clock.look();
             let stamp = self.stamp().await;
             // Files that are copied one by one are read when they have come to rest.
             if stamp != seen {
@@ -55,12 +57,12 @@ impl Ca {
                 continue;
             }
             let plugged = self.0.files.plugged.folder().is_ok_and(|folder| folder.is_some());
-            let due = looked.elapsed() >= if plugged { OFTEN } else { SELDOM };
+            let due = was_set || looked.elapsed() >= if plugged { OFTEN } else { SELDOM };
             if settled && !due {
                 continue;
             }
             let outcome = self.look_after_hierarchy().await;
-            (looked, settled) = (Instant::now(), true);
+            (looked, settled, was_set) = (Instant::now(), true, false);
             self.report(outcome, &part, &mut said);
         }
     }

@@ -15,6 +15,7 @@ use tokio::task;
 use super::keys::{self, JwtKey, Lives, Plan, Wanted};
 use crate::{
     ca::Ca,
+    clock_set::ClockSet,
     hierarchy::HierarchyError,
     keys::{KeyError, KeyLabel, ParseKeyLabelError},
     serial::NoRandomness,
@@ -179,10 +180,12 @@ impl Ca {
 
     /// Looks after the keys now and then, until the end.
     pub(crate) async fn follow_jwt_keys(self, shutdown: Shutdown) {
+        let mut clock = ClockSet::new(&self.0.clock);
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = tokio::time::sleep(LOOK) => {}
+                () = clock.wait() => {}
             }
             if let Err(error) = self.look_after_jwt_keys().await {
                 tracing::error!(reason = %process::chain(&error), "the keys for JWT-SVIDs could not be looked after; the present ones go on");

@@ -55,13 +55,16 @@ pub(crate) use self::{
     entry::{Entry, Named},
     operator::Subject,
 };
-use crate::ca::Ca;
+use crate::{ca::Ca, patience::Patience};
 
 /// The part of the CA that takes back.
 pub(crate) struct Revoking {
     published: watch::Sender<Arc<Published>>,
     /// Held by whoever refreshes.
     refreshing: Mutex<Refreshing>,
+    /// Entries, and certificates of revoked identities, whose time is over by the clock.
+    over: Patience<String>,
+    certificates_over: Patience<String>,
     /// Held by whoever changes the list of a root.
     roots: Mutex<()>,
     /// Why what is on record is not in force everywhere.
@@ -91,6 +94,8 @@ impl Revoking {
         Self {
             published: watch::Sender::default(),
             refreshing: Mutex::default(),
+            over: Patience::default(),
+            certificates_over: Patience::default(),
             roots: Mutex::default(),
             trouble: watch::Sender::default(),
             pages: OnceLock::new(),

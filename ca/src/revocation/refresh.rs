@@ -189,12 +189,15 @@ impl Ca {
         }
     }
 
-    /// The entries that count, after those whose time is over were forgotten.
+    /// The entries that count, after those whose time is over were forgotten. By a clock that is ahead for a moment none is.
     async fn present_entries(&self, now: SystemTime) -> Result<Vec<Entry>, RecordError> {
         let (stored, _) = self.0.records.list::<Entry>(family::REVOCATIONS).await?;
+        let over = stored.iter().map(|stored| &stored.record).filter(|record| record.is_over(now));
+        let over: BTreeSet<_> =
+            self.0.revoking.over.over(over.map(|record| record.named.key()), now).into_iter().collect();
         let mut entries = Vec::with_capacity(stored.len());
         for Stored { record, revision } in stored {
-            if !record.is_over(now) {
+            if !over.contains(&record.named.key()) {
                 entries.push(record);
                 continue;
             }

@@ -124,13 +124,18 @@ impl Ca {
 
     async fn forget_certificates(&self, now: SystemTime) -> Result<(), RefreshError> {
         let prefix = crate::records::prefix(family::REVOKED_CERTIFICATES)?;
+        let mut over = BTreeMap::new();
         for entry in self.0.records.store().list(&prefix).await.map_err(crate::records::RecordError::from)?.entries {
             let stored = crate::records::read::<Certificates>(&entry)?;
             if stored.record.certificates.iter().all(|certificate| now > certificate.not_after + SKEW) {
-                match self.0.records.delete(family::REVOKED_CERTIFICATES, entry.key().name(), stored.revision).await {
-                    Err(error) if !error.is_conflict() => return Err(error.into()),
-                    _ => {}
-                }
+                over.insert(entry.key().name().to_owned(), stored.revision);
+            }
+        }
+        for name in self.0.revoking.certificates_over.over(over.keys().cloned(), now) {
+            let Some(revision) = over.get(&name) else { continue };
+            match self.0.records.delete(family::REVOKED_CERTIFICATES, &name, *revision).await {
+                Err(error) if !error.is_conflict() => return Err(error.into()),
+                _ => {}
             }
         }
         Ok(())

@@ -31,6 +31,7 @@ mod requests_for_intermediates;
 mod revocation;
 mod strangers_read_what_is_published;
 mod the_binary_starts_again;
+mod the_clock_is_set;
 mod tokens_are_read_strictly;
 mod tokens_hold_keys;
 mod tokens_of_the_cluster_are_known;

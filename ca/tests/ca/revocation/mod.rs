@@ -4,7 +4,7 @@
 mod certificates;
 mod crls;
 mod crowd;
-mod hands;
+pub(crate) mod hands;
 mod identities;
 mod intermediates;
 mod records;

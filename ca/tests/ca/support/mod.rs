@@ -154,10 +154,20 @@ impl Served {
 
     /// A channel of a party with a certificate.
     pub fn channel(&self, svid: &X509Svid) -> Channel {
+        self.channel_by(&self.hands, svid)
+    }
+
+    /// The same, of a party whose clock is another.
+    fn channel_by(&self, hands: &Hands, svid: &X509Svid) -> Channel {
         let (sender, credentials) = watch::channel(Arc::new(Credentials::new(svid.clone(), self.ca.trust_bundles())));
         // The channel outlives the sender; credentials of a test do not change.
         drop(sender);
-        grpc::channel(self.address, Connector::new(credentials, grpc::ALPN, self.hands.clock()), self.expected())
+        grpc::channel(self.address, Connector::new(credentials, grpc::ALPN, hands.clock()), self.expected())
+    }
+
+    /// A client whose clock is another.
+    pub fn by(&self, hands: &Hands, svid: &X509Svid) -> CertificateAuthorityClient<Channel> {
+        CertificateAuthorityClient::new(self.channel_by(hands, svid))
     }
 
     pub fn client(&self, svid: &X509Svid) -> CertificateAuthorityClient<Channel> {
