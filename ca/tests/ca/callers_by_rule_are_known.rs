@@ -11,10 +11,11 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, SanType,
     SigningKey,
 };
+use ring::hmac;
 use serde_json::{Value, json};
 use tonic::{Code, Status, transport::Channel};
 
-use crate::callers_support::{Ask, Tokens, stock, with};
+use crate::callers_support::{Ask, Tokens, encode, stock, with};
 use crate::support::{Hands, START, Served, csr, key, svid};
 
 fn rule(matches: &[(&str, &str)], identity: &str, namespaces: &[&str]) -> RuleConfig {
@@ -82,6 +83,23 @@ async fn claims_become_the_identity_that_the_rules_say_and_no_other() {
         json!({"iss": null}),
     ] {
         assert_eq!(id(changes.clone()).await, Err(Code::Unauthenticated), "{changes}");
+    }
+    let unsigned = |alg: &str| encode(json!({"alg": alg, "kid": "k"}).to_string().as_bytes());
+    let body = encode(claims().to_string().as_bytes());
+    let signed = format!("{}.{body}", unsigned("HS256"));
+    let secret = hmac::Key::new(hmac::HMAC_SHA256, &ci.public().to_spki_der());
+    for (what, bad) in [
+        ("no signature", format!("{}.{body}.", unsigned("none"))),
+        ("the public key as a secret", format!("{signed}.{}", encode(hmac::sign(&secret, signed.as_bytes()).as_ref()))),
+        ("another algorithm's name", ci.token_with_header(&json!({"alg": "RS256", "kid": "k"}), &claims())),
+        ("an unknown key", ci.token_with_header(&json!({"alg": "ES256", "kid": "k9"}), &claims())),
+        ("the other issuer's key of the same name", vms.token(&claims())),
+        ("a key that it brings itself", {
+            let jwk = vms.jwks().to_json()["keys"][0].clone();
+            vms.token_with_header(&json!({"alg": "ES256", "jwk": jwk}), &claims())
+        }),
+    ] {
+        assert_eq!(Ask::with(&bad).refusal(stock(&served)).await, Code::Unauthenticated, "{what}");
     }
     // A machine by its cloud's token: a node, which begins a lineage.
     let machine = vms.token(&with(&claims(), json!({"iss": "https://vms"})));

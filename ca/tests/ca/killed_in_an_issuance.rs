@@ -1,6 +1,8 @@
-//! A CA that is killed at any point of an issuance: every certificate that somebody got is in its ledger.
+//! A CA that is killed at any point of an issuance, of whatever kind: everything that somebody got is in its ledger, and whoever
+//! asks again with the same key gets what it asked for.
 
 use std::{
+    fs,
     io::{BufRead, BufReader, Write},
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
@@ -11,22 +13,30 @@ use std::{
     },
 };
 
-use alcazar_api::ca::v1::{self, issue_workload_result::Outcome};
+use alcazar_api::ca::v1::{
+    self, issue_jwt_svid_result::Outcome as JwtOutcome, issue_workload_result::Outcome, jwt_client::JwtClient,
+};
 use alcazar_ca::{Ca, Config, ledger::verify_files};
+use alcazar_identity::X509Svid;
 use alcazar_ledger::{Hooks, Step};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use rcgen::KeyPair;
 use tokio::task::JoinSet;
+use tonic::Code;
 
-use crate::support::{Hands, Served, csr, key, node, registration, web};
+use crate::support::{Hands, Served, csr, key, node, registration, svid, web};
 
 const FOLDER: &str = "ALCAZAR_TEST_CA_FOLDER";
 const STEP: &str = "ALCAZAR_TEST_CA_STEP";
+const KIND: &str = "ALCAZAR_TEST_CA_KIND";
 
 /// Not a test of its own: what is killed. A CA and its clients in one process, which ends itself by SIGKILL at a step of the
-/// ledger; the serial number of each certificate that a client got is a line on its standard output.
+/// ledger; the serial number of each certificate and the id of each token that a client got is a line on its standard output.
 #[test]
 fn child_issues_until_killed() {
     let Some(folder) = std::env::var_os(FOLDER).map(PathBuf::from) else { return };
-    let when = std::env::var_os(STEP).unwrap().into_string().unwrap();
+    let text = |name| std::env::var_os(name).unwrap().into_string().unwrap();
+    let (when, kind) = (text(STEP), text(KIND));
     let (step, times) = when.rsplit_once(' ').unwrap();
     let (step, left) = (step.to_owned(), AtomicUsize::new(times.parse().unwrap()));
     let observe = move |now: Step| {
@@ -47,28 +57,80 @@ fn child_issues_until_killed() {
         served.ca.put_registration(registration("shop.web", &node("one"), &web())).await.unwrap();
         let one = served.attested(&node("one")).await;
         tell(one.serial());
-        let mut clients = JoinSet::new();
-        for _ in 0..3 {
-            let (served, one) = (served.clone(), one.clone());
-            clients.spawn(async move {
-                loop {
-                    let keys = [key(), key()];
-                    let item = |key| v1::IssueWorkload {
-                        registration_id: "shop.web".into(),
-                        csr: csr(key),
-                        ..v1::IssueWorkload::default()
-                    };
-                    let request = v1::IssueWorkloadsRequest { items: keys.iter().map(item).collect() };
-                    let Ok(reply) = served.client(&one).issue_workloads(request).await else { return };
-                    for (result, key) in reply.into_inner().results.iter().zip(&keys) {
-                        let Some(Outcome::Svid(issued)) = &result.outcome else { panic!("{result:?}") };
-                        tell(crate::support::svid(issued, key).serial());
-                    }
-                }
-            });
+        match &*kind {
+            "workloads" => workloads(&served, &one).await,
+            "tokens" => tokens(&served, &one).await,
+            "renewals" => renewals(&served, &folder, one).await,
+            "joins" => joins(&served, &folder).await,
+            other => panic!("{other}"),
         }
-        clients.join_all().await;
     });
+}
+
+/// Several clients at once, so that what is recorded is a group.
+async fn workloads(served: &Arc<Served>, one: &X509Svid) {
+    let mut clients = JoinSet::new();
+    for _ in 0..3 {
+        let (served, one) = (served.clone(), one.clone());
+        clients.spawn(async move {
+            loop {
+                let keys = [key(), key()];
+                let item = |key| v1::IssueWorkload {
+                    registration_id: "shop.web".into(),
+                    csr: csr(key),
+                    ..v1::IssueWorkload::default()
+                };
+                let request = v1::IssueWorkloadsRequest { items: keys.iter().map(item).collect() };
+                let Ok(reply) = served.client(&one).issue_workloads(request).await else { return };
+                for (result, key) in reply.into_inner().results.iter().zip(&keys) {
+                    let Some(Outcome::Svid(issued)) = &result.outcome else { panic!("{result:?}") };
+                    tell(svid(issued, key).serial());
+                }
+            }
+        });
+    }
+    clients.join_all().await;
+}
+
+async fn tokens(served: &Served, one: &X509Svid) {
+    let item = || v1::IssueJwtSvid { registration_id: "shop.web".into(), audience: vec!["reports".into()], ttl: 0 };
+    loop {
+        let mut client = JwtClient::new(served.channel(one));
+        let Ok(reply) = client.issue_jwt_svids(v1::IssueJwtSvidsRequest { items: vec![item(), item()] }).await else {
+            return;
+        };
+        for result in reply.into_inner().results {
+            let Some(JwtOutcome::Svid(issued)) = result.outcome else { panic!("{result:?}") };
+            let claims = URL_SAFE_NO_PAD.decode(issued.token.split('.').nth(1).unwrap()).unwrap();
+            let claims: serde_json::Value = serde_json::from_slice(&claims).unwrap();
+            tell(claims["jti"].as_str().unwrap());
+        }
+    }
+}
+
+async fn renewals(served: &Served, folder: &Path, mut one: X509Svid) {
+    loop {
+        let next = key();
+        let asked = [one.chain_pem(), one.key().to_pem().to_string(), next.serialize_pem()];
+        fs::write(beside(folder), serde_json::to_vec(&asked).unwrap()).unwrap();
+        let Ok(issued) = served.renew(&one, &next).await else { return };
+        one = svid(&issued, &next);
+        tell(one.serial());
+    }
+}
+
+async fn joins(served: &Served, folder: &Path) {
+    for n in 0.. {
+        let (token, key) = (served.token(&node(&format!("n{n}"))).await, key());
+        fs::write(beside(folder), serde_json::to_vec(&[&token, &key.serialize_pem()]).unwrap()).unwrap();
+        let Ok(issued) = served.attest(&token, &key).await else { return };
+        tell(svid(&issued, &key).serial());
+    }
+}
+
+/// Where a client notes what it is about to ask for.
+fn beside(folder: &Path) -> PathBuf {
+    folder.with_extension("asked")
 }
 
 /// One write call a line, so that a killed process leaves no half of one behind another.
@@ -86,11 +148,12 @@ fn name(step: Step) -> &'static str {
     }
 }
 
-fn killed_at(folder: &Path, step: &str, times: usize) -> Vec<String> {
+fn killed_at(folder: &Path, kind: &str, step: &str, times: usize) -> Vec<String> {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "killed_in_an_issuance::child_issues_until_killed", "--nocapture", "--test-threads=1"])
         .env(FOLDER, folder)
         .env(STEP, format!("{step} {times}"))
+        .env(KIND, kind)
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
@@ -101,25 +164,69 @@ fn killed_at(folder: &Path, step: &str, times: usize) -> Vec<String> {
     got
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_certificate_that_somebody_got_is_in_the_ledger() {
-    let folder = tempfile::tempdir().unwrap();
+const STEPS: [&str; 4] = ["before the write", "after the write", "after the sync", "before the reply"];
+
+/// Kills it `times` into its work, at each step; all that somebody got is there afterwards, and `then` looks at the rest.
+async fn killed_at_each_step(kind: &str, times: &[usize], then: impl AsyncFn(&Served, &Path)) {
+    let home = tempfile::tempdir().unwrap();
+    let folder = home.path().join("ca");
     let mut known = Vec::new();
-    for (round, step) in
-        ["before the write", "after the write", "after the sync", "before the reply"].into_iter().enumerate()
-    {
-        // In the very first issuance, the node's, the first workload's, and among many.
-        for times in [1, 2, 3, 8 + round] {
-            known.extend(killed_at(folder.path(), step, times));
-            let report = verify_files(folder.path().join("ledger")).unwrap();
+    for step in STEPS {
+        for times in times {
+            known.extend(killed_at(&folder, kind, step, *times));
+            let report = verify_files(folder.join("ledger")).unwrap();
             assert_eq!(report.damages, [], "{step} {times}");
         }
-        let ca = Ca::open(Config::new(folder.path()), Hands::new().clock()).await.unwrap();
+        let served = Served::start(&folder, &Hands::new()).await;
         for serial in &known {
-            let found = ca.find_serial(serial).await.unwrap();
+            let found = served.ca.find_serial(serial).await.unwrap();
             assert!(found.is_some(), "{step}: somebody got {serial}, and it is not in the ledger");
         }
-        ca.close().await;
+        then(&served, &folder).await;
+        served.stop().await;
     }
-    assert!(known.len() > 20, "only {} certificates were issued", known.len());
+    assert!(known.len() > 12, "only {} were issued", known.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_certificate_that_somebody_got_is_in_the_ledger() {
+    // In the very first issuance, the node's, the first workload's, and among many.
+    killed_at_each_step("workloads", &[1, 2, 3, 9], async |_, _| {}).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_token_that_somebody_got_is_in_the_ledger() {
+    killed_at_each_step("tokens", &[3, 6], async |_, _| {}).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_renewal_was_cut_off_renews_with_the_same_key() {
+    killed_at_each_step("renewals", &[3, 6], async |served, folder| {
+        let asked: [String; 3] = serde_json::from_slice(&fs::read(beside(folder)).unwrap()).unwrap();
+        let [chain, own, next] = asked;
+        let one = X509Svid::from_pem(chain.as_bytes(), own.as_bytes()).unwrap();
+        let next = KeyPair::from_pem(&next).unwrap();
+        let renewed = svid(&served.renew(&one, &next).await.unwrap(), &next);
+        // And the lineage goes on from there, for nobody else.
+        assert_eq!(served.renew(&one, &key()).await.unwrap_err().code(), Code::Unauthenticated);
+        let after = key();
+        svid(&served.renew(&renewed, &after).await.unwrap(), &after);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_join_token_whose_use_was_cut_off_admits_the_same_key_and_no_other() {
+    killed_at_each_step("joins", &[3, 6], async |served, folder| {
+        let asked: [String; 2] = serde_json::from_slice(&fs::read(beside(folder)).unwrap()).unwrap();
+        let [token, own] = asked;
+        let own = KeyPair::from_pem(&own).unwrap();
+        let admitted = svid(&served.attest(&token, &own).await.unwrap(), &own);
+        assert_eq!(served.attest(&token, &key()).await.unwrap_err().code(), Code::Unauthenticated);
+        let again = svid(&served.attest(&token, &own).await.unwrap(), &own);
+        assert_eq!(again.serial(), admitted.serial());
+        let next = key();
+        svid(&served.renew(&admitted, &next).await.unwrap(), &next);
+    })
+    .await;
 }

@@ -29,6 +29,7 @@ mod plugged_in_certificates_are_exchanged;
 mod requests_are_refused;
 mod requests_for_intermediates;
 mod revocation;
+mod stock_clients_of_istio_are_served;
 mod strangers_read_what_is_published;
 mod the_binary_starts_again;
 mod the_clock_is_set;

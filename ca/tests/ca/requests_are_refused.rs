@@ -1,5 +1,9 @@
 //! What is not an honest certificate request is refused, and says why.
 
+use alcazar_api::{
+    ca::v1::{self, certificate_authority_client::CertificateAuthorityClient, issue_workload_result::Outcome},
+    istio::v1::auth::{IstioCertificateRequest, istio_certificate_service_client::IstioCertificateServiceClient},
+};
 use alcazar_ca::{Csr, CsrError};
 use proptest::prelude::*;
 use rcgen::{
@@ -7,6 +11,9 @@ use rcgen::{
     PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256,
 };
 use std::process::Command;
+use tonic::Code;
+
+use crate::support::{Hands, Served, node, registration, web};
 
 /// Keys and requests that only OpenSSL makes.
 fn openssl_csr(folder: &std::path::Path, key: &[&str]) -> Vec<u8> {
@@ -95,6 +102,76 @@ fn a_key_that_the_sender_does_not_hold_is_refused() {
     forged[at..at + 65].copy_from_slice(theirs.public_key_raw());
     assert_eq!(Csr::from_der(&forged), Err(CsrError::Signature));
     assert!(place(&other, &theirs) > 0);
+}
+
+/// What is refused as a request is refused at every door, by the same code, and leaves nothing behind.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_door_takes_what_is_not_an_honest_request() {
+    let folder = tempfile::tempdir().unwrap();
+    let served = Served::start(&folder.path().join("ca"), &Hands::new()).await;
+    let (one, token) = (served.attested(&node("one")).await, served.token(&node("two")).await);
+    served.ca.put_registration(registration("shop.web", &node("one"), &web())).await.unwrap();
+    let good = crate::support::csr(&crate::support::key());
+    let forged = {
+        let mut forged = good.clone();
+        let last = forged.len() - 1;
+        forged[last] ^= 1;
+        forged
+    };
+    let authority = |params: &mut CertificateParams| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let weak = openssl_csr(folder.path(), &["-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:1024"]);
+    let curve = openssl_csr(folder.path(), &["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:secp256k1"]);
+    let before = served.ca.tree_head().await.unwrap().head.size;
+    for (what, bad) in [
+        ("malformed", b"hello".to_vec()),
+        ("cut", good[..good.len() - 1].to_vec()),
+        ("oversized", vec![0x30; 20_000]),
+        ("wrongly signed", forged),
+        ("a weak key", weak),
+        ("a wrong curve", curve),
+        ("one that asks to be a CA", request(&crate::support::key(), authority)),
+    ] {
+        let evidence = Some(v1::attest_node_request::Evidence::JoinToken(token.clone()));
+        let attest = v1::AttestNodeRequest { evidence, csr: bad.clone() };
+        let mut stranger = CertificateAuthorityClient::new(served.pinned(&token));
+        let told = |status: tonic::Status| (status.code(), status.message().to_owned());
+        let expected = || (Code::InvalidArgument, "certificate request refused".to_owned());
+        assert_eq!(told(stranger.attest_node(attest).await.unwrap_err()), expected(), "{what}");
+        let mut client = served.client(&one);
+        let renew = v1::RenewNodeRequest { csr: bad.clone() };
+        assert_eq!(told(client.renew_node(renew).await.unwrap_err()), expected(), "{what}");
+        let item = |csr: &[u8]| v1::IssueWorkload {
+            registration_id: "shop.web".into(),
+            csr: csr.to_vec(),
+            ..v1::IssueWorkload::default()
+        };
+        let reply = client.issue_workloads(v1::IssueWorkloadsRequest { items: vec![item(&bad)] }).await.unwrap();
+        let Some(Outcome::Refusal(refusal)) = reply.into_inner().results.remove(0).outcome else {
+            panic!("{what} was issued");
+        };
+        assert_eq!((Code::from(refusal.code), refusal.message), expected(), "{what}");
+        let block = pem_of(&bad);
+        let istio = IstioCertificateRequest { csr: block, ..IstioCertificateRequest::default() };
+        let mut client = IstioCertificateServiceClient::new(served.channel(&one));
+        assert_eq!(told(client.create_certificate(istio).await.unwrap_err()), expected(), "{what}");
+    }
+    // More than any message of this service has.
+    let huge = v1::AttestNodeRequest {
+        evidence: Some(v1::attest_node_request::Evidence::JoinToken(token.clone())),
+        csr: vec![0x30; 8 << 20],
+    };
+    let mut stranger = CertificateAuthorityClient::new(served.pinned(&token));
+    stranger.attest_node(huge).await.unwrap_err();
+    assert_eq!(served.ca.tree_head().await.unwrap().head.size, before, "nothing was put on record");
+    // Nobody lost anything by it: the token admits, the node renews.
+    served.attest(&token, &crate::support::key()).await.unwrap();
+    served.renew(&one, &crate::support::key()).await.unwrap();
+    served.stop().await;
+}
+
+fn pem_of(der: &[u8]) -> String {
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    format!("-----BEGIN CERTIFICATE REQUEST-----\n{}\n-----END CERTIFICATE REQUEST-----\n", STANDARD.encode(der))
 }
 
 proptest! {

@@ -7,11 +7,13 @@ use alcazar_api::{
     spiffe::{read_bundle, write_jwt_bundle},
 };
 use alcazar_ca::{BundleEndpointConfig, Config, EndpointProfile};
+use alcazar_identity::{CertificateDer, SpiffeId};
 use base64::{
     Engine,
     engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
 };
 use rcgen::{CertificateParams, KeyPair};
+use rustls_pki_types::UnixTime;
 
 use crate::support::{Hands, Served, node, registration, web};
 
@@ -57,11 +59,45 @@ async fn curl_fetches_the_bundle_and_is_told_when_nothing_changed() {
         let known = format!("if-none-match: {etag}");
         assert!(curl(path, &["-H", &known]).await.starts_with("HTTP/1.1 304"));
     }
+    the_roots_verify_what_is_issued(&served, &curl("/", &[]).await).await;
     assert!(curl("/other", &[]).await.starts_with("HTTP/1.1 404"));
     assert!(curl("/", &["-X", "POST"]).await.starts_with("HTTP/1.1 405"));
     assert!(curl("/", &["-H", &format!("x-long: {}", "x".repeat(20_000))]).await.starts_with("HTTP/1.1 431"));
     assert!(curl("/", &["--tls-max", "1.2", "--tlsv1.2"]).await.starts_with("HTTP/1.1 200"));
     served.stop().await;
+}
+
+/// What the document calls roots is one to OpenSSL and to webpki: they verify a certificate of this CA by nothing else.
+async fn the_roots_verify_what_is_issued(served: &Served, answer: &str) {
+    let document: serde_json::Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
+    let roots: Vec<_> = document["keys"].as_array().unwrap().iter().filter(|key| key["use"] == "x509-svid").collect();
+    assert_eq!(roots.len(), 1);
+    let der = CertificateDer::from(STANDARD.decode(roots[0]["x5c"][0].as_str().unwrap()).unwrap());
+    let node = SpiffeId::node(served.ca.trust_domain(), "local", "one").unwrap();
+    let svid = served.attested(&node).await;
+    let now = served.hands.now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let anchors = [webpki::anchor_from_trusted_cert(&der).unwrap()];
+    webpki::EndEntityCert::try_from(&svid.chain()[0])
+        .unwrap()
+        .verify_for_usage(
+            webpki::ALL_VERIFICATION_ALGS,
+            &anchors,
+            &svid.chain()[1..],
+            UnixTime::since_unix_epoch(now),
+            webpki::KeyUsage::client_auth(),
+            None,
+            None,
+        )
+        .unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("root.der"), &der).unwrap();
+    fs::write(folder.path().join("chain.pem"), svid.chain_pem()).unwrap();
+    let openssl = |line: &str| {
+        let output = Command::new("openssl").current_dir(folder.path()).args(line.split(' ')).output().unwrap();
+        assert!(output.status.success(), "openssl {line}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    openssl("x509 -inform DER -in root.der -out root.pem");
+    openssl(&format!("verify -x509_strict -attime {} -CAfile root.pem -untrusted chain.pem chain.pem", now.as_secs()));
 }
 
 /// Somebody else's arithmetic: OpenSSL checks the signature, with the key of the document that workloads get.
