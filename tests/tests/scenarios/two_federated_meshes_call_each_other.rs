@@ -6,12 +6,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use alcazar_api::ca::v1::{SetForeignBundleRequest, bundles_client::BundlesClient};
+use alcazar_api::ca::v1::{
+    ExportRevocationsRequest, RevokeRequest, SetForeignBundleRequest, bundles_client::BundlesClient,
+    revocation_administration_client::RevocationAdministrationClient, revoke_request,
+};
 use alcazar_api::mesh::v1;
 use alcazar_api::sds;
 use alcazar_api::spiffe::write_bundle;
 use alcazar_ca::{Ca, Registration};
-use alcazar_identity::{Credentials, Fingerprint, SpiffeId};
+use alcazar_identity::{Credentials, Fingerprint, RevocationReason, SpiffeId};
 use alcazar_node_agent::Agent;
 use alcazar_policy::{Activation, Attribute, Binding, Clause, Compiled, Matcher, Role, Rule, Subject, WorkloadPolicy};
 use alcazar_proxy::{DataPlane, Directory, Service, Snapshot, Sources, Workload};
@@ -242,6 +245,27 @@ async fn two_federated_meshes_call_each_other() {
     eventually("a call over the border", &caller_proxy, &[200]).await;
     // A namespace in a policy is one of the own trust domain, however the other names its own.
     assert_eq!(ask(&other_proxy).await, 403);
+
+    // One takes somebody back. Somebody has its key, and does not hear of it: two, which is told by hand, believes it no more.
+    let (_stolen, held) = watch::channel(one.credentials("gone").await.borrow().clone());
+    let thief = outbound("gone", &held);
+    eventually("a call by a stolen key", &thief, &[403]).await;
+    let mut operator = RevocationAdministrationClient::new(one.operator().await);
+    let subject = Some(revoke_request::Subject::SpiffeId(one.id("gone").to_string()));
+    let request = RevokeRequest { subject, reason: RevocationReason::KeyCompromise.code().into() };
+    operator.revoke(request).await.unwrap();
+    assert_eq!(ask(&thief).await, 403, "two has not heard of it");
+    let lists = operator.export_revocations(ExportRevocationsRequest {}).await.unwrap().into_inner();
+    let mut operator = RevocationAdministrationClient::new(two.operator().await);
+    let taken = operator.import_revocations(lists).await.unwrap().into_inner().taken;
+    assert_eq!(taken, ["cluster:local of one.example"]);
+    until(&reviews, "one's list of revocations", |now| {
+        now.revocations().lists().any(|list| list.identity(&one.id("gone")).is_some())
+    })
+    .await;
+    eventually("a call of one that was taken back", &thief, &NO_ANSWER).await;
+    // Its neighbours are who they were.
+    assert_eq!((ask(&caller_proxy).await, ask(&other_proxy).await), (200, 403));
 
     // Two rotates its root: the new one is told, signs, and the old one goes.
     let old = two.ca.fingerprints().root.fingerprint;
