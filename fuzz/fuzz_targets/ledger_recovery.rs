@@ -13,7 +13,8 @@ fn describe(entry: &[u8]) -> Option<Facts> {
 
 fuzz_target!(|bytes: &[u8]| {
     std::hint::black_box(alcazar_ledger::examine(bytes));
-    // A good log of a few entries, with these bytes behind them or in the place of one of its files.
+    // A good log of a few entries, with these bytes behind them, in the place of one of its files, or changing some of it: place
+    // and value in two bytes each time.
     let Some((&which, bytes)) = bytes.split_first() else { return };
     let dir = std::env::temp_dir().join(format!("alcazar-fuzz-ledger-{}", std::process::id()));
     fs::remove_dir_all(&dir).ok();
@@ -29,10 +30,26 @@ fuzz_target!(|bytes: &[u8]| {
     let names = ["000000000000.entries", "000000000000.tree", "000000000002.entries", "acknowledged"];
     let path = dir.join(names[usize::from(which) % 4]);
     let mut found = fs::read(&path).unwrap();
-    if which & 0x80 == 0 { found.extend_from_slice(bytes) } else { found = bytes.to_vec() }
+    match which >> 6 {
+        0 => found.extend_from_slice(bytes),
+        1 => found = bytes.to_vec(),
+        2 => bytes.chunks_exact(2).for_each(|change| {
+            let place = usize::from(change[0]) % found.len();
+            found[place] = change[1];
+        }),
+        _ => {
+            let keep = bytes.first().map_or(0, |keep| usize::from(*keep)).min(found.len());
+            found.truncate(keep);
+            found.extend_from_slice(bytes.get(1..).unwrap_or_default());
+        }
+    }
     fs::write(&path, found).unwrap();
     std::hint::black_box(verify_files(&dir, describe).is_ok());
     if let Ok(ledger) = Ledger::open(&dir, options()) {
         assert!(ledger.head().size >= 3, "an acknowledged entry was cut");
+        // What is damaged is said, and never given out as something else.
+        for (index, entry) in (0..).zip([b"one", b"two", b"six"]) {
+            assert!(ledger.entry(index).map_or(true, |found| found == entry), "an acknowledged entry was changed");
+        }
     }
 });

@@ -17,16 +17,16 @@ pub(crate) struct Options {
     seconds: u32,
 }
 
-/// Builds the targets with coverage and runs them one after the other; a crash fails the command and leaves its
-/// input in `fuzz/artifacts`.
+/// Builds the targets with coverage and runs them one after the other, from what `fuzz/seeds` has for them; a crash fails the
+/// command and leaves its input in `fuzz/artifacts`. What seeds hold of private keys was made for them.
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let names: Vec<String> =
         targets()?.into_iter().filter(|name| options.target.as_ref().is_none_or(|wanted| wanted == name)).collect();
     ensure!(!names.is_empty(), "there is no such fuzz target");
-    run_command(
-        cargo(&["build", "--release", "--manifest-path", "fuzz/Cargo.toml", "--locked", "--target-dir", "fuzz/target"])
-            .env("RUSTFLAGS", COVERAGE),
-    )?;
+    let mut build =
+        cargo(&["build", "--release", "--manifest-path", "fuzz/Cargo.toml", "--locked", "--target-dir", "fuzz/target"]);
+    build.args(options.target.iter().flat_map(|target| ["--bin", target]));
+    run_command(build.env("RUSTFLAGS", COVERAGE))?;
     for name in names {
         println!("==> {name}");
         let folder = |kind: &str| root().join("fuzz").join(kind).join(&name);
@@ -34,12 +34,21 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
             std::fs::create_dir_all(folder(kind))?;
         }
         let mut fuzzer = Command::new(root().join("fuzz/target/release").join(&name));
-        fuzzer.arg(folder("corpus")).arg(format!("-artifact_prefix={}/", folder("artifacts").display())).args([
-            &format!("-max_total_time={}", options.seconds),
-            "-print_final_stats=1",
-            "-timeout=10",
-            "-rss_limit_mb=2048",
-        ]);
+        // What writes files writes them where no disk has to keep up.
+        if Path::new(MEMORY).is_dir() {
+            fuzzer.env("TMPDIR", MEMORY);
+        }
+        // The first folder is written to, the others are read.
+        fuzzer
+            .arg(folder("corpus"))
+            .args(Some(folder("seeds")).filter(|seeds| seeds.is_dir()))
+            .arg(format!("-artifact_prefix={}/", folder("artifacts").display()))
+            .args([
+                &format!("-max_total_time={}", options.seconds),
+                "-print_final_stats=1",
+                "-timeout=10",
+                "-rss_limit_mb=2048",
+            ]);
         run_command(&mut fuzzer)?;
     }
     Ok(())
@@ -69,6 +78,8 @@ fn targets() -> anyhow::Result<Vec<String>> {
     names.sort();
     Ok(names)
 }
+
+const MEMORY: &str = "/dev/shm";
 
 /// What cargo-fuzz asks of rustc, less the sanitizer, which needs a nightly toolchain.
 const COVERAGE: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
