@@ -7,6 +7,7 @@
 
 mod build;
 mod client;
+mod many;
 mod server;
 
 use std::collections::BTreeMap;
@@ -33,6 +34,10 @@ pub(crate) struct Options {
     /// Identities that ask at once.
     #[arg(long, default_value_t = 10_000)]
     ca_storm: usize,
+    /// Only this: so many certificates by one CA, its memory meanwhile, and its start afterwards. 1000000 takes a quarter of an
+    /// hour and a gigabyte of disk.
+    #[arg(long, default_value_t = 0)]
+    ca_many: usize,
     /// How often everything is measured.
     #[arg(long, default_value_t = 3)]
     ca_rounds: usize,
@@ -49,6 +54,11 @@ type Values = BTreeMap<String, (Unit, Vec<f64>)>;
 
 pub(super) fn figures(options: &Options) -> anyhow::Result<Vec<Figure>> {
     let binaries = Binaries::build(options.ca_dev, options.peers)?;
+    if options.ca_many > 0 {
+        let mut values = Values::new();
+        many::run(&binaries, options, &mut values)?;
+        return Ok(compared(values, &BTreeMap::new()));
+    }
     let (mut ours, mut peers) = (Values::new(), BTreeMap::<&'static str, Values>::new());
     for round in 1..=options.ca_rounds.max(1) {
         eprintln!("round {round} of {}", options.ca_rounds.max(1));

@@ -26,6 +26,13 @@ pub(super) enum Limits {
     None,
 }
 
+/// How a process ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    Asked,
+    Killed,
+}
+
 /// A certificate authority that runs.
 pub(super) struct Server {
     running: Running,
@@ -136,6 +143,33 @@ plugins {{
             outcome.issued / outcome.seconds,
         );
         Ok(outcome)
+    }
+
+    /// Ends it and starts it again with what it has; how long it took to serve.
+    pub(super) fn start_again(&mut self, binaries: &Binaries, end: End) -> anyhow::Result<Duration> {
+        if end == End::Asked {
+            run_command(Command::new("kill").arg(self.running.0.id().to_string()))?;
+        } else {
+            self.running.0.kill()?;
+        }
+        self.running.0.wait()?;
+        let log = self.folder.path().join(LOG);
+        let (file, begun) = (File::create(&log)?, Instant::now());
+        let mut command = Command::new(&binaries.ours);
+        command.arg("--config").arg(self.folder.path().join("ca.yaml"));
+        command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+        self.running = Running(command.spawn().with_context(|| format!("cannot start {}", self.kind))?);
+        let deadline = begun + Duration::from_secs(120);
+        while !fs::read_to_string(&log)?.contains("the certificate authority serves") {
+            ensure!(Instant::now() < deadline, "{} does not serve", self.kind);
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Ok(begun.elapsed())
+    }
+
+    /// What its ledger holds.
+    pub(super) fn ledger(&self) -> anyhow::Result<f64> {
+        folder_size(&self.folder.path().join("ca/ledger"))
     }
 
     pub(super) fn memory(&self) -> anyhow::Result<f64> {
