@@ -15,6 +15,7 @@ mod cacerts_are_checked;
 mod callers_by_rule_are_known;
 mod decisions_are_in_a_file;
 mod everything_issued_is_in_the_ledger;
+mod fuzzers_begin_deep;
 mod hierarchies_change;
 mod issuance_is_right;
 mod issuers_are_discovered;
