@@ -14,11 +14,13 @@ use alcazar_api::{
     istio::v1::auth::istio_certificate_service_server::IstioCertificateServiceServer,
 };
 use alcazar_mtls::{Acceptor, Clients, grpc};
-use alcazar_service::{Readiness, Shutdown, process};
+use alcazar_service::{Lane, Readiness, Shutdown, process};
 use alcazar_store::StoreError;
 use thiserror::Error;
 use tokio::net::{TcpListener, UnixListener};
 use tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::server::Router;
+use tower::layer::util::{Identity, Stack};
 
 use crate::{
     ca::Ca,
@@ -114,27 +116,24 @@ impl Ca {
         shutdown.spawn("other clusters", self.clone().follow_clusters(shutdown.clone()));
         let acceptor =
             Acceptor::new(self.0.serving.subscribe(), Clients::Optional, grpc::ALPN, Arc::clone(&self.0.clock));
-        let nodes = grpc::server()
-            .initial_stream_window_size(WINDOW)
-            .initial_connection_window_size(WINDOW * 2)
-            .timeout(LONGEST)
-            .layer(Traced::Nodes)
-            .layer(Bounds::new(&self.0.metrics.registry))
-            .add_service(CertificateAuthorityServer::new(AuthorityService::new(self.clone(), shutdown.clone())))
-            .add_service(
-                NodeAttestationServer::new(AuthorityService::new(self.clone(), shutdown.clone()))
-                    .max_decoding_message_size(SMALL),
-            )
-            .add_service(
-                RevocationServer::new(RevocationService::new(self.clone(), shutdown.clone()))
-                    .max_decoding_message_size(SMALL),
-            )
-            .add_service(AdoptionServer::new(AdoptionService::new(self.clone(), shutdown.clone())))
-            .add_service(
-                IstioCertificateServiceServer::new(IstioService::new(self.clone())).max_decoding_message_size(SMALL),
-            )
-            .add_service(JwtServer::new(JwtService::new(self.clone())))
-            .serve_with_incoming_shutdown(grpc::incoming(listener, acceptor), listeners.cancelled());
+        let (dealer, lanes) = grpc::dealt(listener, &acceptor, lanes());
+        let bounds = Bounds::new(&self.0.metrics.registry);
+        let nodes = lanes.into_iter().map(|incoming| {
+            let end = listeners.clone();
+            let service = self.node_services(bounds.clone(), shutdown);
+            Lane::start("alcazar-nodes", async move {
+                service.serve_with_incoming_shutdown(incoming, end.cancelled()).await
+            })
+        });
+        let nodes = nodes.collect::<Result<Vec<_>, _>>().map_err(RunError::Threads)?;
+        let nodes = async {
+            // Nobody new comes in once the end is asked for, while those who are there are answered.
+            tokio::select! {
+                () = dealer.run() => {}
+                () = listeners.cancelled() => {}
+            }
+            futures::future::try_join_all(nodes).await
+        };
         let operator = tonic::transport::Server::builder()
             .layer(Traced::Operator)
             .add_service(AdministrationServer::new(AdministrationService::new(self.clone())))
@@ -161,6 +160,30 @@ impl Ca {
         listeners.trigger("this replica ends");
         served.await?;
         disk
+    }
+
+    /// What nodes and other callers can ask, once for each thread that serves them.
+    fn node_services(&self, bounds: Bounds, shutdown: &Shutdown) -> Router<Stack<Bounds, Stack<Traced, Identity>>> {
+        grpc::server()
+            .initial_stream_window_size(WINDOW)
+            .initial_connection_window_size(WINDOW * 2)
+            .timeout(LONGEST)
+            .layer(Traced::Nodes)
+            .layer(bounds)
+            .add_service(CertificateAuthorityServer::new(AuthorityService::new(self.clone(), shutdown.clone())))
+            .add_service(
+                NodeAttestationServer::new(AuthorityService::new(self.clone(), shutdown.clone()))
+                    .max_decoding_message_size(SMALL),
+            )
+            .add_service(
+                RevocationServer::new(RevocationService::new(self.clone(), shutdown.clone()))
+                    .max_decoding_message_size(SMALL),
+            )
+            .add_service(AdoptionServer::new(AdoptionService::new(self.clone(), shutdown.clone())))
+            .add_service(
+                IstioCertificateServiceServer::new(IstioService::new(self.clone())).max_decoding_message_size(SMALL),
+            )
+            .add_service(JwtServer::new(JwtService::new(self.clone())))
     }
 
     /// Keeps what is in memory of the store's records as the store has it, whoever changes it.
@@ -232,6 +255,11 @@ impl Ca {
     }
 }
 
+/// How many threads serve nodes: one for each processor.
+fn lanes() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// Why the CA ended by itself.
 #[derive(Debug, Error)]
 pub enum RunError {
@@ -265,6 +293,9 @@ pub enum RunError {
     /// The store on this disk stopped, and a start is what helps.
     #[error("the store stopped after a failure of the disk; look at the disk and start again")]
     Store(#[source] StoreError),
+    /// The threads that serve nodes.
+    #[error("the system has no threads for those that serve nodes")]
+    Threads(#[source] io::Error),
     /// A listener failed.
     #[error("the certificate authority cannot serve")]
     Serve(#[from] tonic::transport::Error),

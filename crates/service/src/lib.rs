@@ -18,6 +18,7 @@ pub mod clock;
 pub mod config;
 pub mod environment;
 pub mod files;
+mod lane;
 pub mod metrics;
 pub mod process;
 mod readiness;
@@ -25,6 +26,7 @@ mod shutdown;
 pub mod telemetry;
 
 pub use admin::Admin;
+pub use lane::Lane;
 pub use metrics::Metrics;
 pub use readiness::{Health, Part, Readiness, ReadyGuard};
 pub use shutdown::{Shutdown, Unfinished};

@@ -8,12 +8,13 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use tokio_stream::Stream;
 
-use super::MtlsStream;
+use super::dealer::{Dealt, InLane};
+use super::seats::{GivenUp, Seat, Seats, origin};
+use super::{MtlsStream, PeerInfo};
 use crate::refusal::Causes;
 use crate::{AcceptError, Acceptor};
 
@@ -24,24 +25,15 @@ use crate::{AcceptError, Acceptor};
 /// an error.
 ///
 /// Who connects and says nothing holds nobody up for long: when all places for handshakes are taken and somebody
-/// waits, the oldest handshake ends once it has had its grace. And there is a bound to the connections that are open.
+/// waits, the oldest handshake ends once it has had its grace. And there is a bound to the connections that are open: when it is
+/// reached, who has the most of them loses its oldest to a newcomer.
 pub fn incoming(listener: TcpListener, acceptor: Acceptor) -> Incoming {
     incoming_within(listener, acceptor, Bounds::default())
 }
 
 /// The same with other bounds.
 pub fn incoming_within(listener: TcpListener, acceptor: Acceptor, bounds: Bounds) -> Incoming {
-    Incoming {
-        listener,
-        acceptor,
-        bounds,
-        open: Arc::new(Semaphore::new(bounds.connections)),
-        strangers: Arc::new(Semaphore::new(bounds.strangers)),
-        handshakes: JoinSet::new(),
-        begun: VecDeque::new(),
-        waiting: None,
-        pause: None,
-    }
+    Incoming::new(Door::Listener(listener), acceptor, bounds, Room::new(&bounds))
 }
 
 /// How many connections a listener has at a time.
@@ -51,9 +43,9 @@ pub struct Bounds {
     pub handshakes: usize,
     /// How long a handshake may take when somebody waits for its place.
     pub grace: Duration,
-    /// Connections that are open, those in their handshake included; further ones are closed at once.
+    /// Open connections of those who have a certificate: each identity is a holder.
     pub connections: usize,
-    /// Of them, those without a certificate.
+    /// Open connections of those who have none: each address is a holder.
     pub strangers: usize,
 }
 
@@ -66,19 +58,72 @@ impl Default for Bounds {
 /// See [`incoming`].
 #[derive(Debug)]
 pub struct Incoming {
-    listener: TcpListener,
+    door: Door,
     acceptor: Acceptor,
     bounds: Bounds,
-    /// A permit for each connection that may still be opened.
-    open: Arc<Semaphore>,
-    strangers: Arc<Semaphore>,
+    room: Room,
     handshakes: JoinSet<Option<MtlsStream>>,
     /// When which handshake began, the oldest first.
     begun: VecDeque<(Instant, AbortHandle)>,
     /// Somebody for whom there is no place; set along with the end of the oldest handshake's grace.
-    waiting: Option<(TcpStream, SocketAddr, Pin<Box<Sleep>>)>,
+    waiting: Option<(Guest, Pin<Box<Sleep>>)>,
     /// Set while the system has no more sockets to give.
     pause: Option<Pin<Box<Sleep>>>,
+}
+
+/// Where connections come in.
+#[derive(Debug)]
+pub(super) enum Door {
+    Listener(TcpListener),
+    Dealt(Dealt),
+}
+
+impl From<Dealt> for Door {
+    fn from(dealt: Dealt) -> Self {
+        Self::Dealt(dealt)
+    }
+}
+
+/// Somebody at the door.
+#[derive(Debug)]
+struct Guest {
+    tcp: TcpStream,
+    from: SocketAddr,
+    lane: Option<Arc<InLane>>,
+}
+
+impl Door {
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Guest>> {
+        Poll::Ready(match self {
+            Self::Listener(listener) => {
+                ready!(listener.poll_accept(cx)).map(|(tcp, from)| Guest { tcp, from, lane: None })
+            }
+            Self::Dealt(dealt) => {
+                ready!(dealt.poll_accept(cx)).map(|(tcp, from, lane)| Guest { tcp, from, lane: Some(lane) })
+            }
+        })
+    }
+}
+
+/// What there is room for.
+#[derive(Debug, Clone)]
+pub(super) struct Room {
+    known: Seats,
+    strangers: Seats,
+}
+
+impl Room {
+    pub(super) fn new(bounds: &Bounds) -> Self {
+        Self { known: Seats::new(bounds.connections), strangers: Seats::new(bounds.strangers) }
+    }
+
+    /// A seat for whoever it is.
+    fn take(&self, info: &PeerInfo) -> Option<(Seat, GivenUp)> {
+        match &info.peer {
+            Some(peer) => self.known.take(peer.id().as_str()),
+            None => self.strangers.take(&origin(info.remote_addr.ip())),
+        }
+    }
 }
 
 impl Stream for Incoming {
@@ -101,16 +146,21 @@ impl Stream for Incoming {
 }
 
 impl Incoming {
+    pub(super) fn new(door: Door, acceptor: Acceptor, bounds: Bounds, room: Room) -> Self {
+        let (handshakes, begun) = (JoinSet::new(), VecDeque::new());
+        Self { door, acceptor, bounds, room, handshakes, begun, waiting: None, pause: None }
+    }
+
     /// Begins one handshake, when a connection is waiting and there is room for it.
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if let Some((_, _, grace)) = &mut self.waiting {
+        if let Some((_, grace)) = &mut self.waiting {
             // The next handshake to finish wakes the task too.
             if self.handshakes.len() >= self.bounds.handshakes {
                 ready!(grace.as_mut().poll(cx));
                 self.end_the_oldest();
             }
-            if let Some((tcp, from, _)) = self.waiting.take() {
-                self.begin(tcp, from);
+            if let Some((guest, _)) = self.waiting.take() {
+                self.begin(guest);
             }
             return Poll::Ready(());
         }
@@ -118,12 +168,12 @@ impl Incoming {
             ready!(pause.as_mut().poll(cx));
             self.pause = None;
         }
-        match ready!(self.listener.poll_accept(cx)) {
-            Ok((tcp, from)) if self.handshakes.len() < self.bounds.handshakes => self.begin(tcp, from),
-            Ok((tcp, from)) => {
+        match ready!(self.door.poll_accept(cx)) {
+            Ok(guest) if self.handshakes.len() < self.bounds.handshakes => self.begin(guest),
+            Ok(guest) => {
                 self.forget_finished();
                 let began = self.begun.front().map_or_else(Instant::now, |(began, _)| *began);
-                self.waiting = Some((tcp, from, Box::pin(sleep_until(began + self.bounds.grace))));
+                self.waiting = Some((guest, Box::pin(sleep_until(began + self.bounds.grace))));
             }
             Err(error) if is_of_the_connection(&error) => {}
             Err(error) => {
@@ -134,26 +184,16 @@ impl Incoming {
         Poll::Ready(())
     }
 
-    fn begin(&mut self, tcp: TcpStream, from: SocketAddr) {
-        let Ok(permit) = Arc::clone(&self.open).try_acquire_owned() else {
-            tracing::warn!(target: "alcazar::refused", %from, connections = self.bounds.connections, "closed a connection: as many as there may be are open");
-            return;
-        };
+    fn begin(&mut self, Guest { tcp, from, lane }: Guest) {
         self.forget_finished();
-        let (acceptor, strangers) = (self.acceptor.clone(), Arc::clone(&self.strangers));
+        let (acceptor, room) = (self.acceptor.clone(), self.room.clone());
         let handle = self.handshakes.spawn(async move {
             let stream = handshake(acceptor, tcp, from).await?;
-            let stranger = match stream.info().peer {
-                Some(_) => None,
-                None => match strangers.try_acquire_owned() {
-                    Ok(permit) => Some(permit),
-                    Err(_full) => {
-                        tracing::warn!(target: "alcazar::refused", %from, "closed a connection: as many without a certificate as there may be are open");
-                        return None;
-                    }
-                },
+            let Some((seat, given_up)) = room.take(stream.info()) else {
+                tracing::warn!(target: "alcazar::refused", %from, "closed a connection: as many of its kind as there may be are open");
+                return None;
             };
-            Some(stream.holding(Places { _open: permit, _stranger: stranger }))
+            Some(stream.holding(Places { _seat: seat, _lane: lane }, given_up))
         });
         self.begun.push_back((Instant::now(), handle));
     }
@@ -177,8 +217,8 @@ impl Incoming {
 /// What a connection holds while it is open.
 #[derive(Debug)]
 pub(super) struct Places {
-    _open: OwnedSemaphorePermit,
-    _stranger: Option<OwnedSemaphorePermit>,
+    _seat: Seat,
+    _lane: Option<Arc<InLane>>,
 }
 
 async fn handshake(acceptor: Acceptor, tcp: TcpStream, from: SocketAddr) -> Option<MtlsStream> {
@@ -201,10 +241,10 @@ async fn handshake(acceptor: Acceptor, tcp: TcpStream, from: SocketAddr) -> Opti
 }
 
 /// Whether an error is that of one connection and not of the listener (accept(2)).
-fn is_of_the_connection(error: &io::Error) -> bool {
+pub(super) fn is_of_the_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
 /// How long to wait when the system has no more sockets.
-const PAUSE: Duration = Duration::from_millis(500);
+pub(super) const PAUSE: Duration = Duration::from_millis(500);

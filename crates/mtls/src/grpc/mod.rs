@@ -3,15 +3,19 @@
 //! ```text
 //!   channel(target, connector, expected) ──▶ tonic Channel: lazy, reconnects, the credentials of the moment
 //!   server().serve_with_incoming(incoming(listener, acceptor)) ──▶ handlers find a PeerInfo in the extensions
+//!   dealt(listener, acceptor, lanes) ──▶ the same for several runtimes, a dealer before them
 //! ```
 
 mod channel;
+mod dealer;
 mod incoming;
+mod seats;
 mod stream;
 
 use std::time::Duration;
 
 pub use channel::{ParseTargetError, Target, channel};
+pub use dealer::{Dealer, dealt};
 pub use incoming::{Bounds, Incoming, incoming, incoming_within};
 pub use stream::{MtlsStream, PeerInfo};
 

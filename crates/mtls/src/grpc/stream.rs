@@ -12,6 +12,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use tonic::transport::server::Connected;
 
 use super::incoming::Places;
+use super::seats::GivenUp;
 use crate::revoked::until_revoked;
 use crate::{Accepted, Acceptor, Clock, LiveCredentials, PeerIdentity, TlsStream};
 
@@ -46,9 +47,9 @@ impl MtlsStream {
         Self { io, info, _places: None }
     }
 
-    /// The same, with places that are free again when it ends.
-    pub(super) fn holding(self, place: Places) -> Self {
-        Self { _places: Some(place), ..self }
+    /// The same, with places that are free again when it ends, and that it may have to give up.
+    pub(super) fn holding(self, places: Places, given_up: GivenUp) -> Self {
+        Self { io: self.io.until_given_up(given_up), _places: Some(places), ..self }
     }
 
     /// Who is at the other end.
@@ -74,6 +75,8 @@ pub(super) struct Bounded<S> {
     first: Vec<u8>,
     end: End,
     revoked: Option<UntilRevoked>,
+    /// Ready when somebody else needs its place more.
+    given_up: Option<GivenUp>,
 }
 
 type UntilRevoked = Pin<Box<dyn Future<Output = Revoked> + Send + Sync>>;
@@ -95,6 +98,7 @@ impl Limit {
     }
 }
 
+const GIVEN_UP: &str = "its holder has the most connections, and others wait for a place";
 const CERTIFICATE_EXPIRED: &str = "the peer's certificate expired";
 const ANONYMOUS_TOO_LONG: &str = "a connection without a certificate had its time";
 /// Time enough to attest and get a certificate.
@@ -110,12 +114,17 @@ impl<S> Bounded<S> {
     pub(super) fn new(io: S, limit: Limit, clock: &Clock) -> Self {
         let first_look = next_look(limit.at, clock());
         let end = End { limit, clock: Clock::clone(clock), sleep: Box::pin(sleep(first_look)) };
-        Self { io, first: Vec::new(), end, revoked: None }
+        Self { io, first: Vec::new(), end, revoked: None, given_up: None }
     }
 
     /// The same, failing too once the peer is revoked.
     pub(super) fn until_revoked(self, peer: PeerIdentity, credentials: LiveCredentials) -> Self {
         Self { revoked: Some(Box::pin(until_revoked(peer, credentials))), ..self }
+    }
+
+    /// The same, failing too once its place is another's.
+    pub(super) fn until_given_up(self, given_up: GivenUp) -> Self {
+        Self { given_up: Some(given_up), ..self }
     }
 
     /// The same, with bytes that were read already.
@@ -158,6 +167,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Bounded<S> {
             tracing::warn!(target: "alcazar::revoked", reason = %revoked, "a connection was cut");
             let reason = format!("the peer is believed no more: {revoked}");
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, reason)));
+        }
+        if let Some(given_up) = &mut self.given_up
+            && given_up.as_mut().poll(cx).is_ready()
+        {
+            self.given_up = Some(Box::pin(std::future::ready(())));
+            tracing::debug!("a connection was closed: its holder has the most, and others wait");
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, GIVEN_UP)));
         }
         if self.first.is_empty() {
             return Pin::new(&mut self.io).poll_read(cx, buf);

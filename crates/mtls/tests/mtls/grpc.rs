@@ -198,6 +198,43 @@ async fn silence_holds_nobody_up_for_long() {
 }
 
 #[tokio::test]
+async fn who_has_many_connections_shuts_nobody_out() {
+    let mesh = Mesh::new();
+    let bounds = grpc::Bounds { connections: 3, strangers: 2, ..grpc::Bounds::default() };
+    let server = Server::start_within(mesh.acceptor(Clients::Optional, grpc::ALPN), "127.0.0.1:0", bounds).await;
+    let channel = |id: &str| {
+        let connector = Connector::new(mesh.live(id), grpc::ALPN, clock());
+        grpc::channel(server.address, connector, Expected::id(REVIEWS.parse().unwrap()))
+    };
+    // One identity takes all there is; another comes in all the same, and stays.
+    let mut greedy = Vec::new();
+    for _ in 0..3 {
+        greedy.push(channel(RATINGS));
+        who_am_i(greedy.last().unwrap()).await.unwrap();
+    }
+    let modest = channel(REVIEWS);
+    let known = who_am_i(&modest).await.unwrap();
+    assert!(known.contains(REVIEWS), "{known}");
+    // However often the greedy one comes again, it is its own that go.
+    for _ in 0..4 {
+        greedy.push(channel(RATINGS));
+        who_am_i(greedy.last().unwrap()).await.unwrap();
+    }
+    assert_eq!(who_am_i(&modest).await.unwrap(), known);
+
+    // Strangers of one address likewise: the newest is let in, and the oldest of them ends.
+    let anonymous = || {
+        let connector = Connector::pinned(td(TD), Fingerprint::of(&mesh.root.der), grpc::ALPN, clock());
+        grpc::channel(server.address, connector, Expected::TrustDomain(td(TD)))
+    };
+    let mut strangers = Vec::new();
+    for _ in 0..4 {
+        strangers.push(anonymous());
+        assert_eq!(who_am_i(strangers.last().unwrap()).await.unwrap(), "anonymous");
+    }
+}
+
+#[tokio::test]
 async fn a_lost_connection_comes_back_with_the_credentials_of_the_moment() {
     let mesh = Mesh::new();
     let server = Server::start(mesh.acceptor(Clients::Required, grpc::ALPN), "127.0.0.1:0").await;
