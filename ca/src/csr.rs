@@ -78,6 +78,11 @@ impl Csr {
         &self.spki
     }
 
+    /// Whether the key is a point of P-256 that is not compressed, with its algorithm: then this is its one form in DER.
+    pub(crate) fn has_plain_key(&self) -> bool {
+        self.spki.starts_with(P256_POINT) && self.spki.len() == P256_POINT.len() + 64
+    }
+
     /// The kind of the key.
     pub fn kind(&self) -> KeyKind {
         self.kind
@@ -88,6 +93,12 @@ impl Csr {
         self.hash
     }
 }
+
+/// What comes before the 64 bytes of a point: id-ecPublicKey, prime256v1, and a bit string of an uncompressed point (RFC 5480 §2).
+const P256_POINT: &[u8] = &[
+    0x30, 89, 0x30, 19, 0x06, 7, 0x2a, 0x86, 0x48, 0xce, 0x3d, 2, 1, 0x06, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7,
+    0x03, 66, 0, 4,
+];
 
 /// The SHA-256 of a SubjectPublicKeyInfo in DER.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]

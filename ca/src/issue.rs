@@ -52,6 +52,8 @@ pub struct Issued {
     pub issuer: Fingerprint,
     /// Whether its life was cut to that of its issuer.
     pub clamped: bool,
+    /// Whether everything in it has the one form that it can have: a leaf that was written here, for a P-256 key.
+    pub(crate) is_plain: bool,
 }
 
 /// As [`issue`], but good from `earliest` on at most where that is given: what is issued after a revocation must not look as
@@ -91,6 +93,7 @@ pub(crate) fn issue_from(
         key_hash: csr.key_hash(),
         issuer: issuer.info().fingerprint,
         clamped: not_after < wanted,
+        is_plain: csr.has_plain_key(),
     })
 }
 
