@@ -8,11 +8,11 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{Instant, Sleep, sleep, sleep_until};
+use tokio::time::{Sleep, sleep};
 use tokio_stream::Stream;
 
 use super::dealer::{Dealt, InLane};
+use super::handshakes::Handshakes;
 use super::seats::{GivenUp, Seat, Seats, origin};
 use super::{MtlsStream, PeerInfo};
 use crate::refusal::Causes;
@@ -24,8 +24,9 @@ use crate::{AcceptError, Acceptor};
 /// nobody but itself: its handshake is logged and forgotten. The stream never ends by itself and never yields
 /// an error.
 ///
-/// Who connects and says nothing holds nobody up for long: when all places for handshakes are taken and somebody
-/// waits, the oldest handshake ends once it has had its grace. And there is a bound to the connections that are open: when it is
+/// Who connects and says nothing holds nobody up for long: when all places for handshakes are taken, the address that has the
+/// most of them loses its oldest to another's, and where it is that address itself that waits, the oldest handshake ends once it has
+/// had its grace. And there is a bound to the connections that are open: when it is
 /// reached, who has the most of them loses its oldest to a newcomer.
 pub fn incoming(listener: TcpListener, acceptor: Acceptor) -> Incoming {
     incoming_within(listener, acceptor, Bounds::default())
@@ -62,11 +63,11 @@ pub struct Incoming {
     acceptor: Acceptor,
     bounds: Bounds,
     room: Room,
-    handshakes: JoinSet<Option<MtlsStream>>,
-    /// When which handshake began, the oldest first.
-    begun: VecDeque<(Instant, AbortHandle)>,
-    /// Somebody for whom there is no place; set along with the end of the oldest handshake's grace.
-    waiting: Option<(Guest, Pin<Box<Sleep>>)>,
+    handshakes: Handshakes<Option<MtlsStream>>,
+    /// Those for whom there is no place, which are of the addresses that have the most places.
+    waiting: VecDeque<Guest>,
+    /// The end of the oldest handshake's grace, while somebody waits.
+    grace: Pin<Box<Sleep>>,
     /// Set while the system has no more sockets to give.
     pause: Option<Pin<Box<Sleep>>>,
 }
@@ -121,7 +122,7 @@ impl Room {
     fn take(&self, info: &PeerInfo) -> Option<(Seat, GivenUp)> {
         match &info.peer {
             Some(peer) => self.known.take(peer.id().as_str()),
-            None => self.strangers.take(&origin(info.remote_addr.ip())),
+            None => self.strangers.take(&origin(info.remote_addr.ip()).to_string()),
         }
     }
 }
@@ -133,7 +134,7 @@ impl Stream for Incoming {
         loop {
             // Asked after accepting, so that a handshake which was just begun can wake this task.
             let accepting = self.poll_accept(cx);
-            match self.handshakes.poll_join_next(cx) {
+            match self.handshakes.poll_next(cx) {
                 Poll::Ready(Some(Ok(Some(stream)))) => return Poll::Ready(Some(Ok(stream))),
                 // Refused, or a handshake that panicked: either is over.
                 Poll::Ready(Some(Ok(None) | Err(_))) => {}
@@ -147,19 +148,14 @@ impl Stream for Incoming {
 
 impl Incoming {
     pub(super) fn new(door: Door, acceptor: Acceptor, bounds: Bounds, room: Room) -> Self {
-        let (handshakes, begun) = (JoinSet::new(), VecDeque::new());
-        Self { door, acceptor, bounds, room, handshakes, begun, waiting: None, pause: None }
+        let (handshakes, waiting, grace) = (Handshakes::default(), VecDeque::new(), Box::pin(sleep(Duration::ZERO)));
+        Self { door, acceptor, bounds, room, handshakes, waiting, grace, pause: None }
     }
 
-    /// Begins one handshake, when a connection is waiting and there is room for it.
+    /// Sees to one who waits, or to one who comes.
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if let Some((_, grace)) = &mut self.waiting {
-            // The next handshake to finish wakes the task too.
-            if self.handshakes.len() >= self.bounds.handshakes {
-                ready!(grace.as_mut().poll(cx));
-                self.end_the_oldest();
-            }
-            if let Some((guest, _)) = self.waiting.take() {
+        if !self.waiting.is_empty() && self.poll_place(cx).is_ready() {
+            if let Some(guest) = self.waiting.pop_front() {
                 self.begin(guest);
             }
             return Poll::Ready(());
@@ -169,12 +165,7 @@ impl Incoming {
             self.pause = None;
         }
         match ready!(self.door.poll_accept(cx)) {
-            Ok(guest) if self.handshakes.len() < self.bounds.handshakes => self.begin(guest),
-            Ok(guest) => {
-                self.forget_finished();
-                let began = self.begun.front().map_or_else(Instant::now, |(began, _)| *began);
-                self.waiting = Some((guest, Box::pin(sleep_until(began + self.bounds.grace))));
-            }
+            Ok(guest) => self.receive(guest),
             Err(error) if is_of_the_connection(&error) => {}
             Err(error) => {
                 tracing::warn!(%error, "cannot accept connections; trying again in {PAUSE:?}");
@@ -184,10 +175,35 @@ impl Incoming {
         Poll::Ready(())
     }
 
+    /// Ready when there is a place for whoever waits: the next handshake to finish wakes the task too.
+    fn poll_place(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.handshakes.len() < self.bounds.handshakes {
+            return Poll::Ready(());
+        }
+        let Some(began) = self.handshakes.oldest() else { return Poll::Pending };
+        let until = began + self.bounds.grace;
+        if self.grace.deadline() != until {
+            self.grace.as_mut().reset(until);
+        }
+        ready!(self.grace.as_mut().poll(cx));
+        self.handshakes.end_the_oldest();
+        Poll::Ready(())
+    }
+
+    /// Begins the handshake of somebody who comes, or lets it wait.
+    fn receive(&mut self, guest: Guest) {
+        let is_free = self.waiting.is_empty() && self.handshakes.len() < self.bounds.handshakes;
+        if is_free || self.handshakes.make_room(origin(guest.from.ip())) {
+            self.begin(guest);
+        } else if self.waiting.len() < WAITING {
+            self.waiting.push_back(guest);
+        }
+        // Else it is closed: nobody has more than its own address has, here and in the queue.
+    }
+
     fn begin(&mut self, Guest { tcp, from, lane }: Guest) {
-        self.forget_finished();
         let (acceptor, room) = (self.acceptor.clone(), self.room.clone());
-        let handle = self.handshakes.spawn(async move {
+        self.handshakes.begin(origin(from.ip()), async move {
             let stream = handshake(acceptor, tcp, from).await?;
             let Some((seat, given_up)) = room.take(stream.info()) else {
                 tracing::warn!(target: "alcazar::refused", %from, "closed a connection: as many of its kind as there may be are open");
@@ -195,22 +211,6 @@ impl Incoming {
             };
             Some(stream.holding(Places { _seat: seat, _lane: lane }, given_up))
         });
-        self.begun.push_back((Instant::now(), handle));
-    }
-
-    /// Those that are over need no place in the order; handshakes end about as they began.
-    fn forget_finished(&mut self) {
-        while self.begun.front().is_some_and(|(_, handshake)| handshake.is_finished()) {
-            self.begun.pop_front();
-        }
-    }
-
-    fn end_the_oldest(&mut self) {
-        self.forget_finished();
-        if let Some((_, handshake)) = self.begun.pop_front() {
-            tracing::debug!("ended a handshake that had its time while others waited");
-            handshake.abort();
-        }
     }
 }
 
@@ -246,5 +246,7 @@ pub(super) fn is_of_the_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
+/// Connections that wait for a handshake.
+const WAITING: usize = 1024;
 /// How long to wait when the system has no more sockets.
 pub(super) const PAUSE: Duration = Duration::from_millis(500);

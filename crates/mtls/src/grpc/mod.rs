@@ -8,6 +8,7 @@
 
 mod channel;
 mod dealer;
+mod handshakes;
 mod incoming;
 mod seats;
 mod stream;

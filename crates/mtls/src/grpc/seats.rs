@@ -4,7 +4,7 @@
 //! connections of one other, and one that has a single connection never loses it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -128,13 +128,13 @@ impl Drop for Seat {
     }
 }
 
-/// Whose a connection without a certificate is: an address's, or the network's of IPv6 that one host has all of.
-pub(super) fn origin(from: IpAddr) -> String {
+/// Whose a connection is before anybody has proved anything: an address's, or the network's of IPv6 that one host has all of.
+pub(super) fn origin(from: IpAddr) -> IpAddr {
     match from.to_canonical() {
-        IpAddr::V4(ip) => ip.to_string(),
+        IpAddr::V4(ip) => ip.into(),
         IpAddr::V6(ip) => {
             let [a, b, c, d, ..] = ip.segments();
-            format!("{a:x}:{b:x}:{c:x}:{d:x}::/64")
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
         }
     }
 }
@@ -188,9 +188,9 @@ mod tests {
     #[test]
     fn a_host_is_an_address_or_a_network() {
         for (ip, expected) in
-            [("10.0.0.1", "10.0.0.1"), ("::ffff:10.0.0.1", "10.0.0.1"), ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64")]
+            [("10.0.0.1", "10.0.0.1"), ("::ffff:10.0.0.1", "10.0.0.1"), ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::")]
         {
-            assert_eq!(origin(ip.parse().unwrap()), expected);
+            assert_eq!(origin(ip.parse().unwrap()).to_string(), expected);
         }
     }
 }

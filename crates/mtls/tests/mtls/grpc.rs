@@ -198,6 +198,25 @@ async fn silence_holds_nobody_up_for_long() {
 }
 
 #[tokio::test]
+async fn silence_of_one_address_holds_up_no_other() {
+    let mesh = Mesh::new();
+    // Nobody gets a place by waiting.
+    let bounds = grpc::Bounds { handshakes: 4, grace: Duration::from_secs(3600), ..grpc::Bounds::default() };
+    let server = Server::start_within(mesh.acceptor(Clients::Optional, grpc::ALPN), "127.0.0.1:0", bounds).await;
+    let mut silent = Vec::new();
+    for _ in 0..20 {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        silent.push(socket.connect(server.address).await.unwrap());
+    }
+    let connector = Connector::new(mesh.live(RATINGS), grpc::ALPN, clock());
+    let channel = grpc::channel(server.address, connector, Expected::id(REVIEWS.parse().unwrap()));
+    let start = tokio::time::Instant::now();
+    who_am_i(&channel).await.unwrap();
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+}
+
+#[tokio::test]
 async fn who_has_many_connections_shuts_nobody_out() {
     let mesh = Mesh::new();
     let bounds = grpc::Bounds { connections: 3, strangers: 2, ..grpc::Bounds::default() };
