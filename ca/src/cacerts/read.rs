@@ -75,6 +75,11 @@ impl CacertsFiles {
         self.0.iter().map(|(name, bytes)| (*name, bytes.as_slice()))
     }
 
+    /// The CRLs among them, in DER.
+    pub(crate) fn crls(&self) -> Vec<Vec<u8>> {
+        self.0.get(CA_CRL).map(|pem| crate::revocation::crls_in(pem)).unwrap_or_default()
+    }
+
     pub(super) fn has(&self, name: &str) -> bool {
         self.0.contains_key(name)
     }

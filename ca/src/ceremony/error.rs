@@ -77,6 +77,25 @@ pub enum CeremonyError {
         /// What is wrong.
         source: Box<CacertsError>,
     },
+    /// Nothing that this root could take back.
+    #[error("{what} is not an intermediate that this root has signed; {mend}")]
+    NotOurs {
+        /// What was named.
+        what: String,
+        /// What to do.
+        mend: &'static str,
+    },
+    /// What was revoked before cannot be read, and would be forgotten.
+    #[error("{} is not what this root has signed last ({what}); put back the file that was carried to the CAs", file.display())]
+    Revocations {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// No CRL.
+    #[error("cannot make the CRL")]
+    Crl(#[from] crate::revocation::crl::CrlError),
     /// The transcript was altered.
     #[error("the transcript is not whole: {entry}: {what}")]
     Transcript {

@@ -7,12 +7,15 @@
 //!  RootFolder::read_request ─▶ Proposal, in words ─▶ a person says yes
 //!  RootFolder::sign          ── cacerts set ──▶    install(&config, folder)
 //!        │
+//!  RootFolder::revoke        ── revocations.pb ─▶  `alcazar revocations import`, at each CA
+//!        │
 //!  transcript/0001.json, 0001.json.sig             each entry names the hash of the one before it
 //! ```
 
 mod error;
 mod install;
 mod request;
+mod revoke;
 mod root;
 mod transcript;
 
@@ -21,6 +24,7 @@ pub use self::{
     error::CeremonyError,
     install::install,
     request::{IntermediateRequest, Requested, request},
+    revoke::{REVOCATIONS, Revoked, TakingBack},
     root::{Proposal, RootFolder, RootKey, Signed},
     transcript::{Entry, verify as verify_transcript},
 };

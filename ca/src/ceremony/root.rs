@@ -12,23 +12,25 @@ use alcazar_service::files::{private_directory, write_atomic};
 use rustls_pki_types::pem::PemObject;
 use serde::{Deserialize, Serialize};
 
-use super::{CeremonyError, IntermediateRequest, transcript};
+use super::{CeremonyError, IntermediateRequest, revoke::crl_pem, transcript};
 use crate::{
     authority::{Authority, AuthorityInfo},
     hierarchy::pem,
     keys::{KeyAlgorithm, KeyLabel, KeyStore},
     records::text,
+    revocation::CrlUrl,
     serial::Serial,
 };
 
 /// The folder of a root.
 ///
-/// **Shape**: `root-cert.pem`, `root.json`, `transcript/`, and `root-key.pem` where the key is not in a token.
+/// **Shape**: `root-cert.pem`, `root.json`, `transcript/`, `issued/` with each intermediate that it has signed, `revocations.pb` and
+/// `ca-crl.pem` with those that it has taken back, and `root-key.pem` where the key is not in a token.
 pub struct RootFolder {
-    folder: PathBuf,
-    about: About,
-    authority: Authority,
-    signer: Arc<dyn crate::signer::Signer>,
+    pub(super) folder: PathBuf,
+    pub(super) about: About,
+    pub(super) authority: Authority,
+    pub(super) signer: Arc<dyn crate::signer::Signer>,
 }
 
 /// Where a root's key is, and its label there.
@@ -42,9 +44,9 @@ pub struct RootKey {
 /// What the certificate alone does not say.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct About {
+pub(super) struct About {
     #[serde(with = "text")]
-    trust_domain: TrustDomain,
+    pub(super) trust_domain: TrustDomain,
     key: String,
 }
 
@@ -54,6 +56,7 @@ pub struct Proposal {
     request: IntermediateRequest,
     root: AuthorityInfo,
     life: Duration,
+    crl: Option<CrlUrl>,
     now: SystemTime,
 }
 
@@ -144,11 +147,18 @@ impl RootFolder {
         self.authority.info()
     }
 
-    /// Reads a request, and says what signing it would come to.
+    /// Reads a request, and says what signing it would come to. With `crl` the certificate says that this root's CRL is found below
+    /// that: a request has no say in it, as it comes from the machine that may be the next to be revoked.
     ///
     /// # Errors
     /// When it is not one that this root signs.
-    pub fn propose(&self, file: &Path, life: Duration, now: SystemTime) -> Result<Proposal, CeremonyError> {
+    pub fn propose(
+        &self,
+        file: &Path,
+        life: Duration,
+        crl: Option<CrlUrl>,
+        now: SystemTime,
+    ) -> Result<Proposal, CeremonyError> {
         let text = fs::read_to_string(file).map_err(CeremonyError::io("read", file))?;
         let request = IntermediateRequest::parse(file, &text)?;
         if request.trust_domain != self.about.trust_domain {
@@ -158,7 +168,7 @@ impl RootFolder {
         if life < DAY || life > self.info().validity.remaining(now) {
             return Err(CeremonyError::Life(life.as_secs() / DAY.as_secs()));
         }
-        Ok(Proposal { request, root: self.info().clone(), life, now })
+        Ok(Proposal { request, root: self.info().clone(), life, crl, now })
     }
 
     /// Signs what was proposed, writes the set into `out`, and notes it in the transcript. Blocks.
@@ -166,11 +176,12 @@ impl RootFolder {
     /// # Errors
     /// When the key or the disk refuses.
     pub fn sign(&self, proposal: &Proposal, out: &Path) -> Result<Signed, CeremonyError> {
-        let Proposal { request, life, now, .. } = proposal;
+        let Proposal { request, life, crl, now, .. } = proposal;
+        let root = Authority::new(self.info().certificate.clone(), self.signer.clone())?.published_at(crl.as_ref());
         let key = rcgen::SubjectPublicKeyInfo::from_der(&request.spki).map_err(CeremonyError::MakeRequest)?;
         let serial = Serial::random()?;
         let (domain, cluster) = (&request.trust_domain, &request.cluster);
-        let made = Authority::certify(&self.authority, domain, cluster, &key, serial, *now, *life)?;
+        let made = Authority::certify(&root, domain, cluster, &key, serial, *now, *life)?;
         let made = AuthorityInfo::parse(made)?;
         // On record before anybody has it.
         let mut entry = transcript::describe("sign", self.info(), &made, *now);
@@ -179,9 +190,14 @@ impl RootFolder {
         entry.request = transcript::sha256(&request.der);
         let entry = transcript::append(&self.folder, entry, &*self.signer)?;
 
+        // What may have to be taken back one day.
+        self.keep_issued(&made)?;
+        let list = self.revocations(*now)?;
+        let crl = crl_pem(&self.crl(&list, *now)?);
         fs::create_dir_all(out).map_err(CeremonyError::io("create", out))?;
         let (own, root) = (pem(&made.certificate), pem(&self.info().certificate));
-        for (name, text) in [("root-cert.pem", &root), ("cert-chain.pem", &own), ("ca-cert.pem", &own)] {
+        let files = [("root-cert.pem", &root), ("cert-chain.pem", &own), ("ca-cert.pem", &own), ("ca-crl.pem", &crl)];
+        for (name, text) in files {
             let path = out.join(name);
             write_atomic(&path, text.as_bytes(), 0o644).map_err(CeremonyError::io("write", &path))?;
         }
@@ -215,6 +231,10 @@ impl fmt::Display for Proposal {
             self.root.fingerprint,
             rfc3339(self.root.validity.not_after())
         )?;
+        match &self.crl {
+            Some(url) => writeln!(f, "  revocation     its CRL is at {}", url.of(self.root.fingerprint))?,
+            None => writeln!(f, "  revocation     it names no CRL (--crl-url)")?,
+        }
         writeln!(f, "Whoever holds that key can issue every identity of {} until then.", request.trust_domain)?;
         write!(f, "Compare the key with what `alcazar ca request` printed where the cluster's CA runs.")
     }

@@ -24,7 +24,7 @@ pub struct Entry {
     pub previous: String,
     /// When, in UTC, by the clock of that machine.
     pub time: String,
-    /// `init` or `sign`.
+    /// `init`, `sign` or `revoke`.
     pub act: String,
     /// The fingerprint of the root.
     pub root: String,
@@ -36,12 +36,15 @@ pub struct Entry {
     pub request: String,
     /// The SHA-256 of the certificate's public key.
     pub key: String,
-    /// The fingerprint of the certificate that was made.
+    /// The fingerprint of the certificate that was made, or taken back.
     pub certificate: String,
     /// From when on it is good.
     pub not_before: String,
     /// Until when it is good.
     pub not_after: String,
+    /// Why it was taken back; of another act, empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
 }
 
 /// Where the entries are, beside the root's certificate.
@@ -88,6 +91,7 @@ pub(super) fn describe(act: &str, root: &AuthorityInfo, made: &AuthorityInfo, ti
         certificate: made.fingerprint.to_string(),
         not_before: rfc3339(made.validity.not_before()),
         not_after: rfc3339(made.validity.not_after()),
+        reason: String::new(),
     }
 }
 

@@ -145,17 +145,22 @@ impl RevocationAdministration for RevocationAdministrationService {
 
     async fn import_revocations(
         &self,
-        request: Request<v1::SignedRevocations>,
+        request: Request<v1::RevocationLists>,
     ) -> Result<Response<v1::ImportRevocationsResponse>, Status> {
-        let taken = self.ca.import_revocations(request.into_inner()).await.map_err(status)?;
+        let v1::RevocationLists { lists, crls } = request.into_inner();
+        let mut taken = self.ca.import_revocations(v1::SignedRevocations { lists }).await.map_err(status)?;
+        let of = self.ca.import_crls(&crls).await.map_err(status)?;
+        taken.extend(of.into_iter().map(|root| format!("the CRL of {}", ListIssuer::Root(root))));
         Ok(Response::new(v1::ImportRevocationsResponse { taken }))
     }
 
     async fn export_revocations(
         &self,
         _: Request<v1::ExportRevocationsRequest>,
-    ) -> Result<Response<v1::SignedRevocations>, Status> {
-        Ok(Response::new(self.ca.follow_revocations().borrow().signed.clone()))
+    ) -> Result<Response<v1::RevocationLists>, Status> {
+        let crls = self.ca.imported_crls().await.map_err(|error| status(error.into()))?;
+        let lists = self.ca.follow_revocations().borrow().signed.lists.clone();
+        Ok(Response::new(v1::RevocationLists { lists, crls }))
     }
 }
 
@@ -201,8 +206,12 @@ fn invalid(error: impl std::error::Error + 'static) -> Status {
 fn status(error: RevokeError) -> Status {
     let reason = process::chain(&error);
     match error {
-        RevokeError::Serial(_) | RevokeError::Foreign(_) | RevokeError::Import(_) => Status::invalid_argument(reason),
-        RevokeError::Full { .. } | RevokeError::LongImport { .. } => Status::resource_exhausted(reason),
+        RevokeError::Serial(_) | RevokeError::Foreign(_) | RevokeError::Import(_) | RevokeError::Crl => {
+            Status::invalid_argument(reason)
+        }
+        RevokeError::Full { .. } | RevokeError::LongImport { .. } | RevokeError::LongCrl(_) => {
+            Status::resource_exhausted(reason)
+        }
         RevokeError::NotRevoked(_) => Status::not_found(reason),
         RevokeError::Over { .. }
         | RevokeError::Token { .. }

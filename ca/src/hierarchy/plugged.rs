@@ -67,6 +67,12 @@ impl Plugged {
         Ok(there.then(|| self.installed.clone()))
     }
 
+    /// The CRLs that were plugged in with the set.
+    pub(crate) fn crls(&self) -> Vec<Vec<u8>> {
+        let Ok(Some(folder)) = self.folder() else { return Vec::new() };
+        CacertsFiles::read(&folder).map(|files| files.crls()).unwrap_or_default()
+    }
+
     pub(super) fn leaf_life(&self) -> Duration {
         self.leaf_life
     }

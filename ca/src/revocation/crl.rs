@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! GET /crl/<SHA-256 of an intermediate>.crl    leaves that it issued: by serial number, and those of revoked identities
-//! GET /crl/root.crl, /crl/<SHA-256>.crl        intermediates; where the root's key is here
+//! GET /crl/root.crl, /crl/<SHA-256>.crl        intermediates; where the root's key is here, or its CRL was brought
 //! ```
 
 use std::{
@@ -27,11 +27,22 @@ use crate::{
 };
 
 impl Ca {
-    /// The CRL of an intermediate or a root whose key is here; DER.
+    /// The CRL of an intermediate or a root, DER: made where the key is here, else the newest that was brought.
     ///
     /// # Errors
-    /// When the key is not here, or a record cannot be read.
+    /// When neither is here, or a record cannot be read.
     pub async fn crl(&self, issuer: Fingerprint) -> Result<Vec<u8>, CrlError> {
+        match self.make_crl(issuer, None).await {
+            Err(CrlError::Unknown(source)) => match self.last_crl(issuer).await? {
+                None => self.brought_crl(issuer).await?.ok_or(CrlError::Unknown(source)),
+                Some(last) => Ok(last),
+            },
+            outcome => outcome,
+        }
+    }
+
+    /// Makes one, which is good until then, or for a day.
+    pub(super) async fn make_crl(&self, issuer: Fingerprint, until: Option<SystemTime>) -> Result<Vec<u8>, CrlError> {
         let (now, published) = ((self.0.clock)(), self.follow_revocations().borrow().clone());
         let is_root = self.hierarchy().roots().iter().any(|root| root.fingerprint == issuer);
         let revoked = if is_root {
@@ -41,21 +52,22 @@ impl Ca {
         };
         let files = self.0.files.clone();
         let active = self.hierarchy().signing().authority.clone();
+        let until = until.unwrap_or(now + LIFE);
         let signed = tokio::task::spawn_blocking(move || match () {
-            () if active.info().fingerprint == issuer => encode(&active, revoked, now),
+            () if active.info().fingerprint == issuer => encode(&active, revoked, now, until),
             () if is_root => {
                 let root = files.root_signer(issuer, now).map_err(|source| CrlError::Unknown(Box::new(source)))?;
-                encode(&root, revoked, now)
+                encode(&root, revoked, now, until)
             }
             () => {
                 let signing = files.load(issuer, now).map_err(|source| CrlError::Unknown(Box::new(source)))?;
-                encode(&signing.authority, revoked, now)
+                encode(&signing.authority, revoked, now, until)
             }
         });
         signed.await.map_err(|_ending| CrlError::Interrupted)?
     }
 
-    /// Whose CRLs may be made here: what signs, what has signed and is still here, and the roots.
+    /// Whose CRLs may be had here: what signs, what has signed and is still here or has left its last one, and the roots.
     pub(super) async fn issuers_of_crls(&self) -> BTreeSet<Fingerprint> {
         let hierarchy = self.hierarchy();
         let mut issuers: BTreeSet<_> = hierarchy.roots().iter().map(|root| root.fingerprint).collect();
@@ -68,6 +80,12 @@ impl Ca {
             // Those that are in memory can be asked for all the same.
             Err(error) => {
                 tracing::warn!(reason = %process::chain(&error), "the issuers of CRLs cannot be read from the disk")
+            }
+        }
+        match self.issuers_of_last_crls().await {
+            Ok(gone) => issuers.extend(gone),
+            Err(error) => {
+                tracing::warn!(reason = %process::chain(&error), "the last CRLs of those who are gone are not known")
             }
         }
         issuers
@@ -139,7 +157,13 @@ impl Ca {
     }
 }
 
-fn encode(issuer: &Authority, revoked: BTreeMap<Vec<u8>, Revocation>, now: SystemTime) -> Result<Vec<u8>, CrlError> {
+/// A CRL that is good until then.
+pub(crate) fn encode(
+    issuer: &Authority,
+    revoked: BTreeMap<Vec<u8>, Revocation>,
+    now: SystemTime,
+    until: SystemTime,
+) -> Result<Vec<u8>, CrlError> {
     let this_update = whole_seconds(now);
     let revoked_certs = revoked.into_iter().map(|(serial, revocation)| RevokedCertParams {
         serial_number: SerialNumber::from_slice(&serial),
@@ -149,7 +173,7 @@ fn encode(issuer: &Authority, revoked: BTreeMap<Vec<u8>, Revocation>, now: Syste
     });
     let params = CertificateRevocationListParams {
         this_update: this_update.into(),
-        next_update: (this_update + LIFE).into(),
+        next_update: whole_seconds(until).into(),
         // Later lists have higher numbers, also after a start with another store.
         crl_number: SerialNumber::from(seconds::of(now)),
         issuing_distribution_point: None,
@@ -192,7 +216,8 @@ fn bytes_of(serial: &str) -> Vec<u8> {
     digits.rchunks(2).rev().map(|pair| pair.iter().fold(0, |sum: u8, digit| (sum << 4) | value(*digit))).collect()
 }
 
-fn serial_of(info: &AuthorityInfo) -> Option<Vec<u8>> {
+/// The bytes of an authority's serial number, without leading zeros.
+pub(crate) fn serial_of(info: &AuthorityInfo) -> Option<Vec<u8>> {
     let (_, certificate) = X509Certificate::from_der(&info.certificate).ok()?;
     Some(certificate.raw_serial().iter().copied().skip_while(|byte| *byte == 0).collect())
 }
@@ -200,8 +225,8 @@ fn serial_of(info: &AuthorityInfo) -> Option<Vec<u8>> {
 /// Why there is no CRL.
 #[derive(Debug, Error)]
 pub enum CrlError {
-    /// Its issuer's key is elsewhere.
-    #[error("the issuer's key is not here")]
+    /// Its issuer's key is elsewhere, and nobody has brought one.
+    #[error("the issuer's key is not here, and no CRL of it was brought")]
     Unknown(#[source] Box<HierarchyError>),
     /// The certificates on the disk cannot be read.
     #[error("the certificates on the disk cannot be read")]

@@ -112,6 +112,12 @@ pub enum RevokeError {
     /// A list that nobody would take.
     #[error("the list is not taken")]
     Import(#[source] ListError),
+    /// A CRL of nobody who is trusted.
+    #[error("a CRL in the file is not signed by a root that is trusted here")]
+    Crl,
+    /// A CRL that no record has room for.
+    #[error("a CRL in the file is {0} bytes long, more than a record takes")]
+    LongCrl(usize),
     /// The key did not sign.
     #[error(transparent)]
     Sign(#[from] SignError),

@@ -171,7 +171,7 @@ impl Ca {
 }
 
 /// The list that says this besides all that those before it say, newer than each of them.
-fn with_intermediate(
+pub(crate) fn with_intermediate(
     earlier: &[&RevocationList],
     empty: impl FnOnce(u64) -> RevocationList,
     (intermediate, revocation): (Fingerprint, Revocation),

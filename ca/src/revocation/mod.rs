@@ -4,6 +4,8 @@
 //! operator ─revoke─▶ Entry ─▶ store   ca/revocations/{serial,identity}/…      one record for each
 //!                                     ca/revocation-lists/own                 version and digest of this cluster's list
 //!                                     ca/revocation-lists/signed/…, parts/…   lists of roots and of other clusters, as signed
+//!                                     ca/revocation-lists/crls/…              CRLs of roots that are kept offline
+//!                                     ca/revocation-lists/last/…              last CRLs of intermediates that are gone
 //!                                     ca/revoked-certificates/…               serial numbers of revoked identities, for CRLs
 //!                               │ refresh: read, forget what is over, raise the version, sign, check
 //!                               ▼
@@ -21,11 +23,13 @@
 //!   moment, so that its not-before alone tells it from the certificates that stay revoked.
 //! - Intermediates are revoked by a root alone.
 
+mod brought;
 mod config;
 pub(crate) mod crl;
 mod entry;
 mod error;
 mod intermediates;
+mod last;
 mod lists;
 mod operator;
 mod pages;
@@ -45,15 +49,17 @@ use thiserror::Error;
 use tokio::sync::{Mutex, watch};
 
 use self::refresh::Refreshing;
+pub(crate) use self::{
+    brought::crls_in,
+    entry::{Entry, Named, SKEW},
+    intermediates::with_intermediate,
+    operator::Subject,
+};
 pub use self::{
     config::{CrlUrl, ParseCrlUrlError, RevocationConfig},
     error::RevokeError,
     pages::routes as crl_routes,
     refresh::RefreshError,
-};
-pub(crate) use self::{
-    entry::{Entry, Named},
-    operator::Subject,
 };
 use crate::{ca::Ca, patience::Patience};
 

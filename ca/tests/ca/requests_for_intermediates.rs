@@ -30,7 +30,7 @@ fn round(config: &Config, by: &RootFolder, out: &Path, hands: &Hands) -> KeyHash
     let asked = ceremony::request(config, &config.key_store()).unwrap();
     let again = ceremony::request(config, &config.key_store()).unwrap();
     assert_eq!(asked, again, "it has not been answered");
-    let proposal = by.propose(&asked.file, 365 * DAY, hands.now()).unwrap();
+    let proposal = by.propose(&asked.file, 365 * DAY, None, hands.now()).unwrap();
     by.sign(&proposal, out).unwrap();
     ceremony::install(config, out, hands.now()).unwrap();
     asked.key_hash
@@ -79,7 +79,7 @@ async fn a_set_is_refused_where_the_key_of_its_request_is_gone() {
     let (config, by) = (Config::new(at("data")), root(&at("root"), &hands));
     let asked = ceremony::request(&config, &config.key_store()).unwrap();
     let key = asked.file.with_file_name(format!("{}-key.pem", asked.file.file_stem().unwrap().to_str().unwrap()));
-    let proposal = by.propose(&asked.file, 365 * DAY, hands.now()).unwrap();
+    let proposal = by.propose(&asked.file, 365 * DAY, None, hands.now()).unwrap();
     by.sign(&proposal, &at("set")).unwrap();
     fs::rename(&key, at("elsewhere")).unwrap();
     let error = chain(&ceremony::install(&config, &at("set"), hands.now()).unwrap_err());

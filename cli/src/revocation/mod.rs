@@ -8,7 +8,6 @@ use alcazar_api::MAX_MESSAGE;
 use alcazar_api::ca::v1::{
     self, revocation_administration_client::RevocationAdministrationClient, revoke_request, unrevoke_request,
 };
-use alcazar_api::revocations::read_evidence;
 use alcazar_identity::{RevocationReason, rfc3339};
 use clap::{Args, Subcommand};
 use prost::Message;
@@ -153,7 +152,7 @@ pub(crate) fn list(args: &RevocationsArgs) -> ExitCode {
         Some(Files::Import { file, ca }) => operator::run(async {
             let failed = |error: &dyn std::fmt::Display| OperatorError::Answer(format!("{}: {error}", file.display()));
             let bytes = std::fs::read(file).map_err(|error| failed(&error))?;
-            let lists = read_evidence(&bytes).map_err(|error| failed(&error))?;
+            let lists = v1::RevocationLists::decode(bytes.as_slice()).map_err(|error| failed(&error))?;
             let mut client = connect(ca).await?;
             let taken = client.import_revocations(lists).await?.into_inner().taken;
             Ok(say(&match taken.as_slice() {

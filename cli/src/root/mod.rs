@@ -3,6 +3,7 @@
 
 mod init;
 mod keys;
+mod revoke;
 mod sign;
 mod transcript;
 
@@ -10,8 +11,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use alcazar_ca::duration;
-use alcazar_identity::TrustDomain;
+use alcazar_ca::{CrlUrl, duration};
+use alcazar_identity::{RevocationReason, TrustDomain};
 
 use self::keys::KeyArgs;
 use crate::{operator, rotation};
@@ -49,7 +50,30 @@ pub(crate) enum Command {
         /// How long it is good
         #[arg(long, value_name = "TIME", default_value = "365d", value_parser = duration::parse)]
         life: Duration,
+        /// Where this root's CRLs will be found: the certificate names `<URL>/<SHA-256 of the root>.crl`. Without it, it names none
+        #[arg(long, value_name = "URL")]
+        crl_url: Option<CrlUrl>,
         /// Sign without asking
+        #[arg(long)]
+        yes: bool,
+        #[command(flatten)]
+        keys: KeyArgs,
+    },
+    /// Take back the certificate authority of a cluster, for good: writes the list that is imported at each CA under the root
+    RevokeIntermediate {
+        /// Its certificate, as ca-cert.pem of its set, or the SHA-256 of one that this root has signed
+        #[arg(value_name = "FILE|SHA-256")]
+        intermediate: String,
+        /// The folder of the root
+        #[arg(long, value_name = "DIR")]
+        root: PathBuf,
+        /// Why, as RFC 5280 has it: keyCompromise, cACompromise, superseded, cessationOfOperation, ...
+        #[arg(long, value_name = "REASON")]
+        reason: RevocationReason,
+        /// Where a copy of the list is put; without it, it is in the folder of the root alone
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+        /// Take it back without asking
         #[arg(long)]
         yes: bool,
         #[command(flatten)]
@@ -78,8 +102,11 @@ pub(crate) fn run(command: &Command) -> ExitCode {
         Command::Init { out, trust_domain, algorithm, life, keys } => {
             init::run(out, trust_domain, *algorithm, *life, keys)
         }
-        Command::Sign { request, root, out, life, yes, keys } => {
-            sign::run(request, root, out.as_deref(), *life, *yes, keys)
+        Command::Sign { request, root, out, life, crl_url, yes, keys } => {
+            sign::run(request, root, out.as_deref(), *life, crl_url.clone(), *yes, keys)
+        }
+        Command::RevokeIntermediate { intermediate, root, reason, out, yes, keys } => {
+            revoke::run(intermediate, root, *reason, out.as_deref(), *yes, keys)
         }
         Command::VerifyTranscript { root } => transcript::run(root),
         Command::Rotate { new_root, args } => {

@@ -13,8 +13,9 @@ pub(super) fn run(root: &Path) -> anyhow::Result<ExitCode> {
     let mut text = String::new();
     for entry in &entries {
         let what = if entry.cluster.is_empty() { String::new() } else { format!(" for the cluster {}", entry.cluster) };
+        let why = if entry.reason.is_empty() { String::new() } else { format!(" ({})", entry.reason) };
         text += &format!(
-            "{:>4}  {}  {}{what}\n      {} until {}\n",
+            "{:>4}  {}  {}{what}{why}\n      {} until {}\n",
             entry.number, entry.time, entry.act, entry.certificate, entry.not_after
         );
     }

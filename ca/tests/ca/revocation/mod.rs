@@ -7,4 +7,5 @@ mod crowd;
 pub(crate) mod hands;
 mod identities;
 mod intermediates;
+mod offline;
 mod records;
