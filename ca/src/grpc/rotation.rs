@@ -209,13 +209,14 @@ fn answer(outcome: Result<Shown, RotationError>) -> Result<Response<v1::Rotation
         entered: epoch(rotation.entered),
         old: rotation.old.to_string(),
         new: rotation.new.as_ref().map(ToString::to_string).unwrap_or_default(),
-        waits: shown.waits.iter().map(wait_message).collect(),
+        waits: shown.waits.iter().map(|wait| wait_message(wait, rotation.kind)).collect(),
         problem: shown.problem.unwrap_or_default(),
         step: rotation.step,
     }))
 }
 
-fn wait_message(wait: &Wait) -> v1::RotationWait {
+fn wait_message(wait: &Wait, kind: Kind) -> v1::RotationWait {
+    let person = if kind == Kind::Root { BRING } else { BRING_ANOTHER };
     let (standing, span) = match wait.standing {
         Standing::Awaited => ("awaited", None),
         Standing::Unreachable(silent) => ("unreachable", Some(silent)),
@@ -226,7 +227,7 @@ fn wait_message(wait: &Wait) -> v1::RotationWait {
         party: wait.party.clone(),
         standing: standing.into(),
         seconds: span.map_or(0, |span| i64::try_from(span.as_secs()).unwrap_or(i64::MAX)),
-        why: if wait.standing == Standing::Person { BRING.into() } else { why(&wait.why) },
+        why: if wait.standing == Standing::Person { person.into() } else { why(&wait.why) },
         forceable: wait.is_forceable(),
     }
 }
@@ -253,6 +254,8 @@ fn why(why: &Why) -> String {
 /// What a person is asked for.
 const BRING: &str =
     "plug in an intermediate under the new root: alcazar ca request, alcazar root sign, alcazar ca install";
+/// The same where the root stays.
+const BRING_ANOTHER: &str = "plug in another intermediate: alcazar ca request, alcazar root sign, alcazar ca install";
 /// No node has leaves of more issuers than that at a time.
 const ISSUERS: usize = 64;
 const UNKNOWN: &str = "unknown";

@@ -238,7 +238,10 @@ impl Ca {
     async fn try_look_after_hierarchy(&self) -> Result<(), HierarchyError> {
         let now = (self.0.clock)();
         let present = self.trust_state().await?;
-        let retired = self.0.hierarchy_patience.retired.over(present.record.retired(now), now);
+        // Of a root that is being rotated to or away from it is for the rotation to say when nothing stands on it any more.
+        let rotates = self.rotating_roots().await?;
+        let due: Vec<_> = present.record.retired(now).into_iter().filter(|root| !rotates.contains(root)).collect();
+        let retired = self.0.hierarchy_patience.retired.over(due, now);
         if let Some(next) = present.record.without(&retired)
             && next.trusts(self.hierarchy().root().fingerprint)
         {

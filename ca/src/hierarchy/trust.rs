@@ -95,12 +95,12 @@ impl TrustState {
         self.roots.iter().any(|trusted| Fingerprint::of(&trusted.certificate) == root)
     }
 
-    /// The next state, in which exactly these are trusted; `None` where nothing changes.
+    /// The next state, in which exactly these are trusted; `None` where nothing changes. What is known of each stays.
     pub(crate) fn exactly(&self, roots: impl IntoIterator<Item = CertificateDer<'static>>) -> Option<Self> {
         let mut next = self.next_with(roots);
         for root in &mut next.roots {
             if let Some(present) = self.find(Fingerprint::of(&root.certificate)) {
-                (root.by_hand, root.joined) = (present.by_hand, present.joined);
+                *root = present.clone();
             }
         }
         (!next.is_like(self)).then_some(next)
@@ -123,7 +123,8 @@ impl TrustState {
             let present = self.roots.iter().find(|present| present.certificate == root.certificate);
             *root = present.map_or(new, |present| TrustedRoot { retire_at: None, ..present.clone() });
             if signs.is_some_and(|(signing, _)| signing == Fingerprint::of(&root.certificate)) {
-                root.joined = None;
+                // From now on the files say how long it stays.
+                (root.joined, root.by_hand) = (None, false);
             }
         }
         for old in &self.roots {

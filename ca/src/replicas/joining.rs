@@ -32,6 +32,7 @@ use crate::{
     },
     keys::KeyLabel,
     records::{RecordError, Records, family},
+    rotation::{Anchor, Kind},
 };
 
 /// A sealed letter. Records `ca/joining/requests/<id>` and `ca/joining/answers/<id>`.
@@ -231,25 +232,25 @@ impl Ca {
     }
 
     /// An intermediate of this replica's own under a trusted root: made here where the root's key is, else given by a replica that has
-    /// it. Nothing signs with it until it is activated.
+    /// it; or, where `shared`, the one that another replica signs with. Nothing signs with it until it is activated.
     ///
     /// # Errors
-    /// When no replica that has the root's key answers within a minute, or what it gives is not good.
-    pub async fn obtain_intermediate(&self, root: Fingerprint) -> Result<AuthorityInfo, JoinError> {
+    /// When no replica that can answers within a minute, or what it gives is not good.
+    pub async fn obtain_intermediate(&self, root: Fingerprint, shared: bool) -> Result<AuthorityInfo, JoinError> {
         let (files, now) = (self.0.files.clone(), (self.0.clock)());
         if blocking(move || Ok(files.can_certify(root, now))).await? {
             return Ok(self.make_intermediate(root).await?);
         }
-        self.ask_others(Some(root)).await
+        self.ask_others(Some(root), shared).await
     }
 
-    async fn ask_others(&self, root: Option<Fingerprint>) -> Result<AuthorityInfo, JoinError> {
+    async fn ask_others(&self, root: Option<Fingerprint>, shared: bool) -> Result<AuthorityInfo, JoinError> {
         let asker = self.asker();
         let secret = asker.secret().await?.ok_or(JoinError::NoSecret)?;
         // There is one letter of a replica at a time.
         let _turn = self.0.presences.asking().lock().await;
         let trust = self.trust_state().await?.record;
-        asker.ask(&secret, &trust, root, false).await
+        asker.ask(&secret, &trust, root, shared).await
     }
 
     /// Looks after an intermediate that was given by another replica: asks for the next in time, and for one of its own in place of
@@ -263,7 +264,7 @@ impl Ca {
         loop {
             let wants = self.wants().await;
             match wants {
-                Ok(Wants::Nothing) => {}
+                Ok(Wants::Nothing) => self.follow_to_the_next_root(&shutdown).await,
                 Ok(wants) if asked.is_none_or(|at| at.elapsed() >= ASK_AGAIN) => {
                     asked = Some(Instant::now());
                     let outcome = tokio::select! {
@@ -293,6 +294,52 @@ impl Ca {
         }
     }
 
+    /// While the root is rotated: gets an intermediate under the one that it goes to, from whoever has that root's key. Nothing signs with
+    /// it before the rotation says so, and the rotation waits for every replica that has none.
+    async fn follow_to_the_next_root(&self, shutdown: &Shutdown) {
+        let outcome = tokio::select! {
+            () = shutdown.cancelled() => return,
+            outcome = self.get_ready_for_the_next_root() => outcome,
+        };
+        if let Err(error) = outcome {
+            tracing::warn!(target: "alcazar::rotation", reason = %process::chain(&error), "this replica has no intermediate under the root that the rotation goes to yet; it asks again");
+        }
+    }
+
+    async fn get_ready_for_the_next_root(&self) -> Result<(), JoinError> {
+        let Some((root, brought)) = self.next_root().await? else { return Ok(()) };
+        tracing::info!(target: "alcazar::rotation", %root, "this replica needs an intermediate under the root that the rotation goes to");
+        let given = match self.obtain_intermediate(root, brought).await {
+            // Of a root that is kept offline a person brings the first, which the others share.
+            Err(JoinError::Unanswered { fault: None }) if brought => return Ok(()),
+            outcome => outcome?,
+        };
+        tracing::info!(target: "alcazar::rotation", intermediate = %given.fingerprint, %root, "this replica is ready to sign under the next root");
+        self.tell_presence().await?;
+        Ok(())
+    }
+
+    /// The root that a rotation goes to, where it is trusted, and nothing here is under it; and whether a person brought it.
+    async fn next_root(&self) -> Result<Option<(Fingerprint, bool)>, JoinError> {
+        let rotation = self.0.records.rotation().await?.map(|found| found.record.rotation);
+        let Some(rotation) = rotation.filter(|rotation| rotation.kind == Kind::Root && !rotation.is_over()) else {
+            return Ok(None);
+        };
+        let hierarchy = self.hierarchy();
+        let to = rotation.to().and_then(Anchor::fingerprint);
+        let Some(root) = hierarchy.roots().iter().find(|root| Some(root.fingerprint) == to).cloned() else {
+            return Ok(None);
+        };
+        // What is plugged in here is a person's to exchange.
+        let plugged = self.0.files.plugged.folder()?.is_some();
+        if plugged || hierarchy.root().fingerprint == root.fingerprint {
+            return Ok(None);
+        }
+        let here = self.authorities().await?.intermediates;
+        let has = here.iter().any(|info| info.is_signed_by(&root));
+        Ok((!has).then_some((root.fingerprint, rotation.brought.is_some())))
+    }
+
     /// What is to be asked of the others.
     async fn wants(&self) -> Result<Wants, HierarchyError> {
         let (hierarchy, now) = (self.hierarchy(), (self.0.clock)());
@@ -317,7 +364,7 @@ impl Ca {
         let here = blocking(move || Ok(roots.into_iter().find(|root| files.can_certify(*root, now)))).await?;
         let given = match here {
             Some(root) => self.make_intermediate(root).await?,
-            None => self.ask_others(None).await?,
+            None => self.ask_others(None, false).await?,
         };
         self.activate(given.fingerprint).await?;
         tracing::info!(target: "alcazar::rotation", intermediate = %given.fingerprint, "this replica goes on with another intermediate");
@@ -410,5 +457,5 @@ const FIRST_TTL: Duration = Duration::from_secs(20);
 const PATIENCE: Duration = Duration::from_secs(60);
 const AGAIN: Duration = Duration::from_millis(300);
 const TELL: Duration = Duration::from_secs(10);
-const LOOK: Duration = Duration::from_secs(10);
+const LOOK: Duration = Duration::from_secs(5);
 const ASK_AGAIN: Duration = Duration::from_secs(60);

@@ -165,16 +165,21 @@ impl Ca {
         Ok(known.into_iter().map(party).collect())
     }
 
-    /// States how far this cluster is, signed by its intermediate.
+    /// States how far this cluster is, signed by its intermediate. `made` is in whole seconds.
     ///
     /// # Errors
     /// When the key does not sign.
-    pub(super) async fn state(&self, rotation: Option<Progress>, step: u64) -> Result<String, StateError> {
+    pub(super) async fn state(
+        &self,
+        rotation: Option<Progress>,
+        step: u64,
+        made: SystemTime,
+    ) -> Result<String, StateError> {
         let hierarchy = self.hierarchy();
         let statement = Statement {
             trust_domain: self.trust_domain().to_string(),
             cluster: self.config().cluster.clone(),
-            made: crate::issue::whole_seconds((self.0.clock)()),
+            made,
             step,
             signing: hierarchy.root().fingerprint.into(),
             rotation,
@@ -324,6 +329,6 @@ pub(crate) const PATH: &str = "/rotation-state.json";
 const CONTEXT: &[u8] = b"alcazar cluster state 1\n";
 const LONGEST: usize = 64 << 10;
 const DEADLINE: Duration = Duration::from_secs(10);
-const EVERY: Duration = Duration::from_secs(15);
+const EVERY: Duration = Duration::from_secs(5);
 /// Clocks may differ.
 const AHEAD: Duration = Duration::from_secs(300);

@@ -1,6 +1,9 @@
 //! The loop that drives a rotation.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use alcazar_identity::Fingerprint;
 use alcazar_service::{Shutdown, process};
@@ -33,9 +36,21 @@ pub(crate) struct Rotations {
     /// How far this cluster is, for others, signed; none before the first look.
     pub(crate) state: watch::Sender<Option<Arc<str>>>,
     /// What of it was signed last, and when.
-    stated: watch::Sender<Option<(u64, Option<Progress>, Instant)>>,
+    stated: watch::Sender<Option<Stated>>,
+    /// The last step of the rotation of which nothing is left here.
+    pub(super) forgotten: watch::Sender<Option<u64>>,
     /// Whom the last look found to be waited for, and in which step.
     pub(super) waits: watch::Sender<Option<(u64, Instant, Vec<Wait>)>>,
+}
+
+/// What was stated last.
+#[derive(Debug)]
+struct Stated {
+    step: u64,
+    progress: Option<Progress>,
+    at: Instant,
+    /// As it says.
+    made: SystemTime,
 }
 
 /// Leaves of other issuers than these are to be replaced now. Round zero: nothing is.
@@ -71,6 +86,7 @@ impl Default for Rotations {
             noted: Default::default(),
             waits: watch::Sender::new(None),
             state: watch::Sender::new(None),
+            forgotten: watch::Sender::new(None),
             stated: watch::Sender::new(None),
             problem: watch::Sender::new(None),
         }
@@ -153,8 +169,15 @@ impl Ca {
 
     pub(super) async fn look_at_rotation(&self, memory: &mut Option<Memory>) -> Result<Looked, RotationError> {
         let found = self.0.records.rotation().await?;
-        let Some(found) = found.filter(|found| !found.record.rotation.is_over()) else {
+        let (found, last) = match found {
+            Some(found) if found.record.rotation.is_over() => (None, Some(found.record.rotation)),
+            found => (found, None),
+        };
+        let Some(found) = found else {
             self.order_reissue(None, 0);
+            if let Some(last) = &last {
+                self.forget_what_was_left(last).await?;
+            }
             self.state_progress(None).await?;
             return Ok(Looked::Nothing);
         };
@@ -226,17 +249,19 @@ impl Ca {
             settled: under_way.is_none_or(|(rotation, seen)| rotation.is_settled_at_home(seen, &self.limits())),
             able: rotation.to().is_some_and(|to| under_way.is_none_or(|(_, seen)| seen.able.contains(to))),
         });
-        let fresh = self
-            .0
-            .rotations
-            .stated
-            .borrow()
-            .as_ref()
-            .is_some_and(|(before, said, at)| *before == step && *said == progress && at.elapsed() < STATED);
+        let (fresh, made) = {
+            let last = self.0.rotations.stated.borrow();
+            let last = last.as_ref();
+            let same = |last: &Stated| last.step == step && last.progress == progress && last.at.elapsed() < STATED;
+            (last.is_some_and(same), last.map(|last| last.made))
+        };
         if !fresh {
-            let state = self.state(progress.clone(), step).await?;
+            // Whoever hears of two knows by it which is the newer, also of two that were made in one second.
+            let now = crate::issue::whole_seconds((self.0.clock)());
+            let made = made.map_or(now, |made| now.max(made + Duration::from_secs(1)));
+            let state = self.state(progress.clone(), step, made).await?;
             self.0.rotations.state.send_replace(Some(state.into()));
-            self.0.rotations.stated.send_replace(Some((step, progress, Instant::now())));
+            self.0.rotations.stated.send_replace(Some(Stated { step, progress, at: Instant::now(), made }));
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Class, Kind, Limits, Observations, Observed, Phase, Rotation, Timed};
+use super::{Class, Kind, Limits, Observations, Observed, Phase, Role, Rotation, Timed};
 
 /// One reason why a phase is not over.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,7 +11,7 @@ pub(crate) struct Wait {
     pub(crate) party: String,
     pub(crate) standing: Standing,
     pub(crate) why: Why,
-    /// Whether it is a CA: until all of those have followed, no time counts for those who take from them.
+    /// Whether it is a CA of this cluster: until all of those have followed, no time counts for those who take from them.
     pub(crate) authority: bool,
 }
 
@@ -81,7 +81,8 @@ pub(super) fn waiting(rotation: &Rotation, seen: &Observations, limits: &Limits)
                     silent if silent > limits.silence => Standing::Unreachable(silent),
                     _ => Standing::Awaited,
                 };
-                (lacks(rotation, seen, limits, observed), standing, observed.is_authority())
+                // Who takes from the CA of another cluster is for that cluster to count.
+                (lacks(rotation, seen, limits, observed), standing, observed.role == Role::Replica)
             }
             Class::Timed(timed) => match left(rotation, timed) {
                 Some((why, left)) => (Some(why), Standing::Timed(left), false),
@@ -97,10 +98,14 @@ pub(super) fn waiting(rotation: &Rotation, seen: &Observations, limits: &Limits)
     // Last of all: what is installed signs at once, and everybody is to have heard of its root then.
     let able = rotation.to().is_some_and(|to| seen.able.contains(to));
     if rotation.phase == Phase::Distribute && !able && waits.iter().all(|wait| wait.why == Why::Intermediate) {
-        let why = Why::Intermediate;
-        waits.push(Wait { party: OPERATOR.into(), standing: Standing::Person, why, authority: false });
+        waits.push(for_a_person());
     }
     waits
+}
+
+/// A person is to plug in an intermediate.
+pub(super) fn for_a_person() -> Wait {
+    Wait { party: OPERATOR.into(), standing: Standing::Person, why: Why::Intermediate, authority: false }
 }
 
 /// What somebody who reports has not done yet.

@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use super::{
     Anchor, Class, Limits, Observations, Observed, Party, Phase, Role, Rotation,
-    gate::{self, Wait},
+    gate::{self, Wait, Why},
 };
 
 /// What a look at the world leads to. The next state is written first, by compare-and-swap; then the actions are executed.
@@ -49,6 +49,7 @@ impl Rotation {
             Phase::Prepare => match (&self.new, &seen.made) {
                 (Some(_), _) => go(self.entering(self.following(), now)),
                 (None, Some(made)) => go(Self { new: Some(made.clone()), ..self.clone() }),
+                (None, None) if seen.person => stay(Vec::new(), vec![gate::for_a_person()]),
                 (None, None) => stay(vec![Action::Make], Vec::new()),
             },
             Phase::Forget => match self.leftover(seen) {
@@ -78,14 +79,16 @@ impl Rotation {
         Step { next: Self { waited, counting: counts, ..self.clone() }, actions: Vec::new(), waiting }
     }
 
-    /// Whether nobody of this cluster is waited for in this phase any more; what other clusters do is theirs to say.
+    /// Whether nobody of this cluster is waited for in this phase any more; what other clusters do is theirs to say. An
+    /// intermediate that is missing is stated apart: it is asked for when every cluster has heard of the root.
     pub(crate) fn is_settled_at_home(&self, seen: &Observations, limits: &Limits) -> bool {
         if matches!(self.phase, Phase::Prepare | Phase::Forget) || !self.is_settled(seen) {
             return false;
         }
         let elsewhere = |party: &Party| matches!(&party.class, Class::Observed(Observed { role: Role::Cluster, .. }));
         let parties = seen.parties.iter().filter(|party| !elsewhere(party)).cloned().collect();
-        gate::waiting(self, &Observations { parties, ..seen.clone() }, limits).is_empty()
+        let waiting = gate::waiting(self, &Observations { parties, ..seen.clone() }, limits);
+        waiting.iter().all(|wait| wait.why == Why::Intermediate)
     }
 
     /// Whether the CA's own trust state is this phase's, by this phase's order: then nothing that was ordered before can

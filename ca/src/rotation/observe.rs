@@ -15,7 +15,7 @@ use super::{
 use crate::{
     authority::AuthorityInfo,
     ca::Ca,
-    hierarchy::{Authorities, Hierarchy},
+    hierarchy::{Authorities, Hierarchy, blocking},
     jwt_authority::keys::JwtKey,
     records::{Lineage, RecordError, family, prefix, read},
     replicas::{Phase as Doing, ReplicaState},
@@ -89,6 +89,7 @@ impl Ca {
         let lookup =
             Lookup { kind: rotation.kind, from, hierarchy: &hierarchy, authorities: &authorities, replicas: &replicas };
         let sequence = hierarchy.bundles().get(self.trust_domain()).map_or(0, |bundle| bundle.sequence());
+        let person = rotation.kind == Kind::Intermediate && self.is_signed_elsewhere(&hierarchy).await?;
         let seen = match rotation.kind {
             Kind::Jwt => self.jwt_view(rotation, &hierarchy),
             kind => {
@@ -97,13 +98,16 @@ impl Ca {
                 let able = able.filter_map(|info| lookup.anchor(Some(info.fingerprint)));
                 // What is plugged in lies elsewhere, and signs.
                 let able: BTreeSet<_> = able.chain([signing(kind, &hierarchy)]).collect();
+                let signs = signing(kind, &hierarchy);
+                // What a person brings signs as soon as it is plugged in.
+                let brought = Some(&signs).filter(|signs| person && **signs != rotation.old).cloned();
                 Seen {
                     trusted: match kind {
                         Kind::Root => hierarchy.roots().iter().map(|root| root.fingerprint.into()).collect(),
                         _ => BTreeSet::new(),
                     },
-                    signing: signing(kind, &hierarchy),
-                    made: made(rotation, &hierarchy, here, &able),
+                    made: made(rotation, &hierarchy, here, &able).or(brought),
+                    signing: signs,
                     known: here.iter().map(|info| info.fingerprint.into()).collect(),
                     able,
                 }
@@ -137,7 +141,13 @@ impl Ca {
         parties.extend(self.timed(rotation.kind).await?);
         parties.extend(self.clusters(rotation, sequence).await?);
         let trust = Trust { step, sequence, trusted: seen.trusted, signing: seen.signing };
-        Ok(Observations { trust, made: seen.made, able: seen.able, known: seen.known, parties, elapsed })
+        Ok(Observations { trust, made: seen.made, person, able: seen.able, known: seen.known, parties, elapsed })
+    }
+
+    /// Whether what signs was plugged in, and the key of its root is elsewhere.
+    async fn is_signed_elsewhere(&self, hierarchy: &Hierarchy) -> Result<bool, WorldError> {
+        let (files, root, now) = (self.0.files.clone(), hierarchy.root().fingerprint, (self.0.clock)());
+        Ok(blocking(move || Ok(files.plugged.folder()?.is_some() && !files.can_certify(root, now))).await?)
     }
 
     /// What another replica has said, where `sequence` is that of the trust state here.

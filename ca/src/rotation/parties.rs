@@ -13,6 +13,8 @@ pub(crate) struct Observations {
     pub(crate) trust: Trust,
     /// What has been made for this rotation, or brought by a person.
     pub(crate) made: Option<Anchor>,
+    /// Whether nobody but a person can bring it: its key is kept elsewhere.
+    pub(crate) person: bool,
     /// What this CA could sign under, if it were told to.
     pub(crate) able: BTreeSet<Anchor>,
     /// What there is, trusted or not.

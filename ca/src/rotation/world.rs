@@ -64,6 +64,7 @@ impl Ca {
                     // It can be revoked all the same: the root's list names it.
                     for info in authorities.intermediates.iter().filter(|info| info.fingerprint == fingerprint) {
                         self.remember_intermediate(info).await?;
+                        self.keep_last_crl(info.fingerprint).await?;
                     }
                     return Ok(self.forget_intermediate(fingerprint).await?);
                 }
@@ -71,6 +72,7 @@ impl Ca {
                 let root = authorities.roots.iter().find(|root| root.fingerprint == fingerprint);
                 let under = |info: &&AuthorityInfo| root.is_some_and(|root| info.is_signed_by(root));
                 for intermediate in authorities.intermediates.iter().filter(under) {
+                    self.keep_last_crl(intermediate.fingerprint).await?;
                     self.forget_intermediate(intermediate.fingerprint).await?;
                 }
                 Ok(self.forget_root(fingerprint).await?)
@@ -103,11 +105,36 @@ impl Ca {
         }
         let missing = |_source| WorldError::Missing(new.clone());
         let root = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(missing)?;
-        let with_it = |trust: &TrustState| {
-            let present = trust.roots.iter().map(|root| root.certificate.clone());
-            trust.exactly(present.chain([root.clone()]))
-        };
+        // By hand: no set that is plugged in, which cannot name it yet, takes it away while a person carries the request for its
+        // intermediate about.
+        let with_it = |trust: &TrustState| trust.with_roots(std::slice::from_ref(&root));
         Ok(self.change_trusted_roots(with_it).await?)
+    }
+
+    /// The two roots of a rotation that is under way.
+    pub(crate) async fn rotating_roots(&self) -> Result<BTreeSet<Fingerprint>, RecordError> {
+        let found = self.0.records.rotation().await?.map(|found| found.record.rotation);
+        let of = found.filter(|rotation| rotation.kind == Kind::Root && !rotation.is_over());
+        let both = of.iter().flat_map(|rotation| [Some(&rotation.old), rotation.new.as_ref()]).flatten();
+        Ok(both.filter_map(Anchor::fingerprint).collect())
+    }
+
+    /// Removes here what a rotation of the root has left, when another replica drove it; once. Here it may still be trusted: then
+    /// the next look does it.
+    pub(super) async fn forget_what_was_left(&self, rotation: &Rotation) -> Result<(), WorldError> {
+        let done = self.0.rotations.forgotten.borrow().is_some_and(|step| step == rotation.step);
+        if rotation.kind != Kind::Root || done {
+            return Ok(());
+        }
+        if let Some(from) = rotation.from() {
+            let (hierarchy, left) = (self.hierarchy(), fingerprint(from)?);
+            if hierarchy.trusts(left) || hierarchy.root().fingerprint == left {
+                return Ok(());
+            }
+            self.act(rotation, &Action::Forget(from.clone())).await?;
+        }
+        self.0.rotations.forgotten.send_replace(Some(rotation.step));
+        Ok(())
     }
 
     /// Signs under this root, where an intermediate of ours is under it and the trust state allows it. The driver has seen to the

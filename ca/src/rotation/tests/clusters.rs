@@ -1,10 +1,14 @@
 //! Two clusters under one root that exchange it, and say to each other how far they are.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, SystemTime},
+};
 
 use super::{
     super::{
-        Anchor, Kind, Phase, Report, Rotation, Standing, Why,
+        Action, Anchor, Class, Kind, Limits, Observations, Observed, Party, Phase, Report, Role, Rotation, Standing,
+        Timed, Trust, Wait, Why,
         clusters::{ClusterConfig, Progress, Statement, report},
         driver::Looked,
     },
@@ -140,5 +144,127 @@ fn what_a_cluster_states_counts_for_the_same_rotation_and_as_far_as_it_says() {
         // Nor on the way back, while it goes on.
         let back = report(&stated(phase, settled, &b, signing), &Rotation { back: true, ..ours(our) }, 9);
         assert_eq!((back.sequence, back.leaves.len()), (0, 1));
+    }
+}
+
+/// A cluster that exchanges a root which is kept offline, as plain data: its CA, and federated trust domains that never say anything.
+struct Side {
+    rotation: Rotation,
+    trust: Trust,
+    stated: Option<Statement>,
+    waits: Vec<Wait>,
+}
+
+const NOW: SystemTime = SystemTime::UNIX_EPOCH;
+const LIMITS: Limits = Limits {
+    silence: Duration::from_secs(200),
+    settle: Duration::from_millis(500),
+    longest_life: Duration::from_secs(4000),
+};
+
+impl Side {
+    fn new() -> Self {
+        let (a, b) = (Anchor::new("A"), Anchor::new("B"));
+        let trust = Trust { step: 0, sequence: 1, trusted: [a.clone()].into(), signing: a.clone() };
+        let rotation = Rotation::new(Kind::Root, a, Some(b), 0, NOW).bringing("B".into());
+        Self { rotation, trust, stated: None, waits: Vec::new() }
+    }
+
+    fn look(&mut self, other: Option<&Statement>) {
+        // What is plugged in signs, and nothing else can.
+        let able: BTreeSet<_> = [Anchor::new("A"), self.trust.signing.clone()].into();
+        let own = Report {
+            sequence: self.trust.sequence,
+            round: self.rotation.step,
+            signing: Some(self.trust.signing.clone()),
+            able: able.clone(),
+            ..Report::default()
+        };
+        let said = other.map(|other| report(other, &self.rotation, self.trust.sequence));
+        let party = |name: &str, role, report| Party {
+            name: name.into(),
+            class: Class::Observed(Observed { role, silent: Duration::ZERO, report }),
+        };
+        let federated = Timed { bundle: Duration::from_secs(30), leaf: Duration::ZERO };
+        let seen = Observations {
+            trust: self.trust.clone(),
+            made: None,
+            person: false,
+            able,
+            known: BTreeSet::new(),
+            parties: vec![
+                party("the CA", Role::Replica, Some(own)),
+                party("the other cluster", Role::Cluster, said),
+                Party { name: "federated".into(), class: Class::Timed(federated) },
+            ],
+            elapsed: Duration::from_secs(10),
+        };
+        let step = self.rotation.step(&seen, &LIMITS, NOW);
+        self.stated = Some(Statement {
+            trust_domain: "td".into(),
+            cluster: "another".into(),
+            made: NOW,
+            step: self.rotation.step,
+            signing: self.trust.signing.clone(),
+            rotation: Some(Progress {
+                old: self.rotation.old.clone(),
+                new: self.rotation.new.clone(),
+                back: false,
+                phase: self.rotation.phase,
+                settled: self.rotation.is_settled_at_home(&seen, &LIMITS),
+                able: self.rotation.to().is_some_and(|to| seen.able.contains(to)),
+            }),
+        });
+        for action in step.actions {
+            match action {
+                Action::Settle { step, trusted, dropped, signing } => {
+                    let after = self.trust.trusted.union(&trusted).filter(|one| !dropped.contains(one)).cloned();
+                    let after: BTreeSet<_> = after.collect();
+                    let sequence = self.trust.sequence + u64::from(after != self.trust.trusted);
+                    self.trust = Trust { step, sequence, trusted: after, signing };
+                }
+                // It is nowhere here.
+                Action::Forget(_) => {}
+                Action::Make => panic!("a person has made it"),
+            }
+        }
+        self.waits = step.waiting;
+        self.rotation = step.next;
+    }
+
+    fn asks(&self) -> bool {
+        self.waits.iter().any(|wait| wait.standing == Standing::Person)
+    }
+}
+
+#[test]
+fn clusters_that_wait_for_each_other_go_on_together_to_the_end() {
+    let (mut east, mut west) = (Side::new(), Side::new());
+    let mut asked = None;
+    for turn in 0.. {
+        assert!(turn < 200, "they wait for each other for ever: {:?} {:?}", east.waits, west.waits);
+        // What one states arrives a while later.
+        let (of_east, of_west) = (east.stated.clone(), west.stated.clone());
+        east.look(of_west.as_ref());
+        west.look(of_east.as_ref());
+        for (one, other) in [(&east.trust, &west.trust), (&west.trust, &east.trust)] {
+            assert!(one.trusted.contains(&other.signing), "{turn}: {one:?} {other:?}");
+        }
+        if east.rotation.is_over() && west.rotation.is_over() {
+            break;
+        }
+        // A person comes to the one when both have asked, and to the other later.
+        if asked.is_none() && east.asks() && west.asks() {
+            asked = Some(turn);
+            east.trust.signing = Anchor::new("B");
+        }
+        if asked.is_some_and(|at| turn == at + 5) {
+            assert_eq!(east.rotation.phase, Phase::Distribute, "it waits for the other's intermediate");
+            west.trust.signing = Anchor::new("B");
+        }
+    }
+    assert!(asked.is_some());
+    for side in [east, west] {
+        assert_eq!((side.trust.trusted, side.trust.signing.as_str()), (BTreeSet::from([Anchor::new("B")]), "B"));
     }
 }

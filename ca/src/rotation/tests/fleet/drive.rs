@@ -49,6 +49,7 @@ impl Fleet {
         Observations {
             trust: self.trust.clone(),
             made: self.known.get(&self.brings).cloned(),
+            person: false,
             able: self.known.clone(),
             known: self.known.clone(),
             parties: self.parties(),
