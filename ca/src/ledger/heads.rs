@@ -53,6 +53,11 @@ impl HeadRecord {
         }
     }
 
+    /// Whether it was signed by the first of these, below the others.
+    fn is_signed_by(&self, chain: &[CertificateDer<'_>]) -> bool {
+        chain.iter().map(|certificate| STANDARD.encode(certificate)).eq(self.chain.iter().cloned())
+    }
+
     /// `None` where a part of it cannot be read.
     pub(crate) fn signed(self, ledger: &str) -> Option<SignedHead> {
         let chain = self.chain.iter().map(|text| STANDARD.decode(text).map(CertificateDer::from));
@@ -124,7 +129,7 @@ impl Ca {
         Ok(found.and_then(|stored| stored.record.signed(&name)))
     }
 
-    /// Signs the head and keeps it in the store, where it is not there yet.
+    /// Signs the head and keeps it in the store, where it is not there yet, or is signed by what does not sign any more.
     ///
     /// # Errors
     /// When the signer does not sign, the store does not answer, or what is there is not what this ledger was.
@@ -139,7 +144,9 @@ impl Ca {
                 ledger.holds(&stored.record).await?;
             }
             let expected = match &found {
-                Some(stored) if stored.record.size == size => return Ok(()),
+                Some(stored) if stored.record.size == size && stored.record.is_signed_by(self.hierarchy().upper()) => {
+                    return Ok(());
+                }
                 Some(stored) => Expected::At(stored.revision),
                 None => Expected::Absent,
             };
@@ -151,12 +158,15 @@ impl Ca {
         }
     }
 
-    /// Keeps the head now and then, until the end.
+    /// Keeps the head now and then, and when another authority signs: once its root is trusted no more, whoever witnesses this ledger
+    /// would believe nothing that the one before it has signed. Until the end.
     pub(crate) async fn keep_heads(self, shutdown: Shutdown) {
+        let mut hierarchy = self.0.hierarchy.subscribe();
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = tokio::time::sleep(EVERY) => {}
+                _ = hierarchy.changed() => {}
             }
             match self.keep_head().await {
                 Ok(()) => {}
