@@ -95,9 +95,11 @@ pub(super) fn waiting(rotation: &Rotation, seen: &Observations, limits: &Limits)
             waits.push(Wait { party: party.name.clone(), standing, why, authority });
         }
     }
-    // Last of all: what is installed signs at once, and everybody is to have heard of its root then.
+    // Last of all: what is installed signs at once, and everybody is to have heard of its root then. Of a root that a replica made the
+    // others are given theirs.
     let able = rotation.to().is_some_and(|to| seen.able.contains(to));
-    if rotation.phase == Phase::Distribute && !able && waits.iter().all(|wait| wait.why == Why::Intermediate) {
+    let asks = rotation.brought.is_some() && rotation.phase == Phase::Distribute && !able;
+    if asks && waits.iter().all(|wait| wait.why == Why::Intermediate) {
         waits.push(for_a_person());
     }
     waits

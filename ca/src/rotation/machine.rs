@@ -126,9 +126,9 @@ impl Rotation {
         }
         let phase = match self.phase {
             Phase::Prepare => Phase::Forget,
-            // Nothing was ever signed by the new one.
-            Phase::Distribute => Phase::Retire,
-            Phase::Switch | Phase::Reissue => Phase::Switch,
+            // Nothing was ever signed by the new one; but what a person has plugged in signs by itself.
+            Phase::Distribute if self.brought.is_none() => Phase::Retire,
+            Phase::Distribute | Phase::Switch | Phase::Reissue => Phase::Switch,
             // Some trust the new one alone.
             _ => Phase::Distribute,
         };

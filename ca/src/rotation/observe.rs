@@ -99,8 +99,8 @@ impl Ca {
                 // What is plugged in lies elsewhere, and signs.
                 let able: BTreeSet<_> = able.chain([signing(kind, &hierarchy)]).collect();
                 let signs = signing(kind, &hierarchy);
-                // What a person brings signs as soon as it is plugged in.
-                let brought = Some(&signs).filter(|signs| person && **signs != rotation.old).cloned();
+                // What a person brings signs as soon as it is plugged in; on the way back it is not ours to remove.
+                let brought = Some(&signs).filter(|signs| person && !rotation.back && **signs != rotation.old).cloned();
                 Seen {
                     trusted: match kind {
                         Kind::Root => hierarchy.roots().iter().map(|root| root.fingerprint.into()).collect(),

@@ -46,6 +46,9 @@ fn the_way_back_begins_where_the_present_phase_allows() {
         |phase| at(Kind::Root, phase, false).aborted(SystemTime::UNIX_EPOCH).map(|back| (back.phase, back.back));
     assert_eq!(after(Phase::Prepare), Ok((Phase::Forget, true)));
     assert_eq!(after(Phase::Distribute), Ok((Phase::Retire, true)));
+    let brought = at(Kind::Root, Phase::Distribute, false).bringing("PEM".into());
+    let brought = brought.aborted(SystemTime::UNIX_EPOCH).map(|back| back.phase);
+    assert_eq!(brought, Ok(Phase::Switch), "what is plugged in may have signed");
     assert_eq!(after(Phase::Switch), Ok((Phase::Switch, true)));
     assert_eq!(after(Phase::Reissue), Ok((Phase::Switch, true)));
     assert_eq!(after(Phase::Retire), Ok((Phase::Distribute, true)));
