@@ -159,7 +159,19 @@ impl Mesh {
         self.pool.clear();
     }
 
+    /// A server that goes over to another certificate between the handshake and our first word takes its leave, and waits for a new
+    /// connection: nothing was asked on this one.
     async fn dial(&self, endpoint: &Endpoint, credentials: &Credentials) -> Result<Channel, DialError> {
+        let mut again = 0;
+        loop {
+            match self.dial_once(endpoint, credentials).await {
+                Err(error) if error.is_leave() && again < LEAVES => again += 1,
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn dial_once(&self, endpoint: &Endpoint, credentials: &Credentials) -> Result<Channel, DialError> {
         let stream = io::connect(endpoint.mesh_address).await.map_err(DialError::Connect)?;
         // TLS reads in small pieces; the system is asked in large ones.
         let stream = BufReader::with_capacity(READ_BUFFER, stream);
@@ -199,6 +211,15 @@ pub(crate) enum DialError {
     Deadline,
 }
 
+impl DialError {
+    /// Whether the server has taken its leave, and nothing is wrong.
+    fn is_leave(&self) -> bool {
+        matches!(self, Self::H2(error) if error.reason() == Some(::h2::Reason::NO_ERROR))
+    }
+}
+
+/// How often a server may take its leave before it is given up.
+const LEAVES: usize = 2;
 /// HTTP requests and tunnels, between our proxies.
 pub(crate) const ALPN_ALCAZAR: &[u8] = b"alcazar/h2";
 /// HBONE: tunnels alone.
