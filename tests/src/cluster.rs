@@ -260,8 +260,8 @@ workloads:
 
     fn start(&mut self, program: &str, name: &'static str, admin: Option<u16>) -> Result<()> {
         let mut command = Command::new(binary(program)?);
-        command.arg("--config").arg(self.machine.file(&format!("{name}.yaml"))).current_dir(self.machine.path());
-        let process = Process::start(command, &self.machine.file(&format!("{name}.log")))?;
+        command.arg("--config").arg(self.machine.file(format!("{name}.yaml"))).current_dir(self.machine.path());
+        let process = Process::start(command, &self.machine.file(format!("{name}.log")))?;
         self.processes.retain(|(known, _)| *known != name);
         // What was started last ends first.
         self.processes.insert(0, (name, process));
