@@ -1,12 +1,5 @@
 //! Two replicas of a CA on a real etcd, of which one has the root's key, exchange the root: the other makes the new one, and each is
 //! given an intermediate by the one that has the key of the root above it. Nobody helps, and nothing of the old root is left anywhere.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test stops at the first surprise"
-)]
 
 use std::collections::BTreeSet;
 use std::fs;

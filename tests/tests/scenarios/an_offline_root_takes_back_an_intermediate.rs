@@ -1,13 +1,6 @@
 //! The intermediate of a cluster was stolen, and its root is kept offline: a person replaces it, has the root take the old one back, and
 //! brings the list to the CA. Proxies refuse what the thief has signed, also on a connection that is open, OpenSSL does by the
 //! root's CRL, and nobody else notices.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test stops at the first surprise"
-)]
 
 use std::fs;
 use std::io::Write;

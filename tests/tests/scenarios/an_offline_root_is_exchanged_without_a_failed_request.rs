@@ -1,12 +1,5 @@
 //! A root that is kept offline is exchanged for another one, command by command as `docs/rotation.md` says, while a client calls all the
 //! time through real proxies: no request fails, and at every step what the proxies show is verified by the bundle of that moment.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test stops at the first surprise"
-)]
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,13 +1,6 @@
 //! Two clusters under one root that is kept offline, each with a CA and a store of its own, exchange it for another one. Each says to
 //! the other how far it is, over its bundle endpoint or in a file: neither signs under the new root before both have heard of it, and
 //! neither drops the old one before both have left it. At every step a certificate of each is verified by the other's bundle.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test stops at the first surprise"
-)]
 
 use std::collections::BTreeSet;
 use std::fs;
