@@ -28,8 +28,13 @@ impl Ca {
         let mut taken = Vec::new();
         for crl in crls {
             let hierarchy = self.hierarchy();
-            let roots = hierarchy.roots().iter().map(|root| (root.fingerprint, &root.certificate));
+            let bundles = self.bundles_with(&hierarchy);
+            let roots = bundles.iter().flat_map(|bundle| bundle.roots()).map(|root| (Fingerprint::of(root), root));
             let root = signer(crl, roots).ok_or(RevokeError::Crl)?;
+            // Those of other trust domains are handed out by their own CAs.
+            if !hierarchy.trusts(root) {
+                continue;
+            }
             if crl.len() > LONGEST {
                 return Err(RevokeError::LongCrl(crl.len()));
             }

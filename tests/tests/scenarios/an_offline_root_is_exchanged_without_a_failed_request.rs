@@ -5,13 +5,14 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::time::Duration;
 
-use alcazar_testkit::{Cluster, EchoServer, HttpOrigin, Load, Tunnel, Vault, openssl_s_client, until};
+use alcazar_testkit::{Cluster, EchoServer, HttpOrigin, Load, Tunnel, Vault, openssl_s_client, turn, until};
 
 /// A rotation is a matter of seconds, and of more of them on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 #[test]
 fn an_offline_root_is_exchanged_without_a_failed_request() {
+    let _turn = turn();
     let folder = tempfile::tempdir().unwrap();
     let vault = Vault::new(folder.path()).unwrap();
     let (old, new) = (vault.init("root").unwrap(), vault.init("new-root").unwrap());

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::Duration;
 
-use alcazar_testkit::{Cluster, DEADLINE, EchoServer, HttpOrigin, Load, Machine, Vault, openssl_s_client, until};
+use alcazar_testkit::{Cluster, DEADLINE, EchoServer, HttpOrigin, Load, Machine, Vault, openssl_s_client, turn, until};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 /// A client's preface of HTTP/2, with no settings: it has said all that it must, and the connection stays open.
@@ -16,6 +16,7 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
 #[test]
 fn an_offline_root_takes_back_an_intermediate() {
+    let _turn = turn();
     let folder = tempfile::tempdir().unwrap();
     let vault = Vault::new(folder.path()).unwrap();
     vault.init("root").unwrap();

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::time::Duration;
 
-use alcazar_testkit::{Cluster, Vault, free_port, openssl_s_client, until};
+use alcazar_testkit::{Cluster, Vault, free_port, openssl_s_client, turn, until};
 
 /// Federated trust domains are given the time to fetch the bundle, twice; the rest is a matter of seconds.
 const PATIENCE: Duration = Duration::from_secs(240);
@@ -111,6 +111,7 @@ fn two_clusters_exchange_their_root_by_what_is_carried() {
 }
 
 fn exchange(east: &str, west: &str, by_hand: bool) {
+    let _turn = turn();
     let folder = tempfile::tempdir().unwrap();
     let vault = Vault::new(folder.path()).unwrap();
     let (old, new) = (vault.init("root").unwrap(), vault.init("new-root").unwrap());
