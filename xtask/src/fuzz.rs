@@ -23,8 +23,11 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let names: Vec<String> =
         targets()?.into_iter().filter(|name| options.target.as_ref().is_none_or(|wanted| wanted == name)).collect();
     ensure!(!names.is_empty(), "there is no such fuzz target");
+    // With a target named, build scripts and macros are compiled without the coverage, which they could not be linked with.
+    let host = host()?;
     let mut build =
         cargo(&["build", "--release", "--manifest-path", "fuzz/Cargo.toml", "--locked", "--target-dir", "fuzz/target"]);
+    build.args(["--target", &host]);
     build.args(options.target.iter().flat_map(|target| ["--bin", target]));
     run_command(build.env("RUSTFLAGS", COVERAGE))?;
     for name in names {
@@ -33,7 +36,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         for kind in ["corpus", "artifacts"] {
             std::fs::create_dir_all(folder(kind))?;
         }
-        let mut fuzzer = Command::new(root().join("fuzz/target/release").join(&name));
+        let mut fuzzer = Command::new(root().join("fuzz/target").join(&host).join("release").join(&name));
         // What writes files writes them where no disk has to keep up.
         if Path::new(MEMORY).is_dir() {
             fuzzer.env("TMPDIR", MEMORY);
@@ -64,6 +67,14 @@ pub(crate) fn check() -> anyhow::Result<()> {
     let mut clippy = cargo(&["clippy", "--quiet", "--manifest-path", "fuzz/Cargo.toml", "--locked"]);
     clippy.arg("--target-dir").arg(target_folder());
     run_command(clippy.args(["--", "-D", "warnings"]))
+}
+
+/// The machine for which this one compiles, as rustc calls it.
+fn host() -> anyhow::Result<String> {
+    let said = Command::new("rustc").arg("-vV").output().context("cannot start rustc")?;
+    let said = String::from_utf8(said.stdout)?;
+    let host = said.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc does not say its host")?;
+    Ok(host.to_owned())
 }
 
 fn targets() -> anyhow::Result<Vec<String>> {

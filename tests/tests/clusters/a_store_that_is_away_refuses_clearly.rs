@@ -76,7 +76,7 @@ async fn refuses_clearly(ca: &CaProcess, known: &Known, token: &str, key: &KeyPa
         assert!(says.iter().any(|says| message.contains(says)), "the operator is told why: {message}");
     }
     let joined = in_time("a join", ca.attest(known.root, token, key)).await;
-    told("a join", joined.err().expect("nobody joins"));
+    told("a join", joined.expect_err("nobody joins"));
     in_time("a certificate", ca.issue(&known.node, "web")).await.unwrap();
     until("it is said", async || match ca.readiness().unwrap() {
         answer if answer.text.contains("joins and registrations are refused") => Ok(()),
