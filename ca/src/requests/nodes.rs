@@ -128,7 +128,11 @@ impl Ca {
                     Err(refused(latest.and_then(|latest| speaks(latest).err()).unwrap_or(LineageRefusal::Unknown)))
                 }
                 Ok(()) => Ok(Held::Stored(found)),
-                Err(_) if is_younger(&found.record.latest, presented.issued, &presented.mark) => {
+                // Of an intermediate that no replica has it is not even that.
+                Err(_)
+                    if is_younger(&found.record.latest, presented.issued, &presented.mark)
+                        && self.is_of_a_replica(presented.issuer) =>
+                {
                     Err(RequestError::Untold(id.clone()))
                 }
                 Err(refusal) => Err(refused(refusal)),
