@@ -18,15 +18,18 @@ use crate::{
     callers::Callers,
     config::Config,
     federation::Federation,
+    forgetting::Leaving,
     hierarchy::{Hierarchy, HierarchyFiles, HierarchyPatience},
     horizon::Point,
     jwt_authority::JwtKeys,
     keys::KeyStore,
     ledger::{Entry, Ledger, Standing},
     metrics::CaMetrics,
+    outage::{self, Owed, Renewals},
     profile::{DnsName, Profile, Profiles},
     records::Records,
     replicas::{DataFolder, Phase, Presences},
+    rotation::Unreported,
     run::ADMIN_SOCKET,
     status::Troubles,
     storage,
@@ -68,6 +71,12 @@ pub(crate) struct Inner {
     pub(crate) revoking: crate::revocation::Revoking,
     /// The keys for JWT-SVIDs that are here.
     pub(crate) jwt: JwtKeys,
+    /// What nodes were given that the store has not heard of.
+    pub(crate) renewals: Renewals,
+    /// What was issued to those who never report that the store has not heard of.
+    pub(crate) owed: Owed,
+    /// What is over by the clock, and not forgotten yet.
+    pub(crate) leaving: Leaving,
     /// Other trust domains.
     pub(crate) federation: Federation,
     pub(crate) rotations: crate::rotation::Rotations,
@@ -126,6 +135,14 @@ impl Ca {
             Ok(DataFolder::take(&data_dir)?)
         });
         let folder = opened.await.map_err(|_panic| OpenError::Interrupted)??;
+        let pending = config.data_dir.clone();
+        let worst = Unreported::ahead(None, clock(), clock() + checked.profile.max_ttl());
+        let pending = task::spawn_blocking(move || {
+            let failed = |source| OpenError::DataDir { path: pending.clone(), source };
+            let renewals = Renewals::open(&pending).map_err(failed)?;
+            Ok::<_, OpenError>((renewals, Owed::open(&pending, worst).map_err(failed)?))
+        });
+        let (renewals, owed) = pending.await.map_err(|_panic| OpenError::Interrupted)??;
         let store = storage::open(&config, config.data_dir.join("store")).await?;
         let records = Records::new(store.clone(), folder.replica.clone());
         // Before they are read: what changes in between is noticed.
@@ -176,6 +193,9 @@ impl Ca {
             oldest_leaf: watch::Sender::default(),
             revoking: crate::revocation::Revoking::new(),
             jwt: JwtKeys::default(),
+            renewals,
+            owed,
+            leaving: Leaving::default(),
             rotations: crate::rotation::Rotations::default(),
             presences: Presences::new()?,
             folder,
@@ -258,6 +278,7 @@ fn is_foreign(data_dir: &Path) -> io::Result<bool> {
             // The last is on every fresh file system of the ext family.
             Some("store" | "ledger" | "ledger-name" | "ledger-name.new" | "hierarchy.new") => {}
             Some("lock" | "replica" | "replica.new" | "lost+found") => {}
+            Some(outage::RENEWALS | outage::NOTES) => {}
             _ => stranger = true,
         }
     }

@@ -103,6 +103,9 @@ pub struct Config {
     /// What a person decides about the ledger of this replica. Default: nothing.
     #[serde(default)]
     pub ledger: LedgerConfig,
+    /// What is kept of nodes.
+    #[serde(default)]
+    pub nodes: NodesConfig,
     /// The Kubernetes cluster, for what asks its API. Default: as the CA's own pod reaches it, once something asks.
     #[serde(default)]
     pub kubernetes: KubernetesConfig,
@@ -118,6 +121,21 @@ pub struct Certificates {
     /// The longest that anybody gets. Default: 24h, which is also the most that can be set.
     #[serde(deserialize_with = "duration::deserialize")]
     pub max_ttl: Duration,
+}
+
+/// What is kept of nodes.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct NodesConfig {
+    /// A node whose last certificate ended so long ago is forgotten. At least a day. Default: 30d.
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub forget_after: Duration,
+}
+
+impl Default for NodesConfig {
+    fn default() -> Self {
+        Self { forget_after: 30 * DAY }
+    }
 }
 
 /// A registration in the configuration file.
@@ -169,6 +187,7 @@ impl Config {
             store: StoreConfig::default(),
             replicas: ReplicasConfig::default(),
             ledger: LedgerConfig::default(),
+            nodes: NodesConfig::default(),
             kubernetes: KubernetesConfig::default(),
         }
     }
@@ -214,6 +233,9 @@ impl Config {
         let relations = federation::relations(&self.federation, &self.trust_domain)?;
         let dns_names = self.dns_names.iter().map(|name| name.parse()).collect::<Result<_, _>>()?;
         self.limits.check()?;
+        if self.nodes.forget_after < DAY {
+            return Err(ConfigError::ForgetNodes(self.nodes.forget_after));
+        }
         let mut ids = BTreeSet::new();
         let mut registrations = Vec::new();
         for configured in &self.registrations {
@@ -357,6 +379,9 @@ pub enum ConfigError {
     /// Limits that would stop everything.
     #[error("limits: {0}")]
     Limits(String),
+    /// Nodes that would be forgotten while their operator sleeps.
+    #[error("nodes: forgetAfter: {0:?} is less than a day")]
+    ForgetNodes(Duration),
     /// Two registrations of one name.
     #[error("registrations: {0} stands twice")]
     Twice(String),
@@ -369,6 +394,8 @@ pub enum ConfigError {
         source: RegistrationError,
     },
 }
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// `cluster.local`, as in Istio.
 #[allow(clippy::expect_used, reason = "a constant that a test parses")]

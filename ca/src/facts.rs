@@ -41,7 +41,12 @@ impl Ca {
             StoreConfig::Etcd(_) => "etcd",
             StoreConfig::Kubernetes(_) => "Kubernetes objects",
         };
-        Facts("store", &mut all).tell("is", store);
+        let mut of_the_store = Facts("store", &mut all);
+        of_the_store.tell("is", store);
+        let unheard = self.0.renewals.all().len();
+        if unheard > 0 {
+            of_the_store.tell("has not heard of", format!("{unheard} nodes that were renewed while it was away"));
+        }
         all
     }
 

@@ -36,6 +36,7 @@ mod csr;
 pub mod duration;
 mod facts;
 mod federation;
+mod forgetting;
 mod grpc;
 mod hierarchy;
 mod horizon;
@@ -45,6 +46,7 @@ mod keys;
 mod kubernetes;
 pub mod ledger;
 mod metrics;
+mod outage;
 mod patience;
 mod profile;
 pub mod records;
@@ -71,7 +73,7 @@ pub use callers::{
     CallersConfig, CallersError, KubernetesCallers, MachineCallers, OidcCallers, ParseServiceAccountError, RuleConfig,
     RuleConfigError, RuleFault, VerifyTokens, machine_proof,
 };
-pub use config::{Certificates, Config, ConfigError, ConfiguredRegistration, RegistrationError};
+pub use config::{Certificates, Config, ConfigError, ConfiguredRegistration, NodesConfig, RegistrationError};
 pub use csr::{Csr, CsrError, KeyHash, KeyKind};
 pub use federation::{
     BundleEndpointConfig, EndpointError, EndpointProfile, FederationConfig, FederationConfigError, FederationError,

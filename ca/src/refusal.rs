@@ -15,8 +15,10 @@ use crate::{
     issue::IssueError,
     jwt_authority::JwtIssueError,
     ledger::LedgerError,
+    outage::KeepRenewalError,
     records::{LineageRefusal, ParseRegistrationError, RecordError, TokenRefusal},
     revocation::Barred,
+    rotation::NoteError,
     serial::NoRandomness,
     token::ParseJoinTokenError,
 };
@@ -77,6 +79,16 @@ pub(crate) enum RequestError {
     OtherCluster(SpiffeId),
     #[error("the node {node} is not admitted by its certificate")]
     Lineage { node: SpiffeId, source: LineageRefusal },
+    #[error(
+        "{0} has a certificate that another replica gave it while the store was away; until that replica has told the store, it alone renews it"
+    )]
+    Untold(SpiffeId),
+    #[error("the store has not heard of {0} for a week, and nobody is renewed without it for longer")]
+    AwayTooLong(SpiffeId),
+    #[error(transparent)]
+    Kept(#[from] KeepRenewalError),
+    #[error("it cannot be noted that somebody is served who never reports")]
+    Note(#[from] NoteError),
     #[error(transparent)]
     Revoked(#[from] Barred),
     #[error("the join token is none")]
@@ -156,6 +168,10 @@ impl RequestError {
             Self::Issue(_)
             | Self::Jwt(_)
             | Self::Raced(_)
+            | Self::Untold(_)
+            | Self::AwayTooLong(_)
+            | Self::Kept(_)
+            | Self::Note(_)
             | Self::Records(_)
             | Self::Ledger(_)
             | Self::Randomness(_) => (Code::Unavailable, "try again later"),

@@ -7,7 +7,6 @@ use std::{
 };
 
 use alcazar_identity::{CertificateDer, SpiffeId, SpiffeIdKind};
-use alcazar_mtls::PeerIdentity;
 use alcazar_store::{Expected, Revision};
 
 use crate::{
@@ -19,7 +18,7 @@ use crate::{
     issue::{self, IssueError, Issued, Subject},
     ledger::Entry,
     profile::Profile,
-    records::{Attestation, Consumed, Leaf, Lineage, Registration, Renewal, Stored, TokenRecord, TokenRefusal, family},
+    records::{Attestation, Consumed, Leaf, Lineage, Registration, Stored, TokenRecord, TokenRefusal, family},
     refusal::RequestError,
     revocation::Permit,
     serial::Serial,
@@ -28,8 +27,12 @@ use crate::{
 };
 
 mod callers;
+mod nodes;
 
-pub(crate) use self::callers::{Caller, no_bearer};
+pub(crate) use self::{
+    callers::{Caller, no_bearer},
+    nodes::Node,
+};
 
 /// A certificate as the caller gets it.
 #[derive(Clone, Debug)]
@@ -41,22 +44,6 @@ pub(crate) struct Reply {
     pub(crate) not_after: SystemTime,
     /// What it was issued under. Leaf, chain and bundle are of one moment, also while the intermediate is renewed.
     pub(crate) hierarchy: Arc<Hierarchy>,
-}
-
-/// A node that has proved itself by a certificate of its lineage.
-#[derive(Clone, Debug)]
-pub(crate) struct Node {
-    pub(crate) id: SpiffeId,
-    serial: String,
-    not_after: SystemTime,
-    lineage: Stored<Lineage>,
-}
-
-impl Node {
-    /// When the certificate ends by which it proved itself.
-    pub(crate) fn not_after(&self) -> SystemTime {
-        self.not_after
-    }
 }
 
 impl Ca {
@@ -112,64 +99,6 @@ impl Ca {
         Ok(reply(hierarchy, record.node, leaf))
     }
 
-    /// The node behind a connection.
-    async fn node(&self, peer: Option<&PeerIdentity>) -> Result<Node, RequestError> {
-        let peer = peer.ok_or(RequestError::Anonymous)?;
-        let id = peer.id().clone();
-        if id.trust_domain() != self.trust_domain() {
-            return Err(RequestError::Foreign(id));
-        }
-        if !matches!(id.kind(), SpiffeIdKind::Node { .. }) {
-            return Err(RequestError::NotANode(id));
-        }
-        if !self.0.config.has_node(&id) {
-            return Err(RequestError::OtherCluster(id));
-        }
-        self.permits(&id)?;
-        let refused = |source| RequestError::Lineage { node: id.clone(), source };
-        let known = self.0.records.known_lineage(id.principal());
-        let lineage = match known.filter(|known| known.record.speaks(peer.serial()).is_ok()) {
-            Some(known) => known,
-            // Another replica may know better.
-            None => {
-                let lineage = self.0.records.lineage(id.principal()).await?;
-                let lineage = lineage.ok_or_else(|| refused(crate::records::LineageRefusal::Unknown))?;
-                lineage.record.speaks(peer.serial()).map_err(refused)?;
-                lineage
-            }
-        };
-        Ok(Node { id: id.clone(), serial: peer.serial().into(), not_after: peer.validity().not_after(), lineage })
-    }
-
-    /// A node's next certificate.
-    pub(crate) async fn renew(&self, node: Node, csr: &Csr, ttl: Duration) -> Result<Reply, RequestError> {
-        let (hierarchy, now) = (self.hierarchy(), (self.0.clock)());
-        let (lineage, permit) = (&node.lineage.record, self.permits(&node.id)?);
-        let refused = |source| RequestError::Lineage { node: node.id.clone(), source };
-        let next = match lineage.renew(&node.serial, csr.key_hash()).map_err(refused)? {
-            Renewal::Repeat(leaf) if is_repeatable(&hierarchy, &leaf, permit, now) => {
-                return Ok(reply(hierarchy, node.id, leaf));
-            }
-            renewal => {
-                let issued =
-                    sign(&hierarchy, self.0.profiles.node(), csr, (&node.id).into(), Some(ttl), permit, now).await?;
-                self.record(&issued, node.id.as_str(), Plug::NodeCertificate).await?;
-                let leaf = Leaf::from(&issued);
-                match renewal {
-                    Renewal::Issue => lineage.next(leaf),
-                    // In place of one that was never received.
-                    Renewal::Repeat(_) => lineage.instead(leaf),
-                }
-            }
-        };
-        let expected = Expected::At(node.lineage.revision);
-        match self.0.records.put(family::NODES, node.id.principal(), expected, &next).await {
-            Err(error) if error.is_conflict() => return Err(RequestError::Raced(node.id)),
-            outcome => outcome?,
-        };
-        Ok(reply(hierarchy, node.id, next.latest))
-    }
-
     /// A certificate for the workload that is registered for the node under this name.
     pub(crate) async fn issue_registered(
         &self,
@@ -212,7 +141,8 @@ impl Ca {
         csr: &Csr,
         ttl: Duration,
     ) -> Result<Reply, RequestError> {
-        let registered = self.0.records.registered(&node.id, id).await?;
+        let scheduled = self.is_scheduled(&node.id, id);
+        let registered = self.registered(&node.id, id, scheduled).await?;
         let mut longest = None;
         for registration in &registered {
             let life = self.life(registration)?;
@@ -222,10 +152,27 @@ impl Ca {
         }
         match longest {
             Some((longest, registration)) => self.issue_workload(node, registration, csr, ttl.min(longest)).await,
-            None if self.is_scheduled(&node.id, id) => {
-                self.issue_for(node.id.as_str(), Plug::NodeCertificate, id, csr, ttl).await
-            }
+            None if scheduled => self.issue_for(node.id.as_str(), Plug::NodeCertificate, id, csr, ttl).await,
             None => Err(RequestError::NotRegistered { node: node.id.clone(), what: format!("the identity {id}") }),
+        }
+    }
+
+    /// The registrations that give the identity to the node. One that another replica has just put in is looked for where it
+    /// decides whether anything is issued; what it says of the certificates of a pod, which has them anyway, comes by the watch.
+    async fn registered(
+        &self,
+        node: &SpiffeId,
+        id: &SpiffeId,
+        scheduled: bool,
+    ) -> Result<Vec<Arc<Registration>>, RequestError> {
+        let records = &self.0.records;
+        let known = records.known_registered(node, id);
+        if !known.is_empty() || scheduled && records.follows_registrations() {
+            return Ok(known);
+        }
+        match records.registered(node, id).await {
+            Err(error) if scheduled && error.is_away() => Ok(known),
+            outcome => Ok(outcome?),
         }
     }
 

@@ -30,7 +30,7 @@ use crate::{
         LedgerService, RevocationAdministrationService, RevocationService, RotationService, StatusService, Traced,
     },
     kubernetes,
-    records::{RecordError, TokenRecord, family},
+    records::family,
 };
 
 impl Ca {
@@ -76,6 +76,7 @@ impl Ca {
             shutdown.spawn("changes of other replicas", self.clone().follow_changes(family, shutdown.clone()));
         }
         shutdown.spawn("health of the store", self.clone().watch_store(readiness.part("store"), shutdown.clone()));
+        shutdown.spawn("renewals without the store", self.clone().settle_renewals(shutdown.clone()));
         let replicas = readiness.part("replicas");
         shutdown.spawn("presence of this replica", self.clone().keep_presence(replicas, shutdown.clone()));
         let ledgers = readiness.part("ledgers of the replicas");
@@ -235,24 +236,6 @@ impl Ca {
             }
         }
     }
-
-    /// Removes tokens that expired long ago. A running CA does it by itself, now and then.
-    ///
-    /// # Errors
-    /// When the store does not answer.
-    pub async fn forget_old_records(&self) -> Result<(), RecordError> {
-        let now = (self.0.clock)();
-        for entry in self.0.records.store().list(&crate::records::prefix(family::TOKENS)?).await?.entries {
-            let token = crate::records::read::<TokenRecord>(&entry)?;
-            if token.record.expires.checked_add(KEEP_TOKENS).is_some_and(|end| now > end) {
-                match self.0.records.delete(family::TOKENS, entry.key().name(), token.revision).await {
-                    Err(error) if !error.is_conflict() => return Err(error),
-                    _ => {}
-                }
-            }
-        }
-        Ok(())
-    }
 }
 
 /// How many threads serve nodes: one for each processor.
@@ -312,5 +295,3 @@ const SMALL: usize = 64 << 10;
 const LONGEST: Duration = Duration::from_secs(60);
 const FOLLOW_AGAIN: Duration = Duration::from_secs(2);
 const UPKEEP: Duration = Duration::from_secs(600);
-/// Expired tokens are remembered for a while, so that the log can say what happened to one.
-const KEEP_TOKENS: Duration = Duration::from_secs(3600);

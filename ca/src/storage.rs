@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use alcazar_identity::TrustDomain;
 use alcazar_store::{
-    EtcdStore, KubernetesStore, ParseKeyError, SledStore, Store, StoreError,
+    EtcdStore, KubernetesStore, ParseKeyError, Sentinel, SledStore, Store, StoreError,
     etcd::{EtcdConfig, EtcdConfigError, EtcdTls, EtcdUser, OpenEtcdError},
     kubernetes::{KubernetesStoreConfig, OpenKubernetesError},
 };
@@ -144,13 +144,19 @@ pub(crate) async fn open(config: &crate::config::Config, local: PathBuf) -> Resu
             Ok(Arc::new(opened.map_err(|_panic| OpenStoreError::Interrupted)??))
         }
         StoreConfig::Etcd(section) => {
-            Ok(Arc::new(EtcdStore::open(section.config(&config.trust_domain, &config.cluster)?).await?))
+            let store = EtcdStore::open(section.config(&config.trust_domain, &config.cluster)?).await?;
+            watched_over(Arc::new(store))
         }
         StoreConfig::Kubernetes(section) => {
             let store = open_kubernetes(section, &config.kubernetes).await?;
-            Ok(Arc::new(store))
+            watched_over(Arc::new(store))
         }
     }
+}
+
+/// Nobody waits for servers that are known to be away.
+fn watched_over(store: Arc<dyn Store>) -> Result<Arc<dyn Store>, OpenStoreError> {
+    Ok(Arc::new(Sentinel::new(store).map_err(OpenStoreError::Sentinel)?))
 }
 
 async fn open_kubernetes(
@@ -199,6 +205,9 @@ pub enum OpenStoreError {
     /// No client of Kubernetes.
     #[error(transparent)]
     Client(#[from] KubernetesError),
+    /// The key that is looked for.
+    #[error("the store cannot be watched over")]
+    Sentinel(#[source] ParseKeyError),
     /// The process is ending.
     #[error("opening was interrupted")]
     Interrupted,

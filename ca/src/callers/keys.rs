@@ -4,13 +4,13 @@ use std::{
     error::Error,
     fmt, io,
     path::PathBuf,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex as StdMutex, PoisonError, RwLock},
     time::{Duration, SystemTime},
 };
 
 use alcazar_jwt::{Claims, Expectations, Jwks, JwksError, Token, VerifyError};
 use alcazar_mtls::web::{FetchError, HttpsUrl, WebClient};
-use alcazar_service::{clock::Clock, process};
+use alcazar_service::{Shutdown, clock::Clock, process};
 use futures::future::BoxFuture;
 use serde_json::Value;
 use thiserror::Error;
@@ -34,13 +34,22 @@ pub(crate) trait FetchKeys: fmt::Display + Send + Sync {
     }
 }
 
-/// The keys of one issuer. Cheap to ask: the source is asked now and then, by one caller for all.
+/// The keys of one issuer. Cheap to ask: the source is asked now and then, by one caller for all, and behind everybody's back
+/// where there are keys that will do.
 pub(crate) struct IssuerKeys {
+    kept: Arc<Kept>,
+    /// Who asks behind everybody's back.
+    tasks: Shutdown,
+}
+
+struct Kept {
     source: Box<dyn FetchKeys>,
     clock: Clock,
     known: RwLock<Option<Known>>,
-    /// When the source was asked last. Held while it is asked.
-    asked: Mutex<Option<SystemTime>>,
+    /// When the source was asked last.
+    asked: StdMutex<Option<SystemTime>>,
+    /// Held while it is asked.
+    turn: Mutex<()>,
 }
 
 #[derive(Clone)]
@@ -51,7 +60,8 @@ struct Known {
 
 impl IssuerKeys {
     pub(crate) fn new(source: Box<dyn FetchKeys>, clock: Clock) -> Self {
-        Self { source, clock, known: RwLock::new(None), asked: Mutex::new(None) }
+        let (known, asked, turn) = (RwLock::new(None), StdMutex::new(None), Mutex::new(()));
+        Self { kept: Arc::new(Kept { source, clock, known, asked, turn }), tasks: Shutdown::new() }
     }
 
     /// What a token says, if the issuer signed it and it is for us, now. A token whose key is not known makes the source be
@@ -60,10 +70,10 @@ impl IssuerKeys {
     /// # Errors
     /// When it is refused, or the keys cannot be had.
     pub(crate) async fn verify(&self, token: Token<'_>, expected: &Expectations<'_>) -> Result<Claims, CallerError> {
-        let known = self.keys(None).await.map_err(CallerError::Keys)?;
+        let known = self.keys().await.map_err(CallerError::Keys)?;
         let verified = match token.clone().verify(&known.keys) {
             Err(VerifyError::UnknownKey(_)) => {
-                let newer = self.keys(Some(known.at)).await.map_err(CallerError::Keys)?;
+                let newer = self.kept.fetched(Some(known.at)).await.map_err(CallerError::Keys)?;
                 token.verify(&newer.keys)
             }
             outcome => outcome,
@@ -73,23 +83,65 @@ impl IssuerKeys {
         Ok(claims)
     }
 
+    /// Keys that will do. Nobody waits for the source while it is looked after.
+    async fn keys(&self) -> Result<Known, KeysError> {
+        let now = (self.kept.clock)();
+        match self.kept.known() {
+            Some(known) if since(known.at, now) < self.kept.source.good_for() => Ok(known),
+            Some(known) if self.kept.is_looked_after(&known, now) => {
+                if self.kept.may_ask(now) && !self.kept.is_asked() {
+                    self.fetch_behind();
+                }
+                Ok(known)
+            }
+            _ => self.kept.fetched(None).await,
+        }
+    }
+
+    fn fetch_behind(&self) {
+        let (kept, tasks) = (self.kept.clone(), self.tasks.clone());
+        self.tasks.spawn("keys of an issuer", async move {
+            tokio::select! {
+                () = tasks.cancelled() => {}
+                // It has told what is wrong, and the next request tries again.
+                outcome = kept.fetched(None) => drop(outcome),
+            }
+        });
+    }
+}
+
+impl Drop for IssuerKeys {
+    fn drop(&mut self) {
+        self.tasks.trigger("nobody needs the keys of the issuer any more");
+    }
+}
+
+impl Kept {
+    /// Whether keys that are past their time will do, while they are fetched again: it is not long ago that they were good, or
+    /// that the source was asked in vain. After a time without requests a key may have been withdrawn long ago.
+    fn is_looked_after(&self, known: &Known, now: SystemTime) -> bool {
+        let age = since(known.at, now);
+        let tried = self.asked().is_some_and(|asked| since(asked, now) < self.source.good_for());
+        age < OLDEST && (age < self.source.good_for() * 2 || tried || self.is_asked())
+    }
+
     /// Keys that are fresh enough, and newer than `than` if the source may be asked now.
-    async fn keys(&self, than: Option<SystemTime>) -> Result<Known, KeysError> {
+    async fn fetched(&self, than: Option<SystemTime>) -> Result<Known, KeysError> {
         let now = (self.clock)();
         let fresh =
             |known: &Known| than.is_none_or(|than| known.at != than) && since(known.at, now) < self.source.good_for();
         if let Some(known) = self.known().filter(fresh) {
             return Ok(known);
         }
-        let mut asked = self.asked.lock().await;
+        let _turn = self.turn.lock().await;
         // Somebody else may have asked while this one waited.
         if let Some(known) = self.known().filter(fresh) {
             return Ok(known);
         }
-        if asked.is_some_and(|asked| since(asked, now) < self.source.pause()) {
+        if !self.may_ask(now) {
             return self.known().filter(|known| since(known.at, now) < OLDEST).ok_or(KeysError::Pause);
         }
-        *asked = Some(now);
+        *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
         match self.ask().await {
             Ok(keys) => {
                 let known = Known { keys: Arc::new(keys), at: now };
@@ -97,8 +149,9 @@ impl IssuerKeys {
                 Ok(known)
             }
             Err(error) => {
+                let reason = process::chain(&error).to_string();
                 let old = self.known().filter(|known| since(known.at, now) < OLDEST).ok_or(error)?;
-                tracing::warn!(source = %self.source, "an issuer's keys cannot be fetched; the ones from before go on");
+                tracing::warn!(source = %self.source, reason, "an issuer's keys cannot be fetched; the ones from before go on");
                 Ok(old)
             }
         }
@@ -117,6 +170,19 @@ impl IssuerKeys {
         }
         tracing::info!(target: "alcazar::reload", source = %self.source, keys = keys.keys().len(), "an issuer's keys were read");
         Ok(keys)
+    }
+
+    /// Whether somebody asks the source at this moment.
+    fn is_asked(&self) -> bool {
+        self.turn.try_lock().is_err()
+    }
+
+    fn may_ask(&self, now: SystemTime) -> bool {
+        self.asked().is_none_or(|asked| since(asked, now) >= self.source.pause())
+    }
+
+    fn asked(&self) -> Option<SystemTime> {
+        *self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn known(&self) -> Option<Known> {

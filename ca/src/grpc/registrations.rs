@@ -1,6 +1,6 @@
 //! The registrations of one node, pushed as they change.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use alcazar_api::ca::v1;
 use alcazar_identity::SpiffeId;
@@ -32,8 +32,27 @@ async fn follow(
     let prefix = prefix(family::REGISTRATIONS)?;
     let mut sent = None;
     loop {
-        let listing = store.list(&prefix).await?;
         let mut known = BTreeMap::new();
+        let listing = match store.list(&prefix).await {
+            // What is known here is what the node has, most likely; the rest comes when the store answers.
+            Err(error) if error.is_away() => {
+                let here = ca.0.records.known_registrations(node);
+                for registration in here {
+                    let key = prefix.key(registration.id().as_str()).map_err(RecordError::Key)?;
+                    known.insert(key, (*registration).clone());
+                }
+                if sent.as_ref() != Some(&known) {
+                    let registrations = known.values().map(registration_message).collect();
+                    if sender.send(Ok(v1::Registrations { registrations })).await.is_err() {
+                        return Ok(());
+                    }
+                    sent = Some(known);
+                }
+                tokio::time::sleep(AGAIN).await;
+                continue;
+            }
+            listing => listing?,
+        };
         for entry in &listing.entries {
             note(&mut known, node, entry.key().clone(), Some(read(entry)?.record));
         }
@@ -55,6 +74,9 @@ async fn follow(
         }
     }
 }
+
+/// A store that is away is looked for.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// A registration may go from one node to another: then it leaves the first.
 fn note(known: &mut BTreeMap<Key, Registration>, node: &SpiffeId, key: Key, registration: Option<Registration>) {

@@ -18,28 +18,68 @@ use crate::{csr::KeyHash, issue::Issued};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Lineage {
     pub(crate) latest: Leaf,
+    /// The serial of the certificate before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) previous: Option<String>,
+    /// The certificate before. Earlier versions kept its serial alone.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "optional_text")]
+    previous_print: Option<Fingerprint>,
     /// The revision at which the join token that it began with was consumed: later is newer.
     #[serde(default)]
     began: u64,
+    /// Its first certificate, which tells lineages apart. Earlier versions kept none.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "optional_text")]
+    origin: Option<Fingerprint>,
+    /// The keys of the certificates before the latest, the newest first: the last few.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    keys: Vec<KeyTag>,
+    /// Another certificate for the latest key, of a replica that did not know of this one: its holder has one of the two.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    twin: Option<Mark>,
 }
 
 /// A certificate as it is kept for a reply that may have been lost.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "LeafRecord", into = "LeafRecord")]
 pub(crate) struct Leaf {
     pub(crate) serial: String,
-    #[serde(with = "hex_hash")]
     pub(crate) key: KeyHash,
-    #[serde(with = "seconds")]
     pub(crate) issued_at: SystemTime,
-    #[serde(with = "seconds")]
     pub(crate) not_after: SystemTime,
-    #[serde(with = "text")]
     pub(crate) issuer: Fingerprint,
-    #[serde(serialize_with = "to_base64", deserialize_with = "from_base64")]
+    /// Empty where only what is asked all the time is held in memory.
     pub(crate) certificate: CertificateDer<'static>,
+    pub(crate) print: Fingerprint,
 }
+
+/// A leaf as it is stored. What it is told by follows from the certificate.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct LeafRecord {
+    serial: String,
+    #[serde(with = "hex_hash")]
+    key: KeyHash,
+    #[serde(with = "seconds")]
+    issued_at: SystemTime,
+    #[serde(with = "seconds")]
+    not_after: SystemTime,
+    #[serde(with = "text")]
+    issuer: Fingerprint,
+    #[serde(serialize_with = "to_base64", deserialize_with = "from_base64")]
+    certificate: CertificateDer<'static>,
+}
+
+/// What tells a certificate from every other, whoever issued it: a serial alone is its issuer's to choose.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Mark {
+    pub(crate) serial: String,
+    #[serde(with = "text")]
+    pub(crate) print: Fingerprint,
+}
+
+/// Enough of a key's hash to know the key again: 128 bits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct KeyTag(Box<str>);
 
 /// What a node that presents its certificate gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,7 +111,16 @@ pub(crate) enum LineageRefusal {
 impl Lineage {
     /// A lineage that begins with this certificate, for a token consumed at this revision.
     pub(crate) fn begin(leaf: Leaf, consumed: Revision) -> Self {
-        Self { latest: leaf, previous: None, began: consumed.get() }
+        let origin = Some(leaf.print);
+        Self {
+            latest: leaf,
+            previous: None,
+            previous_print: None,
+            began: consumed.get(),
+            origin,
+            keys: Vec::new(),
+            twin: None,
+        }
     }
 
     /// Whether it is the lineage of the token that was consumed at this revision, or of one that was consumed later.
@@ -79,34 +128,80 @@ impl Lineage {
         self.began >= consumed.get()
     }
 
+    /// Whether both are the same lineage, however far each has come. Of two that began before their first certificate was
+    /// kept, the token decides.
+    pub(crate) fn is_the_same_as(&self, other: &Self) -> bool {
+        let origins = self.origin.zip(other.origin);
+        self.began == other.began && origins.is_none_or(|(one, other)| one == other)
+    }
+
+    /// Whether it is the latest certificate, or its twin.
+    pub(crate) fn is_latest(&self, presented: &Mark) -> bool {
+        self.latest.is(presented) || self.twin.as_ref() == Some(presented)
+    }
+
+    /// Whether it is the certificate before the latest.
+    pub(crate) fn was_latest(&self, presented: &Mark) -> bool {
+        self.previous.as_ref() == Some(&presented.serial)
+            && self.previous_print.is_none_or(|print| print == presented.print)
+    }
+
     /// What the holder of the certificate `presented` gets for the key `key`.
-    pub(crate) fn renew(&self, presented: &str, key: KeyHash) -> Result<Renewal, LineageRefusal> {
-        if presented == self.latest.serial {
+    pub(crate) fn renew(&self, presented: &Mark, key: KeyHash) -> Result<Renewal, LineageRefusal> {
+        if self.is_latest(presented) {
             return Ok(Renewal::Issue);
         }
-        if self.previous.as_deref() == Some(presented) && self.latest.key == key {
+        if self.was_latest(presented) && self.latest.key == key {
             return Ok(Renewal::Repeat(self.latest.clone()));
         }
-        Err(LineageRefusal::Superseded { presented: presented.into(), latest: self.latest.serial.clone() })
+        Err(self.superseded(presented))
     }
 
     /// Whether the certificate still speaks for the node: the latest, or the one before it, because a connection
     /// that was made before a renewal goes on for a while.
-    pub(crate) fn speaks(&self, presented: &str) -> Result<(), LineageRefusal> {
-        if presented == self.latest.serial || self.previous.as_deref() == Some(presented) {
-            return Ok(());
+    pub(crate) fn speaks(&self, presented: &Mark) -> Result<(), LineageRefusal> {
+        match self.is_latest(presented) || self.was_latest(presented) {
+            true => Ok(()),
+            false => Err(self.superseded(presented)),
         }
-        Err(LineageRefusal::Superseded { presented: presented.into(), latest: self.latest.serial.clone() })
+    }
+
+    fn superseded(&self, presented: &Mark) -> LineageRefusal {
+        LineageRefusal::Superseded { presented: presented.serial.clone(), latest: self.latest.serial.clone() }
     }
 
     /// The lineage with `leaf` in place of a latest certificate that its holder never received.
     pub(crate) fn instead(&self, leaf: Leaf) -> Self {
-        Self { latest: leaf, ..self.clone() }
+        Self { latest: leaf, twin: None, ..self.clone() }
     }
 
-    /// The lineage after the holder of its latest certificate got `leaf`.
-    pub(crate) fn next(&self, leaf: Leaf) -> Self {
-        Self { latest: leaf, previous: Some(self.latest.serial.clone()), began: self.began }
+    /// The lineage after the holder of its latest certificate, who presented it, got `leaf`.
+    pub(crate) fn next(&self, leaf: Leaf, presented: &Mark) -> Self {
+        let keys = std::iter::once(&self.latest.key.tag()).chain(&self.keys).take(KEYS).cloned().collect();
+        Self {
+            latest: leaf,
+            previous: Some(presented.serial.clone()),
+            previous_print: Some(presented.print),
+            began: self.began,
+            origin: self.origin,
+            keys,
+            twin: None,
+        }
+    }
+
+    /// The lineage where another replica has issued `other` for the same key.
+    pub(crate) fn with_twin(&self, other: &Leaf) -> Self {
+        Self { twin: Some(other.mark()), ..self.clone() }
+    }
+
+    /// The keys of its certificates, the latest first: the last few.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = KeyTag> {
+        std::iter::once(self.latest.key.tag()).chain(self.keys.iter().cloned())
+    }
+
+    /// What is held in memory of each: all but the certificate.
+    pub(crate) fn compact(self) -> Self {
+        Self { latest: Leaf { certificate: CertificateDer::from(Vec::new()), ..self.latest }, ..self }
     }
 }
 
@@ -115,6 +210,25 @@ impl Leaf {
     pub(crate) fn is_repeatable(&self, issuer: Fingerprint, now: SystemTime) -> bool {
         let life = self.not_after.duration_since(self.issued_at).unwrap_or_default();
         self.issuer == issuer && now.checked_add(life / 2).is_some_and(|half| half < self.not_after)
+    }
+
+    /// Whether the certificate is here, and not only what tells it apart.
+    pub(crate) fn is_whole(&self) -> bool {
+        !self.certificate.is_empty()
+    }
+
+    pub(crate) fn mark(&self) -> Mark {
+        Mark { serial: self.serial.clone(), print: self.print }
+    }
+
+    fn is(&self, mark: &Mark) -> bool {
+        self.serial == mark.serial && self.print == mark.print
+    }
+}
+
+impl KeyHash {
+    pub(crate) fn tag(&self) -> KeyTag {
+        KeyTag(self.to_string().chars().take(32).collect())
     }
 }
 
@@ -127,7 +241,23 @@ impl From<&Issued> for Leaf {
             not_after: issued.validity.not_after(),
             issuer: issued.issuer,
             certificate: issued.certificate.clone(),
+            print: Fingerprint::of(&issued.certificate),
         }
+    }
+}
+
+impl From<LeafRecord> for Leaf {
+    fn from(record: LeafRecord) -> Self {
+        let LeafRecord { serial, key, issued_at, not_after, issuer, certificate } = record;
+        let print = Fingerprint::of(&certificate);
+        Self { serial, key, issued_at, not_after, issuer, certificate, print }
+    }
+}
+
+impl From<Leaf> for LeafRecord {
+    fn from(leaf: Leaf) -> Self {
+        let Leaf { serial, key, issued_at, not_after, issuer, certificate, print: _ } = leaf;
+        Self { serial, key, issued_at, not_after, issuer, certificate }
     }
 }
 
@@ -135,14 +265,35 @@ impl From<&Issued> for Leaf {
 impl Leaf {
     pub(crate) fn sample(serial: u32, key: KeyHash) -> Self {
         let at = SystemTime::UNIX_EPOCH;
+        let certificate: CertificateDer<'_> = serial.to_be_bytes().to_vec().into();
         Self {
             serial: serial.to_string(),
             key,
             issued_at: at,
             not_after: at,
             issuer: Fingerprint::of(b""),
-            certificate: vec![1, 2, 3].into(),
+            print: Fingerprint::of(&certificate),
+            certificate,
         }
+    }
+}
+
+/// With renewals at half of a life, those of twice that life and more.
+const KEYS: usize = 6;
+
+mod optional_text {
+    use super::{Deserialize, Deserializer, Fingerprint, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(print: &Option<Fingerprint>, serializer: S) -> Result<S::Ok, S::Error> {
+        match print {
+            Some(print) => serializer.collect_str(print),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Fingerprint>, D::Error> {
+        let text = Option::<String>::deserialize(deserializer)?;
+        text.map(|text| text.parse().map_err(serde::de::Error::custom)).transpose()
     }
 }
 
@@ -175,29 +326,64 @@ mod tests {
     #[test]
     fn only_the_latest_renews_and_a_lost_reply_is_repeated_for_its_key_alone() {
         let (one, two, other) = (KeyHash::of(b"1"), KeyHash::of(b"2"), KeyHash::of(b"3"));
+        let mark = |serial| Leaf::sample(serial, one).mark();
         let first = Lineage::begin(Leaf::sample(1, one), Revision::new(7));
-        assert_eq!(first.renew("1", two), Ok(Renewal::Issue));
-        assert!(first.renew("0", two).is_err());
+        assert_eq!(first.renew(&mark(1), two), Ok(Renewal::Issue));
+        assert!(first.renew(&mark(0), two).is_err());
 
-        let second = first.next(Leaf::sample(2, two));
-        assert_eq!(second.renew("2", other), Ok(Renewal::Issue));
-        assert_eq!(second.renew("1", two), Ok(Renewal::Repeat(Leaf::sample(2, two))));
-        assert!(second.renew("1", other).is_err());
-        assert_eq!((second.speaks("2"), second.speaks("1")), (Ok(()), Ok(())));
+        let second = first.next(Leaf::sample(2, two), &mark(1));
+        assert_eq!(second.renew(&mark(2), other), Ok(Renewal::Issue));
+        assert_eq!(second.renew(&mark(1), two), Ok(Renewal::Repeat(Leaf::sample(2, two))));
+        assert!(second.renew(&mark(1), other).is_err());
+        assert_eq!((second.speaks(&mark(2)), second.speaks(&mark(1))), (Ok(()), Ok(())));
 
-        let third = second.next(Leaf::sample(3, other));
-        assert!(third.renew("1", two).is_err());
-        assert!(third.speaks("1").is_err());
-        assert_eq!(third.renew("2", other), Ok(Renewal::Repeat(Leaf::sample(3, other))));
+        let third = second.next(Leaf::sample(3, other), &mark(2));
+        assert!(third.renew(&mark(1), two).is_err());
+        assert!(third.speaks(&mark(1)).is_err());
+        assert_eq!(third.renew(&mark(2), other), Ok(Renewal::Repeat(Leaf::sample(3, other))));
         // However often it renews, it began when it began.
         assert!(third.began_at_or_after(Revision::new(7)) && !third.began_at_or_after(Revision::new(8)));
+        assert!(third.is_the_same_as(&first));
     }
 
     #[test]
-    fn a_lineage_reads_back() {
-        let lineage = Lineage::begin(Leaf::sample(1, KeyHash::of(b"1")), Revision::new(7))
-            .next(Leaf::sample(2, KeyHash::of(b"2")));
-        let text = serde_json::to_string(&lineage).unwrap();
-        assert_eq!(serde_json::from_str::<Lineage>(&text).unwrap(), lineage);
+    fn a_serial_that_somebody_chose_is_not_the_certificate() {
+        let key = KeyHash::of(b"1");
+        let first = Lineage::begin(Leaf::sample(1, key), Revision::new(7));
+        let second = first.next(Leaf::sample(2, key), &first.latest.mark());
+        for serial in ["1", "2"] {
+            let chosen = Mark { serial: serial.into(), print: Fingerprint::of(b"of another intermediate") };
+            assert!(second.renew(&chosen, key).is_err() && second.speaks(&chosen).is_err(), "{serial}");
+        }
+        // What is held in memory decides the same.
+        let compact = second.clone().compact();
+        assert!(compact.is_latest(&second.latest.mark()) && !compact.latest.is_whole());
+    }
+
+    #[test]
+    fn of_twins_either_renews_and_its_lost_reply_is_repeated() {
+        let (one, two) = (KeyHash::of(b"1"), KeyHash::of(b"2"));
+        let twins = Lineage::begin(Leaf::sample(1, one), Revision::new(7)).with_twin(&Leaf::sample(9, one));
+        let twin = Leaf::sample(9, one).mark();
+        assert_eq!(twins.renew(&twin, two), Ok(Renewal::Issue));
+        let next = twins.next(Leaf::sample(2, two), &twin);
+        assert_eq!(next.renew(&twin, two), Ok(Renewal::Repeat(Leaf::sample(2, two))));
+        assert!(next.renew(&twins.latest.mark(), two).is_err());
+    }
+
+    #[test]
+    fn a_lineage_reads_back_and_so_does_one_of_an_earlier_version() {
+        let first = Lineage::begin(Leaf::sample(1, KeyHash::of(b"1")), Revision::new(7));
+        let lineage = first.next(Leaf::sample(2, KeyHash::of(b"2")), &first.latest.mark());
+        let mut value = serde_json::to_value(&lineage).unwrap();
+        assert_eq!(serde_json::from_value::<Lineage>(value.clone()).unwrap(), lineage);
+        for new in ["previous_print", "origin", "keys"] {
+            assert!(value.as_object_mut().unwrap().remove(new).is_some(), "{new}");
+        }
+        let old: Lineage = serde_json::from_value(value).unwrap();
+        assert!(old.is_latest(&lineage.latest.mark()) && old.speaks(&first.latest.mark()).is_ok());
+        assert!(old.is_the_same_as(&lineage));
+        let other = Mark { serial: "2".into(), print: Fingerprint::of(b"another") };
+        assert!(!old.is_latest(&other), "the latest is told by its certificate, which every version keeps");
     }
 }

@@ -1,21 +1,29 @@
 //! What every issuance asks, in memory: registrations and lineages.
 //!
 //! ```text
-//!  put, delete of this CA ──▶ store ─ acknowledged ─▶ Mirrors ◀─ watch ── changes of other replicas
+//!  put, delete of this CA ──▶ store ─ acknowledged ─▶ Mirrors ◀─ list, watch ── changes of other replicas
 //!                                                        │
 //!                              an issuance asks ─────────┘   (what it does not know, the store is asked)
 //! ```
 //!
+//! Of a lineage all but the certificate is here: less than 1 KB a node, under 10 MB for 10,000.
+//!
 //! - A change that this CA has acknowledged is in the mirror before anybody hears of it; of two that meet, the later revision
 //!   stays. A change of another replica is here as soon as the watch brings it.
 //! - While nobody follows the store (a CA that is open and does not run, a store that is gone), what is there still serves.
+//!   It is replaced when the store was read as a whole, and never before.
 
 use std::{
-    collections::{BTreeSet, HashMap},
-    sync::{Arc, PoisonError, RwLock},
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::SystemTime,
 };
 
 use alcazar_identity::SpiffeId;
+use alcazar_service::process;
 use alcazar_store::{Entry, Event, Revision, WatchError};
 
 use super::{Lineage, RecordError, Records, Registration, Stored, family, prefix, read};
@@ -25,6 +33,17 @@ use super::{Lineage, RecordError, Records, Registration, Stored, family, prefix,
 pub(crate) struct Mirrors {
     registrations: RwLock<Registrations>,
     lineages: RwLock<Known<Lineage>>,
+    /// Whether every change of a registration comes here by itself.
+    follows_registrations: AtomicBool,
+}
+
+/// Reading a family anew, one at a time: who comes while that is done shares the next one.
+#[derive(Default)]
+pub(super) struct Listing {
+    turn: tokio::sync::Mutex<()>,
+    begun: AtomicU64,
+    /// The last one that came to an end, by its number.
+    done: AtomicU64,
 }
 
 #[derive(Default)]
@@ -100,7 +119,7 @@ impl Mirrors {
             }
             family::NODES => {
                 let record = read::<Lineage>(entry)?.record;
-                write(&self.lineages).apply(name, revision, Some(Arc::new(record)));
+                write(&self.lineages).apply(name, revision, Some(Arc::new(record.compact())));
             }
             _ => {}
         }
@@ -114,6 +133,16 @@ impl Mirrors {
             family::NODES => drop(write(&self.lineages).apply(name, revision, None)),
             _ => {}
         }
+    }
+
+    /// Of the lineages, those of `names` alone were there at this revision.
+    fn retain_lineages(&self, names: &HashSet<Box<str>>, at: Revision) {
+        let mut known = write(&self.lineages);
+        let gone: Vec<_> = known.by_name.keys().filter(|name| !names.contains(*name)).cloned().collect();
+        for name in gone {
+            known.apply(&name, at, None);
+        }
+        known.forget_deleted(at);
     }
 
     /// Every registration, as the store had it at this revision.
@@ -143,39 +172,64 @@ impl Records {
         Ok(found.map(|stored| Arc::new(stored.record)))
     }
 
-    /// The registrations that give the identity to the node.
+    /// The registrations that give the identity to the node, as far as is known here.
+    pub(crate) fn known_registered(&self, node: &SpiffeId, id: &SpiffeId) -> Vec<Arc<Registration>> {
+        let registrations = lock(&self.mirrors().registrations);
+        let names = registrations.by_identity.get(&(node.clone(), id.clone())).into_iter().flatten();
+        names.filter_map(|name| registrations.known.get(name).map(|(_, known)| known)).collect()
+    }
+
+    /// The same, after a look at the store: another replica may just have put one in.
     pub(crate) async fn registered(
         &self,
         node: &SpiffeId,
         id: &SpiffeId,
     ) -> Result<Vec<Arc<Registration>>, RecordError> {
-        let key = (node.clone(), id.clone());
-        let known = || {
-            let registrations = lock(&self.mirrors().registrations);
-            let names = registrations.by_identity.get(&key).into_iter().flatten();
-            names.filter_map(|name| registrations.known.get(name).map(|(_, known)| known)).collect::<Vec<_>>()
-        };
-        let found = known();
-        if !found.is_empty() {
-            return Ok(found);
+        let listing = self.listing();
+        let begun = listing.begun.load(Ordering::SeqCst);
+        // One at a time, and one for all who wait: who asks for what is not registered makes no load.
+        let _turn = listing.turn.lock().await;
+        if listing.done.load(Ordering::SeqCst) <= begun {
+            let number = listing.begun.fetch_add(1, Ordering::SeqCst) + 1;
+            self.load_registrations().await?;
+            listing.done.store(number, Ordering::SeqCst);
         }
-        // One at a time: who asks for what is not registered makes no load.
-        let _turn = self.listing().lock().await;
-        self.load_registrations().await?;
-        Ok(known())
+        Ok(self.known_registered(node, id))
     }
 
-    /// The lineage of the node with this principal, which may be older than what another replica has just made of it.
+    /// Whether a registration that another replica puts in is here as soon as the watch brings it.
+    pub(crate) fn follows_registrations(&self) -> bool {
+        self.mirrors().follows_registrations.load(Ordering::SeqCst)
+    }
+
+    /// Every registration of the node, as far as is known here.
+    pub(crate) fn known_registrations(&self, node: &SpiffeId) -> Vec<Arc<Registration>> {
+        let registrations = lock(&self.mirrors().registrations);
+        let known = registrations.known.by_name.values().filter_map(|(_, record)| record.clone());
+        known.filter(|registration| registration.node() == node).collect()
+    }
+
+    /// The lineage of the node with this principal, which may be older than what another replica has just made of it. The latest
+    /// certificate itself is not here.
     pub(crate) fn known_lineage(&self, principal: &str) -> Option<Stored<Lineage>> {
         let (revision, lineage) = lock(&self.mirrors().lineages).get(principal)?;
         Some(Stored { record: (*lineage).clone(), revision })
+    }
+
+    /// The lineages whose latest certificate ended before `end`, by the node's principal, as far as is known here.
+    pub(crate) fn lineages_over(&self, end: SystemTime) -> Vec<(Box<str>, Revision)> {
+        let known = lock(&self.mirrors().lineages);
+        let is_over = |lineage: &Lineage| lineage.latest.not_after < end;
+        let over = known.by_name.iter().filter(|(_, (_, lineage))| lineage.as_deref().is_some_and(is_over));
+        over.map(|(name, (revision, _))| (name.clone(), *revision)).collect()
     }
 
     /// The lineage of the node with this principal, as the store has it.
     pub(crate) async fn lineage(&self, principal: &str) -> Result<Option<Stored<Lineage>>, RecordError> {
         let found = self.get::<Lineage>(family::NODES, principal).await?;
         if let Some(Stored { record, revision }) = &found {
-            write(&self.mirrors().lineages).apply(principal, *revision, Some(Arc::new(record.clone())));
+            let record = record.clone().compact();
+            write(&self.mirrors().lineages).apply(principal, *revision, Some(Arc::new(record)));
         }
         Ok(found)
     }
@@ -187,20 +241,58 @@ impl Records {
         Ok(revision)
     }
 
+    /// Reads all lineages into memory, a page at a time; the revision to follow them from.
+    pub(crate) async fn load_lineages(&self) -> Result<Revision, RecordError> {
+        self.load_lineages_by(PAGE).await
+    }
+
+    async fn load_lineages_by(&self, size: usize) -> Result<Revision, RecordError> {
+        let prefix = prefix(family::NODES)?;
+        let (mut names, mut from, mut after) = (HashSet::new(), None, None);
+        loop {
+            let page = self.store().page(&prefix, after.as_ref(), size).await?;
+            let from = *from.get_or_insert(page.revision);
+            for entry in &page.entries {
+                let name = prefix.strip(entry.key()).unwrap_or_default();
+                names.insert(name.into());
+                // One that cannot be read is its node's trouble, which hears of it when it asks.
+                if let Err(error) = self.mirrors().note(family::NODES, name, entry) {
+                    tracing::error!(node = name, reason = %process::chain(&error), "the lineage of a node cannot be read");
+                }
+            }
+            after = page.entries.last().map(|entry| entry.key().clone());
+            if !page.more || after.is_none() {
+                self.mirrors().retain_lineages(&names, from);
+                tracing::info!(nodes = names.len(), "the lineages of all nodes are known");
+                return Ok(from);
+            }
+        }
+    }
+
     /// Follows what other replicas change, until the store ends.
     pub(crate) async fn follow_changes(&self, family: &str) -> Result<(), RecordError> {
+        let outcome = self.follow(family).await;
+        if family == family::REGISTRATIONS {
+            self.mirrors().follows_registrations.store(false, Ordering::SeqCst);
+        }
+        outcome
+    }
+
+    async fn follow(&self, family: &str) -> Result<(), RecordError> {
         let prefix = prefix(family)?;
         loop {
-            let from = match family {
-                family::REGISTRATIONS => self.load_registrations().await?,
-                _ => {
-                    let from = self.store().page(&prefix, None, 1).await?.revision;
-                    // What was missed is not known: each lineage is read again when it is asked for.
-                    write(&self.mirrors().lineages).by_name.clear();
-                    from
+            let follows = |yes: bool| {
+                if family == family::REGISTRATIONS {
+                    self.mirrors().follows_registrations.store(yes, Ordering::SeqCst);
                 }
             };
+            follows(false);
+            let from = match family {
+                family::REGISTRATIONS => self.load_registrations().await?,
+                _ => self.load_lineages().await?,
+            };
             let mut watch = self.store().watch(&prefix, from).await?;
+            follows(true);
             loop {
                 // A node's name has several segments.
                 let name = |key| prefix.strip(key).unwrap_or_default();
@@ -215,6 +307,9 @@ impl Records {
     }
 }
 
+/// Lineages that are read at a time.
+const PAGE: usize = 1000;
+
 fn lock<T>(of: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
     of.read().unwrap_or_else(PoisonError::into_inner)
 }
@@ -225,9 +320,11 @@ fn write<T>(of: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use alcazar_store::{Expected, SledStore};
     use proptest::prelude::*;
 
     use super::*;
+    use crate::{csr::KeyHash, records::Leaf};
 
     #[test]
     fn a_registration_that_moves_leaves_its_old_place() {
@@ -251,6 +348,59 @@ mod tests {
         known.apply("shop.web", Revision::new(4), None);
         known.apply("shop.web", Revision::new(3), Some(registration("b").unwrap()));
         assert!(known.by_identity.is_empty() && known.known.get("shop.web").is_none());
+    }
+
+    fn replicas(folder: &tempfile::TempDir) -> [Records; 2] {
+        let store = Arc::new(SledStore::open(folder.path().join("store")).unwrap());
+        ["00000000000000aa", "00000000000000bb"].map(|name| Records::new(store.clone(), name.parse().unwrap()))
+    }
+
+    #[tokio::test]
+    async fn lineages_are_all_known_after_a_look_and_stay_when_the_next_one_fails() {
+        let folder = tempfile::tempdir().unwrap();
+        let [one, two] = replicas(&folder);
+        let name = |number: u32| format!("td/node/c/n{number}");
+        let mut revisions = Vec::new();
+        for number in 0..5 {
+            let lineage = Lineage::begin(Leaf::sample(number, KeyHash::of(b"key")), Revision::new(1));
+            revisions.push(one.put(family::NODES, &name(number), Expected::Absent, &lineage).await.unwrap());
+        }
+        let known = |records: &Records| (0..5).map(|n| records.known_lineage(&name(n)).is_some()).collect::<Vec<_>>();
+        two.load_lineages_by(2).await.unwrap();
+        assert_eq!(known(&two), [true; 5]);
+        let lineage = two.known_lineage(&name(3)).unwrap();
+        assert!(!lineage.record.latest.is_whole() && lineage.revision == revisions[3]);
+        assert!(two.lineage(&name(3)).await.unwrap().unwrap().record.latest.is_whole());
+
+        one.delete(family::NODES, &name(1), revisions[1]).await.unwrap();
+        assert_eq!(known(&two), [true; 5], "nobody follows");
+        two.load_lineages_by(2).await.unwrap();
+        assert_eq!(known(&two), [true, false, true, true, true]);
+        one.store().close().await;
+        assert!(two.load_lineages_by(2).await.is_err() && two.follow_changes(family::NODES).await.is_err());
+        assert_eq!(known(&two), [true, false, true, true, true]);
+    }
+
+    #[tokio::test]
+    async fn who_looks_for_what_is_not_registered_shares_the_look() {
+        let folder = tempfile::tempdir().unwrap();
+        let [one, two] = replicas(&folder);
+        let id = |text: &str| text.parse::<SpiffeId>().unwrap();
+        let (node, web) = (id("spiffe://td/node/c/n"), id("spiffe://td/ns/shop/sa/web"));
+        let looks = || futures::future::join_all((0..50).map(|_| two.registered(&node, &web)));
+        assert!(looks().await.into_iter().all(|found| found.unwrap().is_empty()));
+        // The first one's own, and one for all who came after that had begun.
+        assert_eq!(two.listing().begun.load(Ordering::SeqCst), 2);
+        // What another replica has just put in is found.
+        let selectors = ["uid:1".parse().unwrap()];
+        let registration =
+            Registration::new("shop.web".parse().unwrap(), node.clone(), web.clone(), selectors, None).unwrap();
+        one.put(family::REGISTRATIONS, "shop.web", Expected::Absent, &registration).await.unwrap();
+        assert!(two.known_registered(&node, &web).is_empty());
+        assert!(looks().await.into_iter().all(|found| found.unwrap().len() == 1));
+        assert_eq!(two.listing().begun.load(Ordering::SeqCst), 4);
+        assert_eq!(two.known_registrations(&node).len(), 1);
+        one.store().close().await;
     }
 
     proptest! {

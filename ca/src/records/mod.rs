@@ -24,6 +24,7 @@
 
 mod lineage;
 mod mirror;
+mod pending;
 mod registration;
 mod token;
 
@@ -39,7 +40,8 @@ use thiserror::Error;
 use self::mirror::Mirrors;
 pub use self::registration::{ParseRegistrationError, Registration, RegistrationId, Selector};
 pub(crate) use self::{
-    lineage::{Leaf, Lineage, LineageRefusal, Renewal},
+    lineage::{KeyTag, Leaf, Lineage, LineageRefusal, Mark, Renewal},
+    pending::{Dropped, Pending, Settlement, is_younger},
     token::{Attestation, Consumed, TokenRecord, TokenRefusal},
 };
 use crate::replicas::ReplicaId;
@@ -73,8 +75,8 @@ pub(crate) struct Records {
     /// Whose records these are, where each replica has its own.
     replica: ReplicaId,
     mirrors: Arc<Mirrors>,
-    /// Held while a family is read anew.
-    listing: Arc<tokio::sync::Mutex<()>>,
+    /// Reading the registrations anew.
+    listing: Arc<mirror::Listing>,
 }
 
 /// A record and the revision that wrote it.
@@ -129,7 +131,7 @@ impl Records {
         &self.mirrors
     }
 
-    fn listing(&self) -> &tokio::sync::Mutex<()> {
+    fn listing(&self) -> &mirror::Listing {
         &self.listing
     }
 
@@ -173,6 +175,7 @@ pub fn decode_any(value: &[u8]) -> usize {
     [
         decode::<TokenRecord>(value).is_ok(),
         decode::<Lineage>(value).is_ok(),
+        decode::<Pending>(value).is_ok(),
         decode::<Registration>(value).is_ok(),
         decode::<crate::ledger::HeadRecord>(value).is_ok(),
         decode::<crate::revocation::Entry>(value).is_ok(),
@@ -214,6 +217,15 @@ pub enum RecordError {
 }
 
 impl RecordError {
+    /// Whether nobody answered, so that the record is neither known nor denied; a write may have been made.
+    pub(crate) fn is_away(&self) -> bool {
+        match self {
+            Self::Write(error) => error.is_away(),
+            Self::Store(error) => error.is_away(),
+            _ => false,
+        }
+    }
+
     /// Whether somebody else changed the record first.
     pub(crate) fn is_conflict(&self) -> bool {
         matches!(self, Self::Write(WriteError::Conflict { .. }))

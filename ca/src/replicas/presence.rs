@@ -211,6 +211,8 @@ impl Ca {
     /// # Errors
     /// When the store does not answer, or another process has spoken in this replica's name.
     pub(crate) async fn tell_presence(&self) -> Result<Told, RecordError> {
+        // A rotation waits for a replica that is silent: what it must know comes first.
+        self.pay_notes().await?;
         let mut said = self.0.presences.said.lock().await;
         let name = self.replica().as_str();
         let presence = self.presence().await;

@@ -39,7 +39,7 @@ async fn a_delayed_attestation_never_turns_a_lineage_back() {
     let lineage = async || ca.0.records.get::<Lineage>(family::NODES, node("one").principal()).await.unwrap().unwrap();
     let renew = async |serial| {
         let found = lineage().await;
-        let next = found.record.next(leaf(serial));
+        let next = found.record.next(leaf(serial), &found.record.latest.mark());
         ca.0.records.put(family::NODES, node("one").principal(), Expected::At(found.revision), &next).await.unwrap();
     };
     let moved_on = |outcome| matches!(outcome, Err(RequestError::Token(TokenRefusal::MovedOn)));
@@ -78,7 +78,9 @@ async fn leaf_and_chain_fit_while_the_intermediate_is_renewed() {
     ca.put_registration(registration).await.unwrap();
     let revision = Revision::new(1);
     let lineage = Stored { record: Lineage::begin(leaf(1), revision), revision };
-    let caller = Node { id: node("one"), serial: "1".into(), not_after: noon(), lineage };
+    let presented =
+        nodes::Presented { mark: leaf(1).mark(), issuer: leaf(1).issuer, issued: noon(), not_after: noon() };
+    let caller = Node { id: node("one"), presented, lineage: nodes::Held::Stored(lineage) };
 
     for turn in 0..4 {
         let token = ca.create_join_token(&node("one"), None).await.unwrap().0.reveal();

@@ -8,6 +8,7 @@ use std::{
 use alcazar_identity::Fingerprint;
 use alcazar_service::{Shutdown, process};
 use alcazar_store::{Expected, LeaseError, Revision};
+use thiserror::Error;
 use tokio::{
     sync::{Notify, watch},
     time::Instant,
@@ -20,7 +21,7 @@ use super::{
     records::{Note, Unreported},
     world::WorldError,
 };
-use crate::{ca::Ca, records::RecordError};
+use crate::{ca::Ca, outage::OwedError, records::RecordError};
 
 /// What the parts of a CA share of its rotation.
 #[derive(Debug)]
@@ -61,6 +62,15 @@ pub(crate) struct Reissue {
     pub(crate) spread: Duration,
 }
 
+/// Why what is about to be issued is noted nowhere.
+#[derive(Debug, Error)]
+pub(crate) enum NoteError {
+    #[error(transparent)]
+    Records(#[from] RecordError),
+    #[error(transparent)]
+    Owed(#[from] OwedError),
+}
+
 /// What the driver knows between two looks.
 pub(super) struct Memory {
     revision: Revision,
@@ -96,13 +106,13 @@ impl Default for Rotations {
 impl Ca {
     /// Notes, durably, that a certificate of such a life is about to be issued to somebody who never reports. Most of the time it is
     /// noted already.
-    pub(crate) async fn note_unreported(&self, life: Duration) -> Result<(), RecordError> {
+    pub(crate) async fn note_unreported(&self, life: Duration) -> Result<(), NoteError> {
         let [noted, _] = &self.0.rotations.noted;
         self.note(Note::Certificates, noted, life).await
     }
 
     /// The same of a JWT-SVID: nobody says which he holds.
-    pub(crate) async fn note_token(&self, life: Duration) -> Result<(), RecordError> {
+    pub(crate) async fn note_token(&self, life: Duration) -> Result<(), NoteError> {
         let [_, noted] = &self.0.rotations.noted;
         self.note(Note::Tokens, noted, life + alcazar_api::spiffe::LEEWAY).await
     }
@@ -112,15 +122,32 @@ impl Ca {
         what: Note,
         held: &watch::Sender<Option<Unreported>>,
         life: Duration,
-    ) -> Result<(), RecordError> {
+    ) -> Result<(), NoteError> {
         // What is issued begins in whole seconds, and perhaps in the next one.
         let issued = (self.0.clock)();
         let until = issued + life + Duration::from_secs(1);
         if held.borrow().is_some_and(|noted| noted.covers(issued, until)) {
             return Ok(());
         }
-        let noted = self.0.records.note_unreported(what, issued, until).await?;
+        let noted = match self.0.records.note_unreported(what, issued, until).await {
+            // Here until it can be noted there: nobody waits for the store who is known.
+            Err(error) if error.is_away() => self.0.owed.owe(what, issued, until).await?,
+            outcome => outcome?,
+        };
         held.send_replace(Some(noted));
+        Ok(())
+    }
+
+    /// Notes in the store what was kept here while it was away.
+    pub(crate) async fn pay_notes(&self) -> Result<(), RecordError> {
+        for what in [Note::Certificates, Note::Tokens] {
+            let Some(owed) = self.0.owed.of(what) else { continue };
+            self.0.records.add_unreported(what, owed).await?;
+            if let Err(error) = self.0.owed.paid(what, owed).await {
+                // It is noted once more, which changes nothing.
+                tracing::warn!(reason = %process::chain(&error), "what is noted in the store is kept here still");
+            }
+        }
         Ok(())
     }
 

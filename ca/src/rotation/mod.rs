@@ -36,11 +36,11 @@ pub use self::clusters::{ClusterConfig, ClusterConfigError};
 pub(crate) use self::{
     asks::{RotationError, Shown},
     clusters::{PATH as STATE_PATH, StateError, check as check_clusters},
-    driver::{Reissue, Rotations},
+    driver::{NoteError, Reissue, Rotations},
     gate::{Standing, Wait, Why},
     machine::{Action, NotAborted, NotForced},
     parties::{Class, Limits, Observations, Observed, Party, Report, Role, Timed, Trust},
-    records::{Adopted, Note},
+    records::{Adopted, Note, Unreported},
     state::{Anchor, Kind, Phase, Rotation},
 };
 

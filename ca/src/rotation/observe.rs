@@ -82,6 +82,8 @@ impl Lookup<'_> {
 impl Ca {
     /// What there is to be seen now. `elapsed` is for the driver to say.
     pub(super) async fn observe(&self, rotation: &Rotation, elapsed: Duration) -> Result<Observations, WorldError> {
+        // Whom this replica served while the store was away is among those who are waited for.
+        self.pay_notes().await?;
         let (hierarchy, authorities) = (self.hierarchy(), self.authorities().await?);
         let replicas = self.replicas().await?;
         let step = self.0.records.fence().await?.step;

@@ -94,6 +94,19 @@ impl Unreported {
         self.until >= until && self.longest_seconds >= life.as_secs()
     }
 
+    /// The note that covers this beside what was noted before. It runs ahead of what is issued, so that not every certificate is
+    /// a write.
+    pub(crate) fn ahead(noted: Option<Self>, issued: SystemTime, until: SystemTime) -> Self {
+        let life = until.duration_since(issued).unwrap_or_default();
+        let longest_seconds = noted.map_or(0, |noted| noted.longest_seconds).max(life.as_secs());
+        Self { until: until + life / 4, longest_seconds }
+    }
+
+    /// Both notes in one.
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self { until: self.until.max(other.until), longest_seconds: self.longest_seconds.max(other.longest_seconds) }
+    }
+
     /// How long those who hold it may go without a look at the bundle, and how long it lives.
     pub(crate) fn timed(&self) -> Timed {
         let longest = Duration::from_secs(self.longest_seconds);
@@ -179,22 +192,37 @@ impl Records {
         issued: SystemTime,
         until: SystemTime,
     ) -> Result<Unreported, RecordError> {
-        let life = until.duration_since(issued).unwrap_or_default();
         loop {
             let found = self.get::<Unreported>(family::ROTATION, what.name()).await?;
             let (expected, noted) = match &found {
                 Some(found) => (Expected::At(found.revision), Some(found.record)),
                 None => (Expected::Absent, None),
             };
-            // The note runs ahead of what is issued, so that not every certificate is a write.
             if let Some(noted) = noted.filter(|noted| noted.covers(issued, until)) {
                 return Ok(noted);
             }
-            let longest_seconds = noted.map_or(0, |noted| noted.longest_seconds).max(life.as_secs());
-            let next = Unreported { until: until + life / 4, longest_seconds };
+            let next = Unreported::ahead(noted, issued, until);
             match self.put(family::ROTATION, what.name(), expected, &next).await {
                 Err(error) if error.is_conflict() => {}
                 outcome => return outcome.map(|_revision| next),
+            }
+        }
+    }
+
+    /// Adds a note to what is noted.
+    pub(crate) async fn add_unreported(&self, what: Note, more: Unreported) -> Result<(), RecordError> {
+        loop {
+            let found = self.get::<Unreported>(family::ROTATION, what.name()).await?;
+            let (expected, next) = match &found {
+                Some(found) => (Expected::At(found.revision), found.record.and(more)),
+                None => (Expected::Absent, more),
+            };
+            if found.is_some_and(|found| found.record == next) {
+                return Ok(());
+            }
+            match self.put(family::ROTATION, what.name(), expected, &next).await {
+                Err(error) if error.is_conflict() => {}
+                outcome => return outcome.map(drop),
             }
         }
     }

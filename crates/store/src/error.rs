@@ -67,6 +67,13 @@ pub enum StoreError {
         /// How long was waited.
         after: Duration,
     },
+    /// A server that keeps the store did not answer somebody else a moment ago, and nobody waits for it until it does. Whether
+    /// a write that got this error was made is unknown.
+    #[error("the store is away, and is not waited for until it answers again")]
+    Away {
+        /// What was found then.
+        source: Arc<StoreError>,
+    },
     /// A record that was altered where the server keeps it.
     #[error(
         "{place} holds a record that cannot be used; put back what was there, or remove it: what it remembered must then be made anew"
@@ -94,6 +101,26 @@ pub enum StoreError {
 pub type RemoteError = Arc<dyn std::error::Error + Send + Sync>;
 
 impl StoreError {
+    /// Whether nobody answered, so that what is in the store is neither known nor denied. A server that refuses has answered.
+    pub fn is_away(&self) -> bool {
+        match self {
+            Self::Silent { .. } | Self::Away { .. } => true,
+            #[cfg(any(feature = "etcd", feature = "kubernetes"))]
+            Self::Remote { source, .. } => {
+                #[cfg(feature = "etcd")]
+                if crate::etcd::is_away(source) {
+                    return true;
+                }
+                #[cfg(feature = "kubernetes")]
+                if crate::kubernetes::is_away(source) {
+                    return true;
+                }
+                false
+            }
+            _ => false,
+        }
+    }
+
     pub(crate) fn io(doing: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
         Self::Io { doing, path: path.into(), source: Arc::new(source) }
     }
@@ -121,6 +148,13 @@ pub enum WriteError {
     /// The store did not answer.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl WriteError {
+    /// Whether nobody answered: the write was made, or not, or will be yet.
+    pub fn is_away(&self) -> bool {
+        matches!(self, Self::Store(error) if error.is_away())
+    }
 }
 
 /// An error and all its causes, in one line for the log.

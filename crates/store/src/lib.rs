@@ -3,7 +3,7 @@
 //! What the CA must remember (join tokens, node lineages, registrations, what was issued) goes through
 //! one object-safe trait, [`Store`]: on sled for one process, and for replicas in an etcd cluster (feature `etcd`) or in
 //! the objects of a Kubernetes cluster (feature `kubernetes`). [`conformance`] says when a back end does it rightly. Below,
-//! the one on sled.
+//! the one on sled. `Sentinel` stands before a store on servers: while that is away, nobody waits for it.
 //!
 //! ```text
 //!  caller ── put_if ──┐
@@ -33,6 +33,8 @@ mod key;
 pub mod kubernetes;
 mod lease;
 pub mod record;
+#[cfg(any(feature = "etcd", feature = "kubernetes"))]
+mod sentinel;
 mod sled_store;
 mod store;
 #[cfg(any(feature = "etcd", feature = "kubernetes"))]
@@ -47,6 +49,8 @@ pub use key::{Key, ParseKeyError, Prefix};
 #[cfg(feature = "kubernetes")]
 pub use kubernetes::KubernetesStore;
 pub use lease::{Lease, LeaseError};
+#[cfg(any(feature = "etcd", feature = "kubernetes"))]
+pub use sentinel::Sentinel;
 pub use sled_store::SledStore;
 pub use store::{Answer, Entry, Expected, Listing, MAX_VALUE, Revision, Store};
 pub use watch::{Event, Feed, Watch, WatchError};

@@ -1,4 +1,4 @@
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use alcazar_jwt::{Algorithm, ClaimsError, Issuer, Jwk, PublicKey, SignJwt};
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData, SigningKey};
@@ -42,6 +42,7 @@ impl SignJwt for Signing {
 struct Published {
     document: RwLock<Option<Jwks>>,
     asked: AtomicUsize,
+    hangs: AtomicBool,
 }
 
 struct Source(Arc<Published>);
@@ -51,6 +52,9 @@ impl FetchKeys for Source {
         Box::pin(async {
             self.0.asked.fetch_add(1, Ordering::SeqCst);
             tokio::task::yield_now().await;
+            if self.0.hangs.load(Ordering::SeqCst) {
+                std::future::pending::<()>().await;
+            }
             let document = self.0.document.read().unwrap().clone();
             document.map(|keys| keys.to_json().to_string().into_bytes()).ok_or(FetchKeysError::Late)
         })
@@ -93,9 +97,17 @@ impl World {
         self.published.asked.load(Ordering::SeqCst)
     }
 
+    /// Waits until the source was asked so often, and has answered.
+    async fn looked(&self, times: usize) {
+        while self.asked() < times {
+            tokio::task::yield_now().await;
+        }
+        drop(self.keys.kept.turn.lock().await);
+    }
+
     async fn verify(&self, key: &Signing) -> Result<(), CallerError> {
         let token = key.token();
-        let now = (self.keys.clock)();
+        let now = (self.keys.kept.clock)();
         let expected = Expectations { audiences: &["ca"], issuer: Issuer::Is("i"), now, leeway: Duration::ZERO };
         self.keys.verify(Token::parse(&token).unwrap(), &expected).await.map(drop)
     }
@@ -143,7 +155,35 @@ async fn a_key_that_was_withdrawn_is_not_believed_after_the_next_look() {
     world.advance(599);
     world.verify(&old).await.unwrap();
     world.advance(1);
+    // This one starts the look, and does not wait for it.
+    world.verify(&old).await.unwrap();
+    world.looked(2).await;
     assert!(is_unknown(&world.verify(&old).await));
+    world.verify(&new).await.unwrap();
+    // Nobody has looked for long: who comes then waits.
+    world.publish(&[&old]);
+    world.advance(1200);
+    assert!(is_unknown(&world.verify(&new).await));
+    assert_eq!(world.asked(), 3);
+}
+
+#[tokio::test]
+async fn nobody_waits_for_a_source_that_hangs_while_there_are_keys() {
+    let (world, key, nobodys) = (World::new(), Signing::new("key"), Signing::new("nobody"));
+    world.publish(&[&key]);
+    world.verify(&key).await.unwrap();
+    world.published.hangs.store(true, Ordering::SeqCst);
+    for _ in 0..10 {
+        world.advance(599);
+        // Were one of them to wait, it would wait for ever.
+        world.verify(&key).await.unwrap();
+        world.verify(&key).await.unwrap();
+        // Who asks behind their backs has its turn.
+        tokio::task::yield_now().await;
+    }
+    // A key that nobody knows is another matter.
+    let waits = tokio::time::timeout(Duration::from_millis(50), world.verify(&nobodys)).await;
+    assert!(waits.is_err());
 }
 
 #[tokio::test]

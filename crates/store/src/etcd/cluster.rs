@@ -252,7 +252,7 @@ pub(super) fn wants_token(status: &Status) -> bool {
 }
 
 /// Whether another member, or this one a little later, may answer.
-fn is_passing(status: &Status) -> bool {
+pub(super) fn is_passing(status: &Status) -> bool {
     matches!(
         status.code(),
         Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal | Code::DeadlineExceeded

@@ -246,6 +246,11 @@ fn is_compacted(error: &crate::RemoteError) -> bool {
     error.downcast_ref().is_some_and(is)
 }
 
+/// Whether an error says that no member answered, and not that one refused.
+pub(crate) fn is_away(error: &crate::RemoteError) -> bool {
+    error.downcast_ref().is_some_and(cluster::is_passing)
+}
+
 /// How often a page is begun again.
 const PAGE_TRIES: usize = 5;
 

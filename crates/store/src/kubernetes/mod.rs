@@ -380,6 +380,15 @@ fn is_missed(error: &StoreError) -> bool {
     }
 }
 
+/// Whether an error says that the API did not answer, and not that it refused.
+pub(crate) fn is_away(error: &crate::RemoteError) -> bool {
+    match error.downcast_ref() {
+        Some(kube::Error::Api(status)) => status.code >= 500 || status.code == 429,
+        Some(kube::Error::HyperError(_) | kube::Error::Service(_) | kube::Error::ReadEvents(_)) => true,
+        _ => false,
+    }
+}
+
 fn code(error: &(dyn Error + Send + Sync + 'static)) -> Option<u16> {
     match error.downcast_ref() {
         Some(kube::Error::Api(status)) => Some(status.code),
