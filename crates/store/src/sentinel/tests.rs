@@ -76,7 +76,7 @@ impl Store for Server {
     }
 
     fn close(&self) -> Answer<'_, ()> {
-        self.store.close()
+        Store::close(&self.store)
     }
 }
 
