@@ -7,7 +7,7 @@
 //!                                     ca/revocation-lists/crls/…              CRLs of roots that are kept offline
 //!                                     ca/revocation-lists/last/…              last CRLs of intermediates that are gone
 //!                                     ca/revoked-certificates/…               serial numbers of revoked identities, for CRLs
-//!                               │ refresh: read, forget what is over, raise the version, sign, check
+//!                               │ refresh: read, forget what has long been over, raise the version, sign, check
 //!                               ▼
 //!                            Published, in a watch ──▶ permits(id)            before every issuance
 //!                                                  ──▶ WatchRevocations       to every node
@@ -21,6 +21,7 @@
 //!   ends in between: the content's digest is beside the version.
 //! - A revoked identity is issued nothing until it is reinstated. What it is issued then is not backdated to before that
 //!   moment, so that its not-before alone tells it from the certificates that stay revoked.
+//! - Nothing is forgotten because the clock is ahead for a moment: what is over has been so at each look for an hour.
 //! - Intermediates are revoked by a root alone.
 
 mod brought;

@@ -133,3 +133,32 @@ async fn who_follows_is_told_of_changes_alone() {
     assert!(!told.has_changed().unwrap());
     ca.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn serial_numbers_for_crls_outlive_a_clock_that_is_ahead_for_a_moment() {
+    let folder = tempfile::tempdir().unwrap();
+    let seconds = Arc::new(AtomicU64::new(NOON));
+    let hands = seconds.clone();
+    let at = |second| SystemTime::UNIX_EPOCH + Duration::from_secs(second);
+    let clock: Clock = Arc::new(move || at(hands.load(Ordering::SeqCst)));
+    let ca = Ca::open(Config::new(folder.path()), clock).await.unwrap();
+    let id: SpiffeId = "spiffe://cluster.local/ns/shop/sa/web".parse().unwrap();
+    let (not_before, not_after) = (at(NOON - 120), at(NOON + 3600));
+    let certificate = serials::Certificate { serial: "ab".into(), not_before, not_after };
+    ca.put_certificates(&id, &[certificate]).await.unwrap();
+    let look = async |second: u64, expected: usize| {
+        seconds.store(second, Ordering::SeqCst);
+        ca.keep_serials(&mut std::collections::BTreeSet::new()).await.unwrap();
+        let prefix = crate::records::prefix(crate::records::family::REVOKED_CERTIFICATES).unwrap();
+        let left = ca.0.records.store().list(&prefix).await.unwrap().entries.len();
+        assert_eq!(left, expected, "{second}");
+    };
+    look(NOON + 1_000_000, 1).await;
+    look(NOON, 1).await;
+    assert_eq!(ca.certificates_on_record(at(NOON)).await.unwrap().len(), 1);
+    // Long over, and seen so for an hour.
+    look(NOON + 10_000, 1).await;
+    look(NOON + 13_599, 1).await;
+    look(NOON + 13_600, 0).await;
+    ca.close().await;
+}
