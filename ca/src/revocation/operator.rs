@@ -187,15 +187,18 @@ fn newest(certificates: &[Certificate]) -> Option<(SystemTime, SystemTime)> {
     dates.reduce(|(from, end), (another, its_end)| (from.max(another), end.max(its_end)))
 }
 
-/// What becomes of an entry that is given back: of an identity it stays, for its old certificates.
+/// What becomes of an entry that is given back: of an identity it stays, for its old certificates, and for those that somebody
+/// issued meanwhile who had not heard: a replica that was cut off, another cluster.
 pub(super) fn reinstate(entry: Entry, now: SystemTime) -> Result<Option<Entry>, RevokeError> {
     match entry.named {
         Named::Serial { .. } if entry.reason == RevocationReason::CertificateHold => Ok(None),
         Named::Serial { serial, .. } => Err(RevokeError::NotOnHold { serial, reason: entry.reason }),
         Named::Identity { id, reinstated: Some(at), .. } => Err(RevokeError::Reinstated { id, at }),
         Named::Identity { id, before, reinstated: None } => {
+            let before = before.max(crate::issue::whole_seconds(now) + Duration::from_secs(1));
+            let until = entry.until.max(now + LONGEST_LIFE + SKEW);
             let named = Named::Identity { id, before, reinstated: Some(now) };
-            Ok(Some(Entry { named, ..entry }))
+            Ok(Some(Entry { named, until, ..entry }))
         }
     }
 }
