@@ -5,6 +5,9 @@
 //! signed/<trust domain>/<issuer>   the same of another trust domain, whose clusters may have the names of ours
 //! parts/<SHA-256>                  a part, under its own hash
 //! ```
+//!
+//! **Invariant**: what is put here was proved at that moment, by the check of everybody who is shown a list. That it can be proved
+//! no more, years later, takes nothing back.
 
 use alcazar_api::{ca::v1, revocations::signed_list};
 use alcazar_identity::{Fingerprint, ListIssuer, RevocationList, TrustDomain};

@@ -8,9 +8,9 @@ use std::{
 
 use alcazar_api::{
     ca::v1,
-    revocations::{Keeper, ListError, encode_list},
+    revocations::{Keeper, ListError, Unproved, encode_list},
 };
-use alcazar_identity::{Fingerprint, ListIssuer, RevocationList};
+use alcazar_identity::{Fingerprint, ListIssuer, RevocationList, TrustBundles};
 use alcazar_service::{Part, Shutdown, process};
 use alcazar_store::{Expected, WatchError};
 use thiserror::Error;
@@ -52,6 +52,52 @@ impl Refreshing {
     }
 }
 
+impl Refreshing {
+    /// Takes a list that is on record. It was proved when it was put there: where that cannot be done any more, after its signer's
+    /// end or its root's, what it says stays in force all the same.
+    fn take_on_record(&mut self, signed: v1::SignedRevocationList, bundles: &TrustBundles, now: SystemTime) {
+        let shown = v1::SignedRevocations { lists: vec![signed] };
+        let Some(refused) = self.keeper.take(&shown, bundles, now).refused.pop() else { return };
+        let was_proved = matches!(refused, ListError::Signature { .. } | ListError::RevokedSigner { .. });
+        let held = match shown.lists.first() {
+            Some(signed) if was_proved => self.keeper.hold(signed).is_ok(),
+            _ => false,
+        };
+        let reason = process::chain(&refused);
+        match held {
+            true => {
+                tracing::warn!(target: "alcazar::revoked", reason, "a list of revocations on record can be proved to nobody any more; it is obeyed here")
+            }
+            false => {
+                tracing::warn!(target: "alcazar::revoked", reason, "a list of revocations on record is not taken")
+            }
+        }
+    }
+}
+
+/// What there is to mend where lists are obeyed here that nodes would not take. One that nothing depends on any more is no
+/// trouble, and neither is one of a trust domain whose certificates nobody here takes.
+fn trouble_of(unproved: &[Unproved], now: SystemTime) -> Option<String> {
+    let troubles = unproved.iter().filter(|unproved| {
+        !matches!(unproved.reason, ListError::ForeignTrustDomain(_)) && still_counts(&unproved.list, now)
+    });
+    let troubles: Vec<_> = troubles.map(|unproved| process::chain(&unproved.reason)).collect();
+    (!troubles.is_empty()).then(|| {
+        format!(
+            "revocations are obeyed here and no node can be told of them: {}; export the list where it was made (`alcazar revocations export FILE`) and import it here again",
+            troubles.join("; ")
+        )
+    })
+}
+
+/// Whether anything that a list is about could be good.
+fn still_counts(list: &RevocationList, now: SystemTime) -> bool {
+    let lives = |revocation: alcazar_identity::Revocation| now <= revocation.until;
+    list.serials().any(|revoked| lives(revoked.revocation))
+        || list.intermediates().any(|(_, revocation)| lives(revocation))
+        || list.identities().any(|(_, revoked)| !revoked.reinstated || lives(revoked.revocation))
+}
+
 impl Ca {
     /// The same at the start. A list that cannot be told does not keep the CA from starting: it is how that is mended.
     pub(crate) async fn open_revocations(&self) -> Result<(), RefreshError> {
@@ -70,12 +116,16 @@ impl Ca {
     /// When the store does not answer, or the list cannot be signed, or is not one that others would take.
     pub(crate) async fn refresh_revocations(&self) -> Result<(), RefreshError> {
         let outcome = self.try_refresh_revocations().await;
-        let trouble = outcome.as_ref().err().map(|error| process::chain(error));
+        let trouble = match &outcome {
+            Ok(trouble) => trouble.clone(),
+            Err(error) => Some(process::chain(error)),
+        };
         self.0.revoking.trouble.send_if_modified(|held| std::mem::replace(held, trouble.clone()) != trouble);
-        outcome
+        outcome.map(drop)
     }
 
-    async fn try_refresh_revocations(&self) -> Result<(), RefreshError> {
+    /// What is in force, and still for a person to mend.
+    async fn try_refresh_revocations(&self) -> Result<Option<String>, RefreshError> {
         let mut refreshing = self.0.revoking.refreshing.lock().await;
         let now = (self.0.clock)();
         let entries = self.present_entries(now).await?;
@@ -85,28 +135,30 @@ impl Ca {
         let version = self.version_of(&list(0), held, now).await?;
         let (hierarchy, list) = (self.hierarchy(), list(version.version));
         let own = refreshing.signed(&list, version.changed_at, &hierarchy).await?;
-        let others = refreshing.keeper.take(&self.signed_lists().await?, &self.trust_bundles(), now);
-        for refused in &others.refused {
-            tracing::warn!(target: "alcazar::revoked", reason = %process::chain(refused), "a list of revocations on record is not taken");
+        let bundles = self.trust_bundles();
+        for signed in self.signed_lists().await?.lists {
+            refreshing.take_on_record(signed, &bundles, now);
         }
         let bytes = own.list.len();
         let shown = v1::SignedRevocations { lists: vec![own] };
         let refused = refreshing.keeper.take(&shown, hierarchy.bundles(), now).refused.pop();
         let revocations = refreshing.keeper.current().clone();
         let told = revocations.list(self.trust_domain(), &issuer).is_some_and(|told| *told == list);
+        let is_ours = |list: &RevocationList| list.trust_domain() == self.trust_domain() && *list.issuer() == issuer;
+        let (signed, unproved) = refreshing.keeper.to_show(&bundles, now, is_ours);
         self.publish_revocations(Published {
             revocations,
-            signed: refreshing.keeper.signed(),
+            signed,
             entries: Arc::new(entries),
             own: Some(Arc::new(list)),
             version: version.version,
             bytes,
         });
         match refused {
-            _ if told => Ok(()),
+            _ if told => Ok(trouble_of(&unproved, now)),
             Some(ListError::Older { held, .. }) => Err(RefreshError::Older { version: version.version, held }),
             Some(refused) => Err(RefreshError::NotTaken(refused)),
-            None => Ok(()),
+            None => Ok(trouble_of(&unproved, now)),
         }
     }
 

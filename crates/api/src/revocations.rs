@@ -146,6 +146,55 @@ impl Keeper {
         outcome
     }
 
+    /// Holds a list that was proved when it was put by, and cannot be proved any more: its signer's time is over, or the root above
+    /// it is trusted no more. What it says stays in force here until a newer list of its issuer comes, or the same one signed anew.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn hold(&mut self, signed: &v1::SignedRevocationList) -> Result<(), ListError> {
+        let list = signed_list(signed)?;
+        let key = (list.trust_domain().clone(), list.issuer().clone());
+        if self.held.get(&key).is_some_and(|held| held.list.version() >= list.version()) {
+            return Ok(());
+        }
+        let (path, good_until) = match list.issuer() {
+            ListIssuer::Root(_) => (Vec::new(), None),
+            ListIssuer::Cluster(_) => {
+                let chain = signed.chain.iter().map(|der| Fingerprint::of(der)).collect();
+                (chain, Some(SystemTime::UNIX_EPOCH))
+            }
+        };
+        self.held.insert(key, Kept { list: Arc::new(list), signed: signed.clone(), path, good_until });
+        self.current = Arc::new(self.collect());
+        Ok(())
+    }
+
+    /// The lists held, as others can be shown them now, and those that nobody would take any more. What `is_ours` says is shown as
+    /// it is: whoever signs a list himself has had it checked.
+    pub fn to_show(
+        &self,
+        bundles: &TrustBundles,
+        now: SystemTime,
+        is_ours: impl Fn(&RevocationList) -> bool,
+    ) -> (v1::SignedRevocations, Vec<Unproved>) {
+        let (mut lists, mut unproved) = (Vec::new(), Vec::new());
+        for kept in self.held.values() {
+            let outcome = match is_ours(&kept.list) {
+                true => Ok(()),
+                false => read_list(&kept.signed, bundles, now).and_then(|read| {
+                    let issuer = || kept.list.issuer().clone();
+                    let revoked = self.is_revoked(kept.list.trust_domain(), &read.path);
+                    if revoked { Err(ListError::RevokedSigner { issuer: issuer() }) } else { Ok(()) }
+                }),
+            };
+            match outcome {
+                Ok(()) => lists.push(kept.signed.clone()),
+                Err(reason) => unproved.push(Unproved { list: Arc::clone(&kept.list), reason }),
+            }
+        }
+        (v1::SignedRevocations { lists }, unproved)
+    }
+
     fn admit(&mut self, kept: Kept, bundles: &TrustBundles, now: SystemTime) -> Result<Admitted, ListError> {
         let (trust_domain, issuer) = (kept.list.trust_domain().clone(), kept.list.issuer().clone());
         if self.is_revoked(&trust_domain, &kept.path) {
@@ -190,6 +239,15 @@ impl Keeper {
         }
         all.with_evidence(self.signed().encode_to_vec())
     }
+}
+
+/// A list that is in force where it is held, and that nobody else can be shown.
+#[derive(Debug, Clone)]
+pub struct Unproved {
+    /// What it says.
+    pub list: Arc<RevocationList>,
+    /// Why nobody would take it.
+    pub reason: ListError,
 }
 
 /// What became of one list.

@@ -7,6 +7,7 @@ mod crls;
 mod crowd;
 pub(crate) mod hands;
 mod identities;
+mod imported;
 mod intermediates;
 mod offline;
 mod records;

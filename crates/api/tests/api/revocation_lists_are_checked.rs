@@ -221,6 +221,37 @@ fn what_a_revoked_intermediate_has_signed_gives_way() {
 }
 
 #[test]
+fn what_was_proved_once_is_held_and_not_shown_to_others() {
+    let mesh = Mesh::new();
+    let unproved = |keeper: &Keeper, at: SystemTime| {
+        let (shown, unproved) = keeper.to_show(&mesh.bundles, at, |_| false);
+        (shown.lists.len(), unproved.iter().map(|unproved| chain(&unproved.reason)).collect::<Vec<_>>().join(", "))
+    };
+    let mut west = list("cluster:west", 5);
+    assert!(west.revoke_serial("ab", None, why()));
+    let ended = authority_until(now() - Duration::from_secs(60), "west", Some(&mesh.root));
+    let old = sign(&west, &ended);
+    let mut keeper = Keeper::default();
+    assert!(mesh.take(&mut keeper, [old.clone()]).contains("is not signed by an authority that is trusted here"));
+    assert!(keeper.current().is_empty());
+    keeper.hold(&old).unwrap();
+    assert_eq!(keeper.current().lists().map(RevocationList::version).collect::<Vec<_>>(), [5]);
+    let (shown, reason) = unproved(&keeper, now());
+    assert!(shown == 0 && reason.contains("cluster:west"), "{shown} {reason}");
+    // An older one does not take its place, in whatever way it comes.
+    keeper.hold(&sign(&list("cluster:west", 4), &mesh.west)).unwrap();
+    assert!(mesh.take(&mut keeper, [sign(&list("cluster:west", 4), &mesh.west)]).contains("version 4, and 5 is held"));
+    // The same list, signed by who signs there now, can be shown again.
+    let outcome = keeper.take(&v1::SignedRevocations { lists: vec![sign(&west, &mesh.west)] }, &mesh.bundles, now());
+    assert_eq!(outcome.renewed.len(), 1, "{outcome:?}");
+    assert_eq!(unproved(&keeper, now()), (1, String::new()));
+    // Years later it cannot, and it is in force.
+    let (shown, reason) = unproved(&keeper, now() + Duration::from_secs(2 * 365 * 24 * 3600));
+    assert!(shown == 0 && reason.contains("cluster:west") && !keeper.current().is_empty(), "{shown} {reason}");
+    assert!(keeper.hold(&v1::SignedRevocationList { list: vec![1], ..v1::SignedRevocationList::default() }).is_err());
+}
+
+#[test]
 fn malformed_entries_refuse_the_whole_list() {
     let mesh = Mesh::new();
     let check = |spoil: fn(&mut v1::RevocationList), expected: &str| {
