@@ -148,7 +148,7 @@ impl Ca {
                     (None, Some(file)) => bundle_from_file(id.trust_domain(), file).await?,
                     (None, None) => return Err(FederationError::NoBundle(id.trust_domain().clone())),
                 };
-                WebClient::spiffe(bundle.into(), Expected::id(id.clone()), clock)
+                WebClient::spiffe(bundle.into(), Expected::id(id.clone()), clock).with_revocations(self.revocations())
             }
         };
         Ok(client.with_limits(LIMITS))

@@ -140,8 +140,8 @@ pub(crate) struct VerifyServer {
 pub(crate) enum Trust {
     /// From our own bundles.
     Credentials(Arc<Credentials>),
-    /// From these bundles, by a client that has no credentials or shows none.
-    Bundles(Arc<TrustBundles>),
+    /// From these bundles, less what is revoked, by a client that has no credentials or shows none.
+    Bundles(Arc<TrustBundles>, Arc<Revocations>),
     /// From the server's own chain: the certificate with this fingerprint, for this trust domain alone.
     Pin(TrustDomain, Fingerprint),
 }
@@ -161,7 +161,9 @@ impl VerifyServer {
             Trust::Credentials(credentials) => {
                 verify_chain(leaf, issuers, credentials.bundles(), credentials.revocations(), Side::Server, now)
             }
-            Trust::Bundles(bundles) => verify_chain(leaf, issuers, bundles, &Revocations::default(), Side::Server, now),
+            Trust::Bundles(bundles, revocations) => {
+                verify_chain(leaf, issuers, bundles, revocations, Side::Server, now)
+            }
             Trust::Pin(trust_domain, pin) => {
                 let bundles = pinned(leaf, issuers, trust_domain, *pin)?;
                 verify_chain(leaf, issuers, &bundles, &Revocations::default(), Side::Server, now)

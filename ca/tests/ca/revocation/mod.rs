@@ -5,6 +5,7 @@ mod ahead;
 mod certificates;
 mod crls;
 mod crowd;
+mod federated;
 pub(crate) mod hands;
 mod identities;
 mod imported;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-use alcazar_identity::{CertificateDer, TrustBundles};
+use alcazar_identity::{CertificateDer, Revocations, TrustBundles};
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, RootCertStore};
@@ -33,7 +33,7 @@ enum WebTrust {
     /// By its DNS name, and these roots.
     Web(Arc<ClientConfig>),
     /// By its SPIFFE ID.
-    Spiffe { bundles: Arc<TrustBundles>, expected: Expected },
+    Spiffe { bundles: Arc<TrustBundles>, revocations: Arc<Revocations>, expected: Expected },
 }
 
 impl WebClient {
@@ -69,12 +69,22 @@ impl WebClient {
     }
 
     /// A client that knows the server by its SPIFFE ID. It presents no certificate of its own, speaks TLS 1.3 and
-    /// resumes nothing.
+    /// resumes nothing. Nothing is revoked for it, until it is told otherwise.
     ///
     /// **Source**: SPIFFE Federation §5.2.2 (`https_spiffe`).
     pub fn spiffe(bundles: TrustBundles, expected: Expected, clock: Clock) -> Self {
-        let trust = WebTrust::Spiffe { bundles: Arc::new(bundles), expected };
+        let trust = WebTrust::Spiffe { bundles: Arc::new(bundles), revocations: Arc::default(), expected };
         Self { trust, clock, limits: Limits::default() }
+    }
+
+    /// The same without servers that were revoked. Lists are about SPIFFE IDs: a server that is known by its DNS name is
+    /// judged as before.
+    #[must_use]
+    pub fn with_revocations(mut self, revoked: Arc<Revocations>) -> Self {
+        if let WebTrust::Spiffe { revocations, .. } = &mut self.trust {
+            *revocations = revoked;
+        }
+        self
     }
 
     /// The same with other limits on what a fetch may cost.
@@ -109,8 +119,8 @@ impl WebClient {
         let name = name.map_err(|source| ConnectError::Io { source: io::Error::other(source) })?;
         let (config, verifier) = match &self.trust {
             WebTrust::Web(config) => (Arc::clone(config), None),
-            WebTrust::Spiffe { bundles, expected } => {
-                let trust = Trust::Bundles(Arc::clone(bundles));
+            WebTrust::Spiffe { bundles, revocations, expected } => {
+                let trust = Trust::Bundles(Arc::clone(bundles), Arc::clone(revocations));
                 let verifier = Arc::new(VerifyServer::new(trust, expected.clone(), Arc::clone(&self.clock)));
                 (Arc::new(self.spiffe_config(Arc::clone(&verifier))?), Some(verifier))
             }

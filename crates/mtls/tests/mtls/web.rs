@@ -6,7 +6,9 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use alcazar_identity::TrustBundles;
+use alcazar_identity::{
+    ListIssuer, Revocation, RevocationList, RevocationReason, Revocations, RevokedIdentity, TrustBundles,
+};
 use alcazar_mtls::web::{FetchError, Fetched, HttpsUrl, Limits, ServerFiles, WebAcceptor, WebClient};
 use alcazar_mtls::{Clock, ConnectError, Expected, VerifyPeerError};
 use rcgen::SanType;
@@ -213,6 +215,14 @@ async fn a_server_can_be_known_by_its_spiffe_id_alone() {
     );
     let foreign = refused(spiffe(mesh.root.bundle("other.example").into(), id(REVIEWS))).await;
     assert!(matches!(foreign, VerifyPeerError::ForeignTrustDomain { .. }), "{foreign:?}");
+
+    let revocation = Revocation { reason: RevocationReason::KeyCompromise, since: now(), until: now() + HOUR };
+    let mut list = RevocationList::new(TD.parse().unwrap(), ListIssuer::Cluster("east".into()), 1);
+    list.revoke_identity(REVIEWS.parse().unwrap(), RevokedIdentity { before: now(), reinstated: false, revocation });
+    let mut revocations = Revocations::default();
+    revocations.merge(list.into());
+    let revoked = refused(spiffe(mesh.bundles(), id(REVIEWS)).with_revocations(revocations.into())).await;
+    assert!(matches!(revoked, VerifyPeerError::Revoked { .. }), "{revoked:?}");
 }
 
 #[tokio::test]
