@@ -1,6 +1,11 @@
 //! Why a request came to nothing: the whole reason for the log, a terse code for the wire.
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use alcazar_identity::SpiffeId;
 use alcazar_ledger::AppendError;
@@ -8,7 +13,7 @@ use thiserror::Error;
 use tonic::{Code, Status};
 
 use crate::{
-    admission::{Overloaded, with_hint},
+    admission::{Overloaded, origin, with_hint},
     ca::Ca,
     callers::{CallerError, ChallengeFailed, Plug},
     csr::CsrError,
@@ -26,19 +31,33 @@ use crate::{
 impl Ca {
     /// A request came to nothing: counted, the whole reason logged, the terse status for the wire.
     pub(crate) fn refuse(&self, error: &RequestError, caller: &Asker, request: &'static str) -> Status {
+        let status = self.weigh(error, caller, request);
+        self.say(&error.told(), caller, request, 1);
+        status
+    }
+
+    /// The same without the line in the log.
+    fn weigh(&self, error: &RequestError, caller: &Asker, request: &'static str) -> Status {
         self.count(error);
         if error.is_ours() {
             let what = format!("{request} of {}: {}", caller.name, alcazar_service::process::chain(error));
             self.0.troubles.note((self.0.clock)(), what);
         }
-        // Whoever has proved nothing and asks in a loop fills no disk; the metrics count it all.
-        let quiet = caller.is_stranger && !self.0.admission.is_worth_a_line(caller.address);
-        let status = error.log(caller, request, quiet);
+        let status = error.status();
         self.0.metrics.refused(status.code());
         if status.code() == Code::Unauthenticated {
             self.0.callers.failures(error.plug()).inc();
         }
         status
+    }
+
+    /// The line in the log. Whoever asks in a loop, known or not, fills no disk with them; the metrics count it all.
+    fn say(&self, told: &Told, caller: &Asker, request: &'static str, items: usize) {
+        let line = self.0.admission.line(&caller.who());
+        if let Some(lines) = line.unsaid {
+            tracing::warn!(target: "alcazar::refused", lines, caller = caller.name, "refusals were not logged one by one; the last of them were of this caller");
+        }
+        told.log(&caller.name, request, items, !line.is_worth_it);
     }
 
     /// What is counted of a failure, whoever asked.
@@ -60,6 +79,69 @@ pub(crate) struct Asker {
     pub(crate) address: Option<IpAddr>,
     /// Without a certificate.
     pub(crate) is_stranger: bool,
+}
+
+impl Asker {
+    /// Whose lines in the log these are: what has a certificate goes by its name, wherever it calls from.
+    fn who(&self) -> Box<str> {
+        match self.is_stranger {
+            true => origin(self.address),
+            false => self.name.split(" at ").next().unwrap_or(&self.name).into(),
+        }
+    }
+}
+
+/// What came to nothing of the requests in one message: each is counted, and those of one reason have one line together.
+pub(crate) struct Batch<'a> {
+    ca: &'a Ca,
+    caller: Asker,
+    request: &'static str,
+    refused: Mutex<BTreeMap<Told, usize>>,
+}
+
+impl<'a> Batch<'a> {
+    pub(crate) fn new(ca: &'a Ca, caller: Asker, request: &'static str) -> Self {
+        Self { ca, caller, request, refused: Mutex::default() }
+    }
+
+    pub(crate) fn refuse(&self, error: &RequestError) -> Status {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        *refused.entry(error.told()).or_default() += 1;
+        drop(refused);
+        self.ca.weigh(error, &self.caller, self.request)
+    }
+}
+
+/// Also where the caller went away in the middle of it.
+impl Drop for Batch<'_> {
+    fn drop(&mut self) {
+        let refused = self.refused.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for (told, items) in std::mem::take(refused) {
+            self.ca.say(&told, &self.caller, self.request, items);
+        }
+    }
+}
+
+/// What a line says of a refusal.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Told {
+    reason: String,
+    plug: String,
+    code: String,
+    is_ours: bool,
+}
+
+impl Told {
+    fn log(&self, caller: &str, request: &'static str, items: usize, quiet: bool) {
+        let Self { reason, plug, code, is_ours } = self;
+        if quiet {
+            tracing::debug!(target: "alcazar::refused", caller, plug, request, code, items, reason, "refused one of many requests");
+        } else if *is_ours {
+            tracing::error!(caller, request, items, reason, "could not serve a request");
+        } else {
+            tracing::warn!(target: "alcazar::refused", caller, plug, request, code, items, reason, "refused a request for a certificate");
+        }
+    }
 }
 
 /// Why a request came to nothing.
@@ -205,17 +287,12 @@ impl RequestError {
         self.terse().0 == Code::Unavailable
     }
 
-    /// Logs the whole reason; gives the terse status.
-    fn log(&self, caller: &Asker, request: &'static str, quiet: bool) -> Status {
-        let (reason, plug) = (alcazar_service::process::chain(self), self.plug());
-        let caller = &caller.name;
-        if quiet {
-            tracing::debug!(target: "alcazar::refused", caller, %plug, request, code = ?self.terse().0, reason, "refused one of many requests of strangers");
-        } else if self.is_ours() {
-            tracing::error!(caller, request, reason, "could not serve a request");
-        } else {
-            tracing::warn!(target: "alcazar::refused", caller, %plug, request, code = ?self.terse().0, reason, "refused a request for a certificate");
-        }
+    fn told(&self) -> Told {
+        let (reason, plug) = (alcazar_service::process::chain(self), self.plug().to_string());
+        Told { reason, plug, code: format!("{:?}", self.terse().0), is_ours: self.is_ours() }
+    }
+
+    fn status(&self) -> Status {
         let (code, words) = self.terse();
         match self.retry_after() {
             Some(retry_after) => with_hint(code, words, retry_after),
@@ -228,3 +305,6 @@ impl RequestError {
 const SOON: Duration = Duration::from_millis(100);
 /// When a ledger that is behind with its disk may be asked again.
 const BUSY: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests;

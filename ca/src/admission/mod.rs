@@ -15,6 +15,7 @@
 mod bucket;
 mod gate;
 mod limits;
+mod lines;
 mod queue;
 mod retry;
 
@@ -34,8 +35,9 @@ pub use self::limits::{Limit, Limits};
 use self::{
     bucket::{Buckets, Rate},
     gate::{Gate, SHORTEST_WAIT},
+    lines::Lines,
 };
-pub(crate) use self::{gate::Pass, queue::Urgency, retry::with_hint};
+pub(crate) use self::{gate::Pass, lines::Line, queue::Urgency, retry::with_hint};
 
 /// The way in. Cheap to clone; clones are the same.
 #[derive(Clone)]
@@ -56,8 +58,10 @@ struct Shared {
 struct State {
     certificates: Option<Buckets>,
     strangers: Option<Buckets>,
-    /// Refusals of strangers that are worth a line.
-    lines: Option<Buckets>,
+    calls: Option<Buckets>,
+    reports: Option<Buckets>,
+    /// Refusals that are worth a line.
+    lines: Lines,
 }
 
 /// Who is asked about somebody that has yet to prove who it is.
@@ -69,12 +73,23 @@ pub(crate) enum Asked {
     Cluster,
 }
 
+/// What nodes call for besides certificates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Call {
+    /// To follow something.
+    Watch,
+    /// To say what it has adopted, which is put on record.
+    Report,
+}
+
 impl Admission {
     pub(crate) fn new(limits: &Limits, metrics: &Metrics) -> Self {
         let state = State {
             certificates: limits.certificates.rate().map(Buckets::new),
             strangers: limits.strangers.rate().map(Buckets::new),
-            lines: Rate::per_minute(LINES_A_MINUTE, LINES_AT_ONCE).map(Buckets::new),
+            calls: Rate::per_minute(CALLS_A_MINUTE, CALLS_AT_ONCE).map(Buckets::new),
+            reports: Rate::per_minute(REPORTS_A_MINUTE, REPORTS_AT_ONCE).map(Buckets::new),
+            lines: Lines::new(),
         };
         let depth = metrics.gauge("alcazar_ca_queue_depth", "Requests for certificates that wait for their turn");
         let shared = Shared {
@@ -124,10 +139,30 @@ impl Admission {
         }
     }
 
-    /// Whether the refusal of a stranger at this address is worth a line: whoever asks in a loop fills no disk.
-    pub(crate) fn is_worth_a_line(&self, from: Option<IpAddr>) -> bool {
-        let (now, origin) = (self.shared.started.elapsed(), origin(from));
-        self.shared.state().lines.as_mut().is_none_or(|buckets| buckets.take(&origin, 1, now).is_ok())
+    /// A known node calls for something other than a certificate.
+    ///
+    /// # Errors
+    /// When it has done so too often: each call costs something, and some a write.
+    pub(crate) fn call(&self, node: &str, call: Call) -> Result<(), Overloaded> {
+        let now = self.shared.started.elapsed();
+        let taken = {
+            let mut state = self.shared.state();
+            let buckets = match call {
+                Call::Watch => &mut state.calls,
+                Call::Report => &mut state.reports,
+            };
+            buckets.as_mut().map(|buckets| buckets.take(node, 1, now))
+        };
+        match taken {
+            Some(Err(after)) => Err(self.shared.refuse(Reason::Calls, after)),
+            _ => Ok(()),
+        }
+    }
+
+    /// What the log is to say of a refusal of this caller.
+    pub(crate) fn line(&self, who: &str) -> Line {
+        let now = self.shared.started.elapsed();
+        self.shared.state().lines.refused(who, now)
     }
 
     /// How many wait.
@@ -224,17 +259,19 @@ pub(crate) struct Overloaded {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reason {
     Caller,
+    Calls,
     Stranger,
     Proofs,
     Queue,
 }
 
 impl Reason {
-    const ALL: [Self; 4] = [Self::Caller, Self::Stranger, Self::Proofs, Self::Queue];
+    const ALL: [Self; 5] = [Self::Caller, Self::Calls, Self::Stranger, Self::Proofs, Self::Queue];
 
     fn name(self) -> &'static str {
         match self {
             Self::Caller => "caller",
+            Self::Calls => "calls",
             Self::Stranger => "stranger",
             Self::Proofs => "proofs",
             Self::Queue => "queue",
@@ -244,6 +281,7 @@ impl Reason {
     fn words(self) -> &'static str {
         match self {
             Self::Caller => "the caller has asked for more certificates than it may (limits.certificates)",
+            Self::Calls => "the node calls more often than any has to",
             Self::Stranger => "more requests came from this address than may without a proof (limits.strangers)",
             Self::Proofs => "too many wait already to prove who they are",
             Self::Queue => "too many requests wait already (limits.queue)",
@@ -254,8 +292,11 @@ impl Reason {
 /// So many are looked at together, and so many more may wait for it.
 const LOOKED_AT: usize = 64;
 const TO_BE_LOOKED_AT: usize = 4096;
-const LINES_A_MINUTE: u32 = 30;
-const LINES_AT_ONCE: u32 = 30;
+/// Far more than a node needs that is started again and again.
+const CALLS_A_MINUTE: u32 = 600;
+const CALLS_AT_ONCE: u32 = 2_000;
+const REPORTS_A_MINUTE: u32 = 60;
+const REPORTS_AT_ONCE: u32 = 120;
 const SOON: Duration = Duration::from_secs(120);
 
 #[cfg(test)]

@@ -47,7 +47,10 @@ async fn a_caller_past_its_share_is_told_when_to_come_back_and_gets_it_then() {
     drop(admission.enter("n2", Urgency::Normal).await.unwrap());
     tokio::time::sleep(refused.retry_after).await;
     drop(admission.enter("n1", Urgency::Normal).await.unwrap());
-    assert_eq!(admission.refusals().collect::<Vec<_>>(), [("caller", 1), ("stranger", 0), ("proofs", 0), ("queue", 0)]);
+    assert_eq!(
+        admission.refusals().collect::<Vec<_>>(),
+        [("caller", 1), ("calls", 0), ("stranger", 0), ("proofs", 0), ("queue", 0)]
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -172,10 +175,25 @@ async fn who_is_told_that_the_queue_is_full_has_paid_nothing() {
 async fn refusals_of_strangers_in_a_loop_are_a_few_lines() {
     let admission = admission(&Limits::default());
     let lines = |from: &str| {
-        let from = Some(from.parse().unwrap());
-        (0..1000).filter(|_| admission.is_worth_a_line(from)).count()
+        let who = origin(Some(from.parse().unwrap()));
+        (0..1000).filter(|_| admission.line(&who).is_worth_it).count()
     };
     assert_eq!((lines("10.0.0.1"), lines("10.0.0.1"), lines("10.0.0.2")), (30, 0, 30));
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(lines("10.0.0.1"), 30);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_calls_in_a_loop_is_told_to_come_back() {
+    let admission = admission(&Limits::default());
+    for (call, at_once) in [(Call::Watch, CALLS_AT_ONCE), (Call::Report, REPORTS_AT_ONCE)] {
+        for _ in 0..at_once {
+            admission.call("n1", call).unwrap();
+        }
+        let refused = admission.call("n1", call).unwrap_err();
+        assert_eq!(refused.reason, Reason::Calls);
+        admission.call("n2", call).unwrap();
+        tokio::time::sleep(refused.retry_after).await;
+        admission.call("n1", call).unwrap();
+    }
 }

@@ -16,12 +16,15 @@ use tokio::sync::mpsc;
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status};
 
-use super::{address, caller, epoch, measured, node, registrations, room::Room, svid, svid_and_bundles};
+use super::{
+    address, caller, calling, epoch, measured, node, refusal, registrations, room::Room, svid, svid_and_bundles,
+};
 use crate::{
+    admission::Call,
     ca::Ca,
     callers::{CallerError, Plug},
     csr::Csr,
-    refusal::RequestError,
+    refusal::{Batch, RequestError},
     requests::{Node, Reply, no_bearer},
 };
 
@@ -65,7 +68,7 @@ impl AuthorityService {
         if items.len() > BATCH {
             return Err(RequestError::TooMany { items: items.len(), limit: BATCH });
         }
-        let (caller, room) = (caller(request), Room::default());
+        let (batch, room) = (Batch::new(&self.ca, caller(request), "IssueWorkloads"), Room::default());
         let issue = async |item: &v1::IssueWorkload| {
             // To check a request and to sign costs the processor: others have their turn in between.
             tokio::task::yield_now().await;
@@ -76,15 +79,7 @@ impl AuthorityService {
             };
             let outcome = match issued {
                 Ok(reply) => Outcome::Svid(room.take(svid(&reply))),
-                Err(error) => {
-                    let status = self.ca.refuse(&error, &caller, "IssueWorkloads");
-                    let retry_after = error.retry_after().unwrap_or_default();
-                    Outcome::Refusal(v1::Refusal {
-                        code: status.code().into(),
-                        message: status.message().into(),
-                        retry_after_ms: u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX),
-                    })
-                }
+                Err(error) => Outcome::Refusal(refusal(&batch, &error)),
             };
             v1::IssueWorkloadResult { registration_id: item.registration_id.clone(), outcome: Some(outcome) }
         };
@@ -134,7 +129,7 @@ impl CertificateAuthority for AuthorityService {
         &self,
         request: Request<v1::WatchRegistrationsRequest>,
     ) -> Result<Response<Self::WatchRegistrationsStream>, Status> {
-        let node = node(&self.ca, &request).await;
+        let node = calling(&self.ca, &request, Call::Watch).await;
         let node = node.map_err(|error| self.ca.refuse(&error, &caller(&request), "WatchRegistrations"))?;
         let (sender, receiver) = mpsc::channel(1);
         let (ca, shutdown) = (self.ca.clone(), self.shutdown.clone());
@@ -162,7 +157,7 @@ impl CertificateAuthority for AuthorityService {
         &self,
         request: Request<v1::WatchTrustBundlesRequest>,
     ) -> Result<Response<Self::WatchTrustBundlesStream>, Status> {
-        let node = node(&self.ca, &request).await;
+        let node = calling(&self.ca, &request, Call::Watch).await;
         node.map_err(|error| self.ca.refuse(&error, &caller(&request), "WatchTrustBundles"))?;
         let (sender, receiver) = mpsc::channel(1);
         let shutdown = self.shutdown.clone();

@@ -38,9 +38,10 @@ pub(crate) use self::{
     traced::Traced,
 };
 use crate::{
+    admission::Call,
     ca::Ca,
     records::{ParseRegistrationError, Registration, seconds},
-    refusal::{Asker, RequestError},
+    refusal::{Asker, Batch, RequestError},
     requests::{Node, Reply},
 };
 
@@ -52,6 +53,23 @@ fn peer<T>(request: &Request<T>) -> Option<PeerIdentity> {
 /// The node behind a request that a certificate alone can make.
 async fn node<T>(ca: &Ca, request: &Request<T>) -> Result<Node, RequestError> {
     ca.calling_node(request.metadata().as_ref(), peer(request).as_ref()).await
+}
+
+/// The same, for what a node may call so often.
+async fn calling<T>(ca: &Ca, request: &Request<T>, call: Call) -> Result<Node, RequestError> {
+    let node = node(ca, request).await?;
+    ca.0.admission.call(node.id.as_str(), call)?;
+    Ok(node)
+}
+
+/// Why one item of many came to nothing, as its node is told.
+fn refusal(batch: &Batch<'_>, error: &RequestError) -> v1::Refusal {
+    let (status, retry_after) = (batch.refuse(error), error.retry_after().unwrap_or_default());
+    v1::Refusal {
+        code: status.code().into(),
+        message: status.message().into(),
+        retry_after_ms: u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX),
+    }
 }
 
 /// Measures a certificate's way from the request to the reply.

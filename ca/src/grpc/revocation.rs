@@ -38,7 +38,7 @@ impl Revocation for RevocationService {
         &self,
         request: Request<v1::WatchRevocationsRequest>,
     ) -> Result<Response<Self::WatchRevocationsStream>, Status> {
-        let node = super::node(&self.ca, &request).await;
+        let node = super::calling(&self.ca, &request, super::Call::Watch).await;
         node.map_err(|error| self.ca.refuse(&error, &caller(&request), "WatchRevocations"))?;
         let (sender, receiver) = mpsc::channel(1);
         let (shutdown, mut published) = (self.shutdown.clone(), self.ca.follow_revocations());

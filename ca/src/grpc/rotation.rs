@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status};
 
-use super::{caller, epoch, node, traced::about};
+use super::{caller, epoch, traced::about};
 use crate::{
     ca::Ca,
     rotation::{Adopted, Kind, Reissue, RotationError, Shown, Standing, StateError, Wait, Why},
@@ -111,7 +111,7 @@ impl Adoption for AdoptionService {
         &self,
         request: Request<v1::ReportAdoptionRequest>,
     ) -> Result<Response<v1::ReportAdoptionResponse>, Status> {
-        let node = node(&self.ca, &request).await;
+        let node = super::calling(&self.ca, &request, super::Call::Report).await;
         let node = node.map_err(|error| self.ca.refuse(&error, &caller(&request), "ReportAdoption"))?;
         let said = adopted(&self.ca, request.into_inner());
         let kept = self.ca.0.records.put_adopted(&node.id, &said).await;
@@ -129,7 +129,7 @@ impl Adoption for AdoptionService {
         &self,
         request: Request<v1::WatchReissueRequest>,
     ) -> Result<Response<Self::WatchReissueStream>, Status> {
-        let node = node(&self.ca, &request).await;
+        let node = super::calling(&self.ca, &request, super::Call::Watch).await;
         node.map_err(|error| self.ca.refuse(&error, &caller(&request), "WatchReissue"))?;
         let (sender, receiver) = mpsc::channel(1);
         let shutdown = self.shutdown.clone();
