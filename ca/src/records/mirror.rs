@@ -3,7 +3,8 @@
 //! ```text
 //!  put, delete of this CA ──▶ store ─ acknowledged ─▶ Mirrors ◀─ list, watch ── changes of other replicas
 //!                                                        │
-//!                              an issuance asks ─────────┘   (what it does not know, the store is asked)
+//!                              an issuance asks ─────────┤   (what it does not know, the store is asked)
+//!                              a node follows ───────────┘   (its registrations, by a count of changes)
 //! ```
 //!
 //! Of a lineage all but the certificate is here: less than 1 KB a node, under 10 MB for 10,000.
@@ -15,6 +16,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
+    hash::Hash,
     sync::{
         Arc, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -25,6 +27,7 @@ use std::{
 use alcazar_identity::SpiffeId;
 use alcazar_service::process;
 use alcazar_store::{Entry, Event, Revision, WatchError};
+use tokio::sync::watch;
 
 use super::{Lineage, RecordError, Records, Registration, Stored, family, prefix, read};
 
@@ -32,6 +35,8 @@ use super::{Lineage, RecordError, Records, Registration, Stored, family, prefix,
 #[derive(Default)]
 pub(crate) struct Mirrors {
     registrations: RwLock<Registrations>,
+    /// Rises with each change of a registration; `None` until all of them have been read.
+    registered: watch::Sender<Option<u64>>,
     lineages: RwLock<Known<Lineage>>,
     /// Whether every change of a registration comes here by itself.
     follows_registrations: AtomicBool,
@@ -51,6 +56,8 @@ struct Registrations {
     known: Known<Registration>,
     /// Whose names are registered for a node and an identity.
     by_identity: HashMap<(SpiffeId, SpiffeId), BTreeSet<String>>,
+    /// Whose names are registered for a node.
+    by_node: HashMap<SpiffeId, BTreeSet<String>>,
 }
 
 /// Records by their names. One that was deleted is remembered, lest an older change bring it back.
@@ -94,16 +101,28 @@ impl Registrations {
         let Some(before) = self.known.apply(name, revision, record.clone()) else { return };
         if let Some(before) = before {
             let key = (before.node().clone(), before.spiffe_id().clone());
-            if let Some(names) = self.by_identity.get_mut(&key) {
-                names.remove(name);
-                if names.is_empty() {
-                    self.by_identity.remove(&key);
-                }
-            }
+            leave(&mut self.by_identity, &key, name);
+            leave(&mut self.by_node, before.node(), name);
         }
         if let Some(record) = record {
             let key = (record.node().clone(), record.spiffe_id().clone());
             self.by_identity.entry(key).or_default().insert(name.into());
+            self.by_node.entry(record.node().clone()).or_default().insert(name.into());
+        }
+    }
+
+    /// Those of a node, by their names.
+    fn of_node(&self, node: &SpiffeId) -> Vec<Arc<Registration>> {
+        let names = self.by_node.get(node).into_iter().flatten();
+        names.filter_map(|name| self.known.get(name).map(|(_, known)| known)).collect()
+    }
+}
+
+fn leave<K: Eq + Hash>(names: &mut HashMap<K, BTreeSet<String>>, key: &K, name: &str) {
+    if let Some(of) = names.get_mut(key) {
+        of.remove(name);
+        if of.is_empty() {
+            names.remove(key);
         }
     }
 }
@@ -116,6 +135,7 @@ impl Mirrors {
             family::REGISTRATIONS => {
                 let record = read::<Registration>(entry)?.record;
                 write(&self.registrations).apply(name, revision, Some(record));
+                self.tell_of_registrations();
             }
             family::NODES => {
                 let record = read::<Lineage>(entry)?.record;
@@ -129,7 +149,10 @@ impl Mirrors {
     /// A record that is gone.
     pub(super) fn note_deleted(&self, family: &str, name: &str, revision: Revision) {
         match family {
-            family::REGISTRATIONS => write(&self.registrations).apply(name, revision, None),
+            family::REGISTRATIONS => {
+                write(&self.registrations).apply(name, revision, None);
+                self.tell_of_registrations();
+            }
             family::NODES => drop(write(&self.lineages).apply(name, revision, None)),
             _ => {}
         }
@@ -145,6 +168,17 @@ impl Mirrors {
         known.forget_deleted(at);
     }
 
+    fn tell_of_registrations(&self) {
+        self.registered.send_if_modified(|changes| match changes {
+            Some(changes) => {
+                *changes = changes.wrapping_add(1);
+                true
+            }
+            // Not all of them are known yet.
+            None => false,
+        });
+    }
+
     /// Every registration, as the store had it at this revision.
     fn replace_registrations(&self, listed: Vec<Stored<Registration>>, at: Revision) {
         let mut known = write(&self.registrations);
@@ -158,6 +192,8 @@ impl Mirrors {
             known.apply(id.as_str(), revision, Some(record));
         }
         known.known.forget_deleted(at);
+        drop(known);
+        self.registered.send_modify(|changes| *changes = Some(changes.unwrap_or_default().wrapping_add(1)));
     }
 }
 
@@ -202,11 +238,14 @@ impl Records {
         self.mirrors().follows_registrations.load(Ordering::SeqCst)
     }
 
-    /// Every registration of the node, as far as is known here.
+    /// Every registration of the node by its name, as far as is known here.
     pub(crate) fn known_registrations(&self, node: &SpiffeId) -> Vec<Arc<Registration>> {
-        let registrations = lock(&self.mirrors().registrations);
-        let known = registrations.known.by_name.values().filter_map(|(_, record)| record.clone());
-        known.filter(|registration| registration.node() == node).collect()
+        lock(&self.mirrors().registrations).of_node(node)
+    }
+
+    /// When registrations change; `None` until all of them have been read.
+    pub(crate) fn registration_changes(&self) -> watch::Receiver<Option<u64>> {
+        self.mirrors().registered.subscribe()
     }
 
     /// The lineage of the node with this principal, which may be older than what another replica has just made of it. The latest
@@ -345,9 +384,24 @@ mod tests {
         // Late.
         known.apply("shop.web", Revision::new(2), Some(registration("a").unwrap()));
         assert_eq!((of(&known, "a"), of(&known, "b")), (0, 1));
+        let of_node =
+            |known: &Registrations, node: &str| known.of_node(&id(&format!("spiffe://td/node/c/{node}"))).len();
+        assert_eq!((of_node(&known, "a"), of_node(&known, "b")), (0, 1));
         known.apply("shop.web", Revision::new(4), None);
         known.apply("shop.web", Revision::new(3), Some(registration("b").unwrap()));
-        assert!(known.by_identity.is_empty() && known.known.get("shop.web").is_none());
+        assert!(known.by_identity.is_empty() && known.by_node.is_empty() && known.known.get("shop.web").is_none());
+    }
+
+    #[test]
+    fn nobody_is_told_of_a_few_registrations_before_all_are_read() {
+        let mirrors = Mirrors::default();
+        let mut changes = mirrors.registered.subscribe();
+        mirrors.note_deleted(family::REGISTRATIONS, "a", Revision::new(1));
+        assert!(!changes.has_changed().unwrap());
+        mirrors.replace_registrations(Vec::new(), Revision::new(2));
+        assert!(changes.borrow_and_update().is_some());
+        mirrors.note_deleted(family::REGISTRATIONS, "a", Revision::new(3));
+        assert!(changes.has_changed().unwrap());
     }
 
     fn replicas(folder: &tempfile::TempDir) -> [Records; 2] {
