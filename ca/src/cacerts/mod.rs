@@ -14,7 +14,10 @@ mod check;
 mod error;
 mod read;
 
-pub(crate) use self::{check::weakness, read::Stamp};
+pub(crate) use self::{
+    check::weakness,
+    read::{GENERATION, NAMES, Stamp},
+};
 pub use self::{
     check::{PluggedIn, check},
     error::CacertsError,

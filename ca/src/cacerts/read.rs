@@ -19,8 +19,11 @@ pub struct CacertsFiles(pub(super) BTreeMap<&'static str, Zeroizing<Vec<u8>>>);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Stamp(Vec<(&'static str, PathBuf, u64, u64, i64, i64)>);
 
+/// The link to the generation of a set that counts.
+pub(crate) const GENERATION: &str = "..data";
+
 /// Every name that counts.
-pub(super) const NAMES: [&str; 8] = [CA_CERT, CA_KEY, ROOT_CERT, CERT_CHAIN, CA_CRL, TLS_CRT, TLS_KEY, CA_CRT];
+pub(crate) const NAMES: [&str; 8] = [CA_CERT, CA_KEY, ROOT_CERT, CERT_CHAIN, CA_CRL, TLS_CRT, TLS_KEY, CA_CRT];
 pub(super) const CA_CERT: &str = "ca-cert.pem";
 pub(super) const CA_KEY: &str = "ca-key.pem";
 pub(super) const ROOT_CERT: &str = "root-cert.pem";
@@ -110,5 +113,5 @@ impl Stamp {
 
 /// The kubelet writes a whole new folder and then turns the link `..data` to it.
 fn generation(folder: &Path) -> PathBuf {
-    fs::canonicalize(folder.join("..data")).unwrap_or_else(|_none| folder.into())
+    fs::canonicalize(folder.join(GENERATION)).unwrap_or_else(|_none| folder.into())
 }

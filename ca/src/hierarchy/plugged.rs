@@ -1,6 +1,7 @@
 //! A hierarchy that a person plugs in: an intermediate of the cluster, or a root that signs one.
 
 use std::{
+    io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
@@ -21,7 +22,7 @@ use super::{
 };
 use crate::{
     authority::{Authority, AuthorityError, AuthorityInfo},
-    cacerts::{CacertsFiles, PluggedIn, Stamp, check},
+    cacerts::{CacertsFiles, GENERATION, NAMES, PluggedIn, Stamp, check},
     config::Config,
     csr::KeyHash,
     keys::{KeyLabel, read_passphrase},
@@ -62,9 +63,17 @@ impl Plugged {
         if self.configured.is_some() {
             return Ok(self.configured.clone());
         }
-        let there = self.installed.try_exists();
-        let there = there.map_err(|source| super::folder::io_error("look at", &self.installed, source))?;
-        Ok(there.then(|| self.installed.clone()))
+        // A folder that an installation only began, or never finished, is none yet.
+        for name in std::iter::once(GENERATION).chain(NAMES) {
+            let path = self.installed.join(name);
+            match path.symlink_metadata() {
+                // Also a link that leads nowhere: to make a root of our own instead would be worse than to stop.
+                Ok(_) => return Ok(Some(self.installed.clone())),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(source) => return Err(super::folder::io_error("look at", &path, source)),
+            }
+        }
+        Ok(None)
     }
 
     /// The CRLs that were plugged in with the set.
