@@ -6,8 +6,12 @@ use alcazar_api::ca::v1::{self, issue_jwt_svid_result::Outcome, jwt_server::Jwt}
 use futures::{StreamExt, stream};
 use tonic::{Request, Response, Status};
 
-use super::{caller, epoch, node};
-use crate::{ca::Ca, jwt_authority::IssuedJwt, refusal::RequestError};
+use super::{caller, epoch, node, refusal, room::Room};
+use crate::{
+    ca::Ca,
+    jwt_authority::IssuedJwt,
+    refusal::{Batch, RequestError},
+};
 
 pub(crate) struct JwtService {
     ca: Ca,
@@ -33,12 +37,16 @@ impl JwtService {
         if items.len() > BATCH {
             return Err(RequestError::TooMany { items: items.len(), limit: BATCH });
         }
-        let caller = caller(request);
+        let (batch, room) = (Batch::new(&self.ca, caller(request), "IssueJwtSvids"), Room::default());
         let issue = async |item: &v1::IssueJwtSvid| {
             // To sign costs the processor: others have their turn in between.
             tokio::task::yield_now().await;
             let ttl = u64::try_from(item.ttl).ok().filter(|ttl| *ttl > 0).map(Duration::from_secs);
             let issue = async {
+                // Nobody would get it.
+                if !room.is_left() {
+                    return Err(RequestError::FullReply);
+                }
                 let _pass = self.ca.admit(node.id.as_str(), None).await?;
                 self.ca.issue_jwt_svid(&node, &item.registration_id, &item.audience, ttl).await
             };
@@ -47,17 +55,9 @@ impl JwtService {
             let outcome = match issue.await {
                 Ok(issued) => {
                     metrics.token_issuance.observe(started.elapsed());
-                    Outcome::Svid(message(issued))
+                    Outcome::Svid(room.take(message(issued)))
                 }
-                Err(error) => {
-                    let status = self.ca.refuse(&error, &caller, "IssueJwtSvids");
-                    let retry_after = error.retry_after().unwrap_or_default();
-                    Outcome::Refusal(v1::Refusal {
-                        code: status.code().into(),
-                        message: status.message().into(),
-                        retry_after_ms: u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX),
-                    })
-                }
+                Err(error) => Outcome::Refusal(refusal(&batch, &error)),
             };
             v1::IssueJwtSvidResult { registration_id: item.registration_id.clone(), outcome: Some(outcome) }
         };

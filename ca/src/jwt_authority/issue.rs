@@ -168,6 +168,10 @@ fn check_audience(audience: &[String]) -> Result<(), AudienceError> {
     if audience.is_empty() || audience.len() > MOST_AUDIENCES {
         return Err(AudienceError::Number(audience.len()));
     }
+    let bytes = audience.iter().map(String::len).sum();
+    if bytes > LONGEST_TOGETHER {
+        return Err(AudienceError::Together(bytes));
+    }
     match audience
         .iter()
         .find(|one| one.is_empty() || one.len() > LONGEST_AUDIENCE || one.chars().any(char::is_control))
@@ -184,6 +188,8 @@ enum AudienceError {
     Number(usize),
     #[error("{0:?} cannot be an audience: 1 to {LONGEST_AUDIENCE} bytes, no control characters")]
     Text(String),
+    #[error("the audiences of a JWT-SVID have at most {LONGEST_TOGETHER} bytes together, and these have {0}")]
+    Together(usize),
 }
 
 /// Why a JWT-SVID was not made.
@@ -201,6 +207,8 @@ pub(crate) enum JwtIssueError {
 
 const MOST_AUDIENCES: usize = 16;
 const LONGEST_AUDIENCE: usize = 1024;
+/// A token travels in a header of HTTP, where few servers take more than 8 KiB.
+const LONGEST_TOGETHER: usize = 4096;
 
 #[cfg(test)]
 mod tests {
@@ -214,5 +222,6 @@ mod tests {
         assert!(check(&["reports"]) && check(&["spiffe://td/ns/a/sa/b", "https://x.example"]));
         assert!(!check(&[]) && !check(&[""]) && !check(&["a\nb"]) && !check(&[&"x".repeat(1025)]));
         assert!(!check(&["x"; 17]));
+        assert!(check(&[&*"x".repeat(1024); 4]) && !check(&[&*"x".repeat(1000); 5]));
     }
 }

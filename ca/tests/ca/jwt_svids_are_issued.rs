@@ -229,3 +229,31 @@ async fn private_keys_that_nobody_knows_are_destroyed_and_a_store_that_is_away_m
     assert!(ca.own_bundle().unwrap().jwt_authority(kept[0].trim_start_matches("jwt-")).is_some());
     ca.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_batch_that_fits_into_no_reply_the_rest_is_for_another_request() {
+    let (folder, hands) = (tempfile::tempdir().unwrap(), Hands::new());
+    let (served, svid) = served(folder.path(), &hands).await;
+    // The longest tokens: a thousand of them are more than a client takes in one message.
+    let audience = "x".repeat(1024);
+    let long = audience.as_str();
+    let items = vec![item("shop.web", &[long; 4], 0); 1000];
+    let outcomes = ask(&served, &svid, items).await;
+    let refused = |outcome: &&Outcome| match outcome {
+        Outcome::Refusal(refusal) => {
+            assert_eq!(refusal.code, i32::from(Code::ResourceExhausted));
+            assert!(refusal.retry_after_ms > 0);
+            true
+        }
+        Outcome::Svid(_) => false,
+    };
+    let left = outcomes.iter().filter(refused).count();
+    assert!((100..900).contains(&left), "{left} of {}", outcomes.len());
+    // What was refused was not issued.
+    assert_eq!(served.ca.issued(Some(&web()), 2000).await.unwrap().len(), 1000 - left);
+    let Outcome::Refusal(refusal) = ask(&served, &svid, vec![item("shop.web", &[long; 5], 0)]).await.remove(0) else {
+        panic!("longer than any token is");
+    };
+    assert_eq!(refusal.code, i32::from(Code::InvalidArgument));
+    served.stop().await;
+}
