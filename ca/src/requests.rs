@@ -13,7 +13,7 @@ use crate::{
     admission::Asked,
     ca::Ca,
     callers::Plug,
-    csr::Csr,
+    csr::{Csr, KeyHash},
     hierarchy::Hierarchy,
     issue::{self, IssueError, Issued, Subject},
     ledger::Entry,
@@ -23,7 +23,7 @@ use crate::{
     revocation::Permit,
     serial::Serial,
     signer::SignError,
-    token::JoinToken,
+    token::{JoinToken, TokenHash},
 };
 
 mod callers;
@@ -86,17 +86,35 @@ impl Ca {
                 self.record(&issued, &caller, Plug::JoinToken).await?;
                 let leaf = Leaf::from(&issued);
                 let consumed = TokenRecord { consumed: Some(Consumed { leaf: leaf.clone() }), ..record.clone() };
-                // Of two uses at once one writes this first; the other finds the token used.
+                // Of two uses at once one writes this first. The other is a second try with the same key, or finds the token used.
                 let put = self.0.records.put(family::TOKENS, hash.as_str(), Expected::At(revision), &consumed).await;
-                let revision = match put {
-                    Err(error) if error.is_conflict() => return Err(RequestError::Token(TokenRefusal::Used)),
-                    outcome => outcome?,
-                };
-                self.begin_lineage(&record.node, leaf.clone(), revision).await?;
-                leaf
+                match put {
+                    Err(error) if error.is_conflict() => self.attested_meanwhile(&hash, csr.key_hash()).await?,
+                    outcome => {
+                        self.begin_lineage(&record.node, leaf.clone(), outcome?).await?;
+                        leaf
+                    }
+                }
             }
         };
         Ok(reply(hierarchy, record.node, leaf))
+    }
+
+    /// The certificate that another request had for the same token while this one was answered.
+    async fn attested_meanwhile(&self, token: &TokenHash, key: KeyHash) -> Result<Leaf, RequestError> {
+        let found = self.0.records.get::<TokenRecord>(family::TOKENS, token.as_str()).await?;
+        let Some(Stored { record, revision }) = found else { return Err(RequestError::Token(TokenRefusal::Unknown)) };
+        let lineage = self.0.records.get::<Lineage>(family::NODES, record.node.principal()).await?;
+        let attestation = record.attest(revision, lineage.as_ref(), key, (self.0.clock)());
+        match attestation.map_err(RequestError::Token)? {
+            Attestation::Repeat { leaf, finish } => {
+                if finish {
+                    self.begin_lineage(&record.node, leaf.clone(), revision).await?;
+                }
+                Ok(leaf)
+            }
+            Attestation::Issue => Err(RequestError::Raced(record.node)),
+        }
     }
 
     /// A certificate for the workload that is registered for the node under this name.

@@ -152,4 +152,24 @@ async fn a_key_that_does_not_sign_is_counted_for_certificates_and_tokens_alike()
     ca.close().await;
 }
 
+#[tokio::test]
+async fn two_tries_of_a_token_at_once_with_one_key_get_one_certificate() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = open(Config::new(folder.path())).await;
+    let token = ca.create_join_token(&node("one"), None).await.unwrap().0;
+    let (text, request) = (token.reveal(), csr());
+    let tries = (0..8).map(|_| ca.attest(None, &text, &request));
+    let chains: Vec<_> = futures::future::join_all(tries).await.into_iter().map(|reply| reply.unwrap().chain).collect();
+    assert!(chains.iter().all(|chain| *chain == chains[0]), "{}", chains.len());
+
+    // The one that lost: it finds what the other had, and a stranger to the key finds the token used.
+    let key = Csr::from_der(&request).unwrap().key_hash();
+    let leaf = ca.attested_meanwhile(&token.hash(), key).await.unwrap();
+    let lineage = ca.0.records.get::<Lineage>(family::NODES, node("one").principal()).await.unwrap().unwrap();
+    assert_eq!(lineage.record.latest.serial, leaf.serial);
+    let other = ca.attested_meanwhile(&token.hash(), KeyHash::of(b"another")).await;
+    assert!(matches!(other, Err(RequestError::Token(TokenRefusal::Used))), "{other:?}");
+    ca.close().await;
+}
+
 const HOUR: Duration = Duration::from_secs(3600);
