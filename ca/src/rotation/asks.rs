@@ -163,7 +163,7 @@ impl Ca {
             return Err(RotationError::MovedOn(found.record.rotation.phase));
         }
         let seen = self.observe(&found.record.rotation, Duration::ZERO).await?;
-        let limits = self.limits();
+        let limits = self.limits().await?;
         let force = |rotation: &Rotation| match rotation.step == step {
             true => Ok(rotation.forced(parties, &seen, &limits)?.0),
             false => Err(RotationError::MovedOn(rotation.phase)),
@@ -205,7 +205,7 @@ impl Ca {
             return Ok(Shown { rotation, waits, problem });
         }
         let seen = self.observe(&rotation, Duration::ZERO).await?;
-        let waits = rotation.step(&seen, &self.limits(), (self.0.clock)()).waiting;
+        let waits = rotation.step(&seen, &self.limits().await?, (self.0.clock)()).waiting;
         Ok(Shown { rotation, waits, problem })
     }
 }

@@ -108,9 +108,10 @@ impl Ca {
         Ok(())
     }
 
-    pub(super) fn limits(&self) -> Limits {
-        let longest_life = self.0.profile.max_ttl() + SKEW;
-        Limits { silence: SILENCE, settle: SETTLE, longest_life }
+    /// What was issued before, by another configuration or another replica, is in use as well.
+    pub(super) async fn limits(&self) -> Result<Limits, RecordError> {
+        let longest = self.0.records.longest_life().await?.max(self.config().certificates.max_ttl);
+        Ok(Limits { silence: SILENCE, settle: SETTLE, longest_life: longest + SKEW })
     }
 
     /// Drives whatever rotation there is, until the end. Of several replicas the one that has the lease does.
@@ -177,7 +178,8 @@ impl Ca {
         };
         self.make_own_jwt_key(&rotation).await?;
         let seen = self.observe(&rotation, elapsed).await?;
-        let step = rotation.step(&seen, &self.limits(), (self.0.clock)());
+        let limits = self.limits().await?;
+        let step = rotation.step(&seen, &limits, (self.0.clock)());
         let moved = step.next.step != rotation.step || step.next.new != rotation.new;
         let (mut revision, mut written) = (found.revision, written);
         if moved || (step.next.waited != rotation.waited && looked.duration_since(written) > WRITE) {
@@ -216,14 +218,14 @@ impl Ca {
             Some(_) => None,
             None => self.0.records.rotation().await?.map(|found| found.record.rotation),
         };
-        let rotation = under_way.map(|(rotation, _)| rotation).or(last.as_ref());
+        let (rotation, limits) = (under_way.map(|(rotation, _)| rotation).or(last.as_ref()), self.limits().await?);
         let step = rotation.map_or(0, |rotation| rotation.step);
         let progress = rotation.filter(|rotation| rotation.kind == Kind::Root).map(|rotation| Progress {
             old: rotation.old.clone(),
             new: rotation.new.clone(),
             back: rotation.back,
             phase: rotation.phase,
-            settled: under_way.is_none_or(|(rotation, seen)| rotation.is_settled_at_home(seen, &self.limits())),
+            settled: under_way.is_none_or(|(rotation, seen)| rotation.is_settled_at_home(seen, &limits)),
             able: rotation.to().is_some_and(|to| under_way.is_none_or(|(_, seen)| seen.able.contains(to))),
         });
         let fresh = self

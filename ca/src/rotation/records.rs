@@ -50,6 +50,20 @@ pub(crate) struct Unreported {
     pub(crate) longest_seconds: u64,
 }
 
+/// How long what was issued may live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Lives {
+    /// The longest life that any replica ever allowed.
+    longest_seconds: u64,
+}
+
+/// Since when steps are counted.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Epoch {
+    began: u64,
+}
+
 /// Of what it is noted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Note {
@@ -168,6 +182,29 @@ impl Records {
         Ok(())
     }
 
+    /// The longest life that any replica of this CA ever allowed a leaf.
+    pub(crate) async fn longest_life(&self) -> Result<Duration, RecordError> {
+        let lives = self.get::<Lives>(family::ROTATION, LIVES).await?;
+        Ok(lives.map_or(Duration::ZERO, |lives| Duration::from_secs(lives.record.longest_seconds)))
+    }
+
+    /// Notes that leaves may live for so long from now on. What was allowed before is in use yet, so the note never falls.
+    pub(crate) async fn allow_life(&self, life: Duration) -> Result<(), RecordError> {
+        let longest_seconds = life.as_secs();
+        loop {
+            let found = self.get::<Lives>(family::ROTATION, LIVES).await?;
+            let expected = match found {
+                Some(found) if found.record.longest_seconds >= longest_seconds => return Ok(()),
+                Some(found) => Expected::At(found.revision),
+                None => Expected::Absent,
+            };
+            match self.put(family::ROTATION, LIVES, expected, &Lives { longest_seconds }).await {
+                Err(error) if error.is_conflict() => {}
+                outcome => return outcome.map(drop),
+            }
+        }
+    }
+
     pub(crate) async fn unreported(&self, what: Note) -> Result<Option<Unreported>, RecordError> {
         Ok(self.get(family::ROTATION, what.name()).await?.map(|stored| stored.record))
     }
@@ -208,5 +245,8 @@ fn is_old(heard: SystemTime, now: SystemTime) -> bool {
 const VERSION: u32 = 1;
 const CURRENT: &str = "current";
 const FENCE: &str = "fence";
+const LIVES: &str = "lives";
+const LAST_OF_ROOT: &str = "last-of-root";
+const EPOCH: &str = "epoch";
 /// How old what is kept of a node may become while the node goes on saying the same.
 const REFRESH: Duration = Duration::from_secs(50);

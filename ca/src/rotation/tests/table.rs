@@ -5,7 +5,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::super::{Anchor, Kind, NotAborted, Phase, Rotation, driver::apart};
+use super::super::{
+    Anchor, Class, Kind, Limits, NotAborted, Observations, Observed, Party, Phase, Report, Role, Rotation, Standing,
+    Timed, Trust, driver::apart,
+};
 
 fn at(kind: Kind, phase: Phase, back: bool) -> Rotation {
     let begun = Rotation::new(kind, Anchor::new("A"), Some(Anchor::new("B")), 0, SystemTime::UNIX_EPOCH);
@@ -53,6 +56,27 @@ fn the_way_back_begins_where_the_present_phase_allows() {
     assert_eq!(after(Phase::Done), Err(NotAborted::TooLate));
     let again = at(Kind::Root, Phase::Switch, true).aborted(SystemTime::UNIX_EPOCH);
     assert_eq!(again, Err(NotAborted::Already));
+#[test]
+fn the_longest_life_is_an_end_for_nodes_and_never_for_whoever_signs() {
+    let limits = Limits { silence: HOUR, settle: Duration::ZERO, longest_life: HOUR * 4 };
+    let waits = |waited: Duration, forced: &[&str]| {
+        let forced = forced.iter().map(|name| (*name).to_owned()).collect();
+        let rotation = Rotation { waited, forced, ..at(Kind::Root, Phase::Reissue, false) };
+        let step = rotation.step(&reissuing(&rotation), &limits, SystemTime::UNIX_EPOCH);
+        assert!(step.waiting.iter().all(|wait| wait.standing != Standing::Person));
+        let names = step.waiting.into_iter().map(|wait| wait.party).collect::<Vec<_>>().join(", ");
+        (names, step.next.phase)
+    };
+    let signing = "replica, cluster, mute cluster";
+    let all = format!("node, deaf node, mute node, {signing}, client");
+    assert_eq!(waits(Duration::ZERO, &[]), (all, Phase::Reissue));
+    let without_client = format!("node, deaf node, mute node, {signing}");
+    assert_eq!(waits(HOUR * 4 - Duration::from_secs(1), &[]), (without_client, Phase::Reissue));
+    for hours in [4, 400] {
+        assert_eq!(waits(HOUR * hours, &[]), (signing.to_owned(), Phase::Reissue), "{hours} h");
+    }
+    let forced = waits(HOUR * 4, &["replica", "cluster", "mute cluster"]);
+    assert_eq!(forced, (String::new(), Phase::Retire), "a person goes past them");
 }
 
 #[test]

@@ -18,7 +18,7 @@ use super::super::{
     Kind, Phase, Rotation, Why,
     driver::{Looked, Memory},
 };
-use crate::{ca::Ca, config::Config};
+use crate::{ca::Ca, config::Config, hierarchy::pem, profile::ProfileConfig};
 
 const NOON: u64 = 1_800_000_000;
 pub(super) const KINDS: [Kind; 3] = [Kind::Root, Kind::Intermediate, Kind::Jwt];
@@ -186,6 +186,31 @@ async fn an_abort_in_any_phase_of_any_rotation_leaves_what_was_before() {
         }
         whole.ca.close().await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leaf_may_live_for_as_long_as_was_ever_allowed_whatever_is_configured_now() {
+    let hours = |hours: u64| Duration::from_secs(hours * 3600);
+    let limit = async |whole: &Whole| whole.ca.limits().await.unwrap().longest_life - Duration::from_secs(300);
+    // The profile that is the default is not the longest.
+    let mut whole = Whole::open(|config| {
+        config.certificates.max_ttl = Duration::from_secs(12 * 3600);
+        let short = ProfileConfig { max_ttl: Some(Duration::from_secs(3600)), ..ProfileConfig::default() };
+        config.profiles.insert("default".into(), short);
+    })
+    .await;
+    assert_eq!(whole.ca.0.profile.max_ttl(), hours(1));
+    assert_eq!(limit(&whole).await, hours(12));
+    // What was given before lives on when less is allowed, also after a second start.
+    whole.change = |config| config.certificates.max_ttl = Duration::from_secs(2 * 3600);
+    for _ in 0..2 {
+        whole.open_again().await;
+        assert_eq!(limit(&whole).await, hours(12));
+    }
+    whole.change = |config| config.certificates.max_ttl = Duration::from_secs(20 * 3600);
+    whole.open_again().await;
+    assert_eq!(limit(&whole).await, hours(20));
+    whole.ca.close().await;
 }
 
 #[tokio::test(start_paused = true)]
