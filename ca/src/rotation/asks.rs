@@ -7,13 +7,13 @@ use std::{
 };
 
 use alcazar_identity::{CertificateDer, Fingerprint, rfc3339};
+use alcazar_service::process;
 use alcazar_store::{Expected, LeaseError};
 use thiserror::Error;
-use tokio::time::Instant;
 
 use super::{
-    Anchor, Kind, NotAborted, NotForced, Phase, Rotation, Wait, clusters::StateError, observe::signing,
-    world::WorldError,
+    Anchor, Kind, NotAborted, NotForced, Phase, Rotation, Wait, Why, clusters::StateError, gate::waiting,
+    observe::signing, world::WorldError,
 };
 use crate::{
     authority::{AuthorityError, AuthorityInfo},
@@ -192,16 +192,51 @@ impl Ca {
         }
     }
 
+    /// The root that a person brings in a rotation that hands it out at present, and whom it waits for before anything may sign under
+    /// it: an intermediate that is plugged in early has its time when all but that is there.
+    pub(crate) async fn awaited_before_signing(&self) -> Result<Option<(Fingerprint, Vec<String>)>, RecordError> {
+        let Some(found) = self.0.records.rotation().await? else { return Ok(None) };
+        let rotation = found.record.rotation;
+        let hands_out = rotation.brought.is_some() && !rotation.back && rotation.phase <= Phase::Distribute;
+        let root = rotation.to().and_then(Anchor::fingerprint).filter(|_| hands_out);
+        let Some(root) = root else { return Ok(None) };
+        let waits = match self.waits_of(&rotation).await {
+            Ok(waits) => waits,
+            Err(error) => vec![format!("the rotation, which cannot be looked at: {}", process::chain(&error))],
+        };
+        Ok(Some((root, waits)))
+    }
+
+    async fn waits_of(&self, rotation: &Rotation) -> Result<Vec<String>, RotationError> {
+        let waits = match self.looked_at(rotation).filter(|waits| !waits.is_empty()) {
+            Some(waits) => waits,
+            None => {
+                let seen = self.observe(rotation, Duration::ZERO).await?;
+                if !rotation.is_settled(&seen) {
+                    return Ok(vec!["the rotation, which hands the root out just now".to_owned()]);
+                }
+                waiting(rotation, &seen, &self.limits().await?)
+            }
+        };
+        let before = waits.into_iter().filter(|wait| wait.why != Why::Intermediate);
+        Ok(before.map(|wait| wait.party).collect())
+    }
+
+    /// Whom the driver here found to be waited for, a moment ago.
+    fn looked_at(&self, rotation: &Rotation) -> Option<Vec<Wait>> {
+        let looked = self.0.rotations.waits.borrow().clone();
+        let (_, _, mut waits) = looked.filter(|(step, at, _)| *step == rotation.step && at.elapsed() < FRESH)?;
+        waits.retain(|wait| !rotation.forced.contains(&wait.party));
+        Some(waits)
+    }
+
     async fn show(&self, rotation: Rotation) -> Result<Shown, RotationError> {
         let problem = self.0.rotations.problem.borrow().clone();
         if rotation.is_over() {
             return Ok(Shown { rotation, waits: Vec::new(), problem: None });
         }
         // Whoever looks on does not make the driver's work a second time.
-        let looked = self.0.rotations.waits.borrow().clone();
-        let fresh = |looked: &(u64, Instant, Vec<Wait>)| looked.0 == rotation.step && looked.1.elapsed() < FRESH;
-        if let Some((_, _, mut waits)) = looked.filter(fresh) {
-            waits.retain(|wait| !rotation.forced.contains(&wait.party));
+        if let Some(waits) = self.looked_at(&rotation) {
             return Ok(Shown { rotation, waits, problem });
         }
         let seen = self.observe(&rotation, Duration::ZERO).await?;

@@ -90,7 +90,7 @@ impl Rotation {
 
     /// Whether the CA's own trust state is this phase's, by this phase's order: then nothing that was ordered before can
     /// change it any more.
-    fn is_settled(&self, seen: &Observations) -> bool {
+    pub(super) fn is_settled(&self, seen: &Observations) -> bool {
         let (trusted, dropped) = self.trusted();
         seen.trust.step == self.step
             && (seen.trust.signing == *self.signing() || self.has_turned(seen))

@@ -10,7 +10,7 @@ use super::{Action, Anchor, Kind, Rotation, observe::newest};
 use crate::{
     authority::AuthorityInfo,
     ca::Ca,
-    hierarchy::{HierarchyError, TrustState},
+    hierarchy::{HierarchyError, blocking},
     jwt_authority::JwtKeyError,
     records::RecordError,
 };
@@ -103,11 +103,8 @@ impl Ca {
         }
         let missing = |_source| WorldError::Missing(new.clone());
         let root = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(missing)?;
-        let with_it = |trust: &TrustState| {
-            let present = trust.roots.iter().map(|root| root.certificate.clone());
-            trust.exactly(present.chain([root.clone()]))
-        };
-        Ok(self.change_trusted_roots(with_it).await?)
+        let now = (self.0.clock)();
+        Ok(self.change_trusted_roots(|trust| trust.joined_by(root.clone(), now)).await?)
     }
 
     /// Signs under this root, where an intermediate of ours is under it and the trust state allows it. The driver has seen to the

@@ -2,6 +2,9 @@
 
 use std::{
     collections::BTreeSet,
+    fs,
+    path::PathBuf,
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -10,12 +13,14 @@ use std::{
 };
 
 use alcazar_api::spiffe::validate_jwt_svid;
-use alcazar_identity::SpiffeId;
+use alcazar_identity::{CertificateDer, SpiffeId};
 use alcazar_mtls::{Side, verify_peer};
+use alcazar_service::process::chain;
+use rustls_pki_types::pem::PemObject;
 use tempfile::TempDir;
 
 use super::super::{
-    Kind, Phase, Rotation, Why,
+    ClusterConfig, Kind, Note, Phase, Rotation, Standing, Why,
     driver::{Looked, Memory},
 };
 use crate::{ca::Ca, config::Config, hierarchy::pem, profile::ProfileConfig};
@@ -25,11 +30,11 @@ pub(super) const KINDS: [Kind; 3] = [Kind::Root, Kind::Intermediate, Kind::Jwt];
 
 /// A CA, and the disk that it is opened on again and again.
 pub(super) struct Whole {
-    folder: TempDir,
+    pub(super) folder: TempDir,
     clock: Arc<AtomicU64>,
     pub(super) ca: Ca,
     memory: Option<Memory>,
-    change: fn(&mut Config),
+    pub(super) change: fn(&mut Config),
 }
 
 impl Whole {
@@ -44,7 +49,7 @@ impl Whole {
     }
 
     /// Ends it, as far as it knows anything that is not on the disk, and opens it again.
-    async fn open_again(&mut self) {
+    pub(super) async fn open_again(&mut self) {
         self.ca.close().await;
         self.ca = open(&self.folder, &self.clock, self.change).await;
         self.memory = None;
@@ -63,7 +68,7 @@ impl Whole {
         looked
     }
 
-    async fn run_to(&mut self, phase: Phase) {
+    pub(super) async fn run_to(&mut self, phase: Phase) {
         while self.rotation().await.phase != phase {
             assert!(!self.rotation().await.is_over(), "it went past {phase}");
             self.look().await;
@@ -78,6 +83,23 @@ impl Whole {
             self.look().await;
         }
         panic!("it waits for ever: {:?}", self.ca.rotation().await);
+    }
+
+    /// Plugs in what another CA signs with, as if that had been made where its root is kept.
+    fn plug_in(&self, other: &Self) {
+        let (hierarchy, folder) = (other.ca.hierarchy(), self.folder.path().join("cacerts"));
+        fs::create_dir_all(&folder).unwrap();
+        let own = pem(&hierarchy.intermediate().info().certificate);
+        let mut keys = fs::read_dir(other.folder.path().join("hierarchy")).unwrap().map(|entry| entry.unwrap().path());
+        let is_its = |path: &PathBuf| {
+            let name = path.file_name().unwrap().to_str().unwrap();
+            name.starts_with("intermediate") && name.ends_with("-key.pem")
+        };
+        let key = fs::read(keys.find(is_its).unwrap()).unwrap();
+        fs::write(folder.join("ca-key.pem"), key).unwrap();
+        fs::write(folder.join("cert-chain.pem"), &own).unwrap();
+        fs::write(folder.join("root-cert.pem"), pem(&hierarchy.root().certificate)).unwrap();
+        fs::write(folder.join("ca-cert.pem"), own).unwrap();
     }
 
     /// What the CA shows is believed by whoever has its bundle, while clocks are right.
@@ -329,3 +351,32 @@ async fn a_root_that_a_person_brings_is_trusted_first_and_its_intermediate_asked
     whole.ca.close().await;
     elsewhere.ca.close().await;
 }
+#[tokio::test(start_paused = true)]
+async fn what_is_plugged_in_early_signs_when_everybody_has_heard_and_not_before() {
+    let mut whole =
+        Whole::open(|config| config.clusters = vec![ClusterConfig { name: "west".into(), endpoint: None }]).await;
+    let elsewhere = Whole::open(|_| ()).await;
+    let (old, new) = (whole.ca.hierarchy().root().fingerprint, elsewhere.ca.hierarchy().root().clone());
+    whole.ca.start_rotation_to(vec![new.certificate.clone()]).await.unwrap();
+    whole.plug_in(&elsewhere);
+    for look in 0..20 {
+        whole.ca.look_after_hierarchy().await.unwrap();
+        assert_eq!(whole.ca.hierarchy().root().fingerprint, old, "{look}: the cluster west has not heard of it");
+        if look % 5 == 4 {
+            whole.open_again().await;
+        }
+        whole.look().await;
+    }
+    assert_eq!(whole.rotation().await.phase, Phase::Distribute);
+    let shown = whole.ca.rotation().await.unwrap().unwrap();
+    assert!(shown.waits.iter().any(|wait| wait.party == "the cluster west"), "{:?}", shown.waits);
+    // A person goes past it, and then it signs by itself.
+    whole.ca.force_rotation(shown.rotation.step, &["the cluster west".to_owned()].into()).await.unwrap();
+    whole.look().await;
+    whole.ca.look_after_hierarchy().await.unwrap();
+    assert_eq!(whole.ca.hierarchy().root().fingerprint, new.fingerprint);
+    whole.run_to(Phase::Switch).await;
+    whole.ca.close().await;
+    elsewhere.ca.close().await;
+}
+
