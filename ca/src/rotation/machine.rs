@@ -123,6 +123,8 @@ impl Rotation {
         }
         let phase = match self.phase {
             Phase::Prepare => Phase::Forget,
+            // What a person brings signs when it is plugged in, here or in another cluster: leaves of it may be in use.
+            Phase::Distribute if self.brought.is_some() => Phase::Switch,
             // Nothing was ever signed by the new one.
             Phase::Distribute => Phase::Retire,
             Phase::Switch | Phase::Reissue => Phase::Switch,

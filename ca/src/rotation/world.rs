@@ -1,6 +1,6 @@
 //! The machine's hands: how what it orders is done.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, path::PathBuf};
 
 use alcazar_identity::{CertificateDer, Fingerprint};
 use rustls_pki_types::pem::PemObject;
@@ -30,6 +30,19 @@ pub(crate) enum WorldError {
     /// What is ordered is not there.
     #[error("nothing here is {0}")]
     Missing(Anchor),
+    /// What a person plugged in would sign by the root that is being left.
+    #[error(
+        "the certificates that are plugged in, in {}, stand on the root that is being left, {left}: plug the set under {to} in again (alcazar ca install); where this CA made that root itself, move the folder away, and it signs with its own",
+        folder.display()
+    )]
+    PluggedUnder {
+        /// Where they are.
+        folder: PathBuf,
+        /// The root above them.
+        left: Anchor,
+        /// The root that is gone back to.
+        to: Anchor,
+    },
     /// There is no key to go away from.
     #[error("no key for JWT-SVIDs signs here yet; it is made when the CA serves: try again in a minute")]
     NoJwtKey,
@@ -41,6 +54,7 @@ impl Ca {
         match action {
             Action::Make => self.make(rotation).await,
             Action::Settle { step, trusted, dropped, signing } => {
+                self.check_what_is_plugged_in(rotation).await?;
                 // Whoever orders for an earlier step has been overtaken.
                 if !self.0.records.raise_fence(*step).await? {
                     return Ok(());
@@ -93,6 +107,21 @@ impl Ca {
         };
         self.make_intermediate(root).await?;
         Ok(())
+    }
+
+    /// On the way back what is plugged in must not stand on the root that is left: it would sign by that again and again.
+    async fn check_what_is_plugged_in(&self, rotation: &Rotation) -> Result<(), WorldError> {
+        let (Some(left), Some(to)) = (rotation.from(), rotation.to()) else { return Ok(()) };
+        if !rotation.back || rotation.brought.is_none() || rotation.signing() != to {
+            return Ok(());
+        }
+        let Some(folder) = self.0.files.plugged.folder()? else { return Ok(()) };
+        let (files, now) = (self.0.files.clone(), (self.0.clock)());
+        let roots = blocking(move || Ok(files.plugged_roots(now))).await?;
+        match roots.iter().any(|root| Anchor::from(*root) == *left) {
+            true => Err(WorldError::PluggedUnder { folder, left: left.clone(), to: to.clone() }),
+            false => Ok(()),
+        }
     }
 
     /// A root that a person brings lies nowhere but in the record.

@@ -380,3 +380,45 @@ async fn what_is_plugged_in_early_signs_when_everybody_has_heard_and_not_before(
     elsewhere.ca.close().await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_abort_once_what_was_brought_has_signed_issues_anew_before_its_root_goes() {
+    let mut whole = Whole::open(|_| ()).await;
+    let before = whole.stands_on(Kind::Root).await;
+    whole.ca.note_unreported(Duration::from_secs(600)).await.unwrap();
+    let elsewhere = Whole::open(|_| ()).await;
+    let new = elsewhere.ca.hierarchy().root().clone();
+    whole.ca.start_rotation_to(vec![new.certificate.clone()]).await.unwrap();
+    for _ in 0..40 {
+        whole.look().await;
+    }
+    let asks = whole.ca.rotation().await.unwrap().unwrap().waits;
+    assert!(asks.iter().any(|wait| wait.standing == Standing::Person), "{asks:?}");
+    whole.plug_in(&elsewhere);
+    whole.ca.look_after_hierarchy().await.unwrap();
+    let signs = |whole: &Whole| whole.ca.hierarchy().root().fingerprint;
+    assert_eq!((signs(&whole), whole.rotation().await.phase), (new.fingerprint, Phase::Distribute));
+
+    // Leaves under it are in use: it stays trusted, and what to do is said, for as long as it would sign again.
+    whole.ca.abort_rotation().await.unwrap();
+    for _ in 0..5 {
+        let stands = whole.ca.look_at_rotation(&mut whole.memory).await.unwrap_err();
+        assert!(stands.to_string().contains("plug the set under"), "{}", chain(&stands));
+        whole.ca.look_after_hierarchy().await.unwrap();
+        assert!(whole.ca.hierarchy().trusts(new.fingerprint));
+    }
+    fs::remove_dir_all(whole.folder.path().join("cacerts")).unwrap();
+    let mut phases = Vec::new();
+    while !whole.rotation().await.is_over() {
+        let phase = whole.rotation().await.phase;
+        if phases.last() != Some(&phase) {
+            phases.push(phase);
+        }
+        assert!(phase > Phase::Reissue || whole.ca.hierarchy().trusts(new.fingerprint), "{phase}");
+        whole.look().await;
+    }
+    assert_eq!(phases, [Phase::Switch, Phase::Reissue, Phase::Retire, Phase::Forget]);
+    assert_eq!(whole.stands_on(Kind::Root).await, before);
+    whole.ca.close().await;
+    elsewhere.ca.close().await;
+}
+
