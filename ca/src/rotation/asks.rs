@@ -148,8 +148,19 @@ impl Ca {
     /// # Errors
     /// When there is none, it goes back already, or it is too late.
     pub(crate) async fn abort_rotation(&self) -> Result<Shown, RotationError> {
-        let aborted = self.change_rotation(|rotation, now| Ok(rotation.aborted(now)?)).await?;
-        tracing::warn!(target: "alcazar::rotation", kind = %aborted.kind, phase = %aborted.phase, "the rotation was aborted and goes back");
+        // Only the replica whose intermediate it is drives it: one that is gone would leave it under way for ever.
+        let replicas = self.replicas().await?;
+        let is_left_alone = |rotation: &Rotation, now| {
+            let of = rotation.replica.as_deref().filter(|of| *of != self.replica().as_str());
+            let known = replicas.iter().find(|state| Some(state.id.as_str()) == of);
+            of.is_some() && known.is_none_or(|state| state.is_gone(now))
+        };
+        let aborted = self.change_rotation(|rotation, now| match is_left_alone(rotation, now) {
+            true => Ok(rotation.left_as_it_is(now)?),
+            false => Ok(rotation.aborted(now)?),
+        });
+        let aborted = aborted.await?;
+        tracing::warn!(target: "alcazar::rotation", kind = %aborted.kind, phase = %aborted.phase, left_as_it_is = aborted.left_as_it_is, "the rotation was aborted");
         self.show(aborted).await
     }
 
@@ -233,7 +244,8 @@ impl Ca {
     async fn show(&self, rotation: Rotation) -> Result<Shown, RotationError> {
         let problem = self.0.rotations.problem.borrow().clone();
         if rotation.is_over() {
-            return Ok(Shown { rotation, waits: Vec::new(), problem: None });
+            let problem = what_stays(&rotation);
+            return Ok(Shown { rotation, waits: Vec::new(), problem });
         }
         // Whoever looks on does not make the driver's work a second time.
         if let Some(waits) = self.looked_at(&rotation) {
@@ -243,6 +255,16 @@ impl Ca {
         let waits = rotation.step(&seen, &self.limits().await?, (self.0.clock)()).waiting;
         Ok(Shown { rotation, waits, problem })
     }
+}
+
+/// What nobody cleans up, where the replica that would have is gone.
+fn what_stays(rotation: &Rotation) -> Option<String> {
+    let replica = rotation.replica.as_ref().filter(|_| rotation.left_as_it_is)?;
+    let old = &rotation.old;
+    let new = rotation.new.as_ref().map_or("one that it may have made".to_owned(), ToString::to_string);
+    Some(format!(
+        "the replica {replica} was gone and nobody goes back for it: its intermediates, {old} and {new}, stay good, with their keys where its data folder is; revoke them if somebody else may have that"
+    ))
 }
 
 /// Why a rotation does not do what was asked.

@@ -134,6 +134,17 @@ impl Rotation {
         Ok(Self { back: true, ..self.clone() }.entering(phase, now))
     }
 
+    /// The same rotation, ended where it stands: the replica that drove it is gone, and what it has made stays.
+    ///
+    /// # Errors
+    /// When it is over.
+    pub(crate) fn left_as_it_is(&self, now: SystemTime) -> Result<Self, NotAborted> {
+        if self.is_over() {
+            return Err(NotAborted::TooLate);
+        }
+        Ok(Self { back: true, left_as_it_is: true, ..self.clone() }.entering(Phase::Done, now))
+    }
+
     /// The same rotation, which waits no longer in this phase for the parties named; and what each was waited for.
     ///
     /// # Errors
