@@ -18,6 +18,7 @@ use super::{
 use crate::{
     authority::{AuthorityError, AuthorityInfo},
     ca::Ca,
+    federation::unfit,
     hierarchy::pem,
     records::RecordError,
 };
@@ -56,6 +57,9 @@ impl Ca {
         let new: Vec<_> = certificates.into_iter().filter(|one| !hierarchy.trusts(Fingerprint::of(one))).collect();
         let [certificate] = &*new else { return Err(RotationError::WhichRoot(new.len())) };
         let info = AuthorityInfo::parse(certificate.clone()).map_err(RotationError::NotARoot)?;
+        if let Some(what) = unfit(self.trust_domain(), certificate) {
+            return Err(RotationError::UnfitRoot { root: info.fingerprint, what });
+        }
         if !info.is_signed_by(&info) {
             return Err(RotationError::NotARoot(AuthorityError::NotAnAuthority));
         }
@@ -294,6 +298,14 @@ pub(crate) enum RotationError {
     /// Not a root.
     #[error("what was given is not a root")]
     NotARoot(#[source] AuthorityError),
+    /// A root that not everybody could read, or that does not last.
+    #[error("the certificate {root} cannot be a root here: {what}")]
+    UnfitRoot {
+        /// Its fingerprint.
+        root: Fingerprint,
+        /// What is wrong.
+        what: String,
+    },
     /// A root whose time is not now.
     #[error("the root that was given is not good now: it ends at {end}, and the clock here says {now}")]
     RootOver {

@@ -351,6 +351,34 @@ async fn a_root_that_a_person_brings_is_trusted_first_and_its_intermediate_asked
     whole.ca.close().await;
     elsewhere.ca.close().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_root_that_nobody_could_read_or_trust_for_long_is_not_handed_out() {
+    let whole = Whole::open(|_| ()).await;
+    let folder = tempfile::tempdir().unwrap();
+    let made = |name: &str, key: &str| {
+        let file = folder.path().join(name);
+        let extensions = "-addext basicConstraints=critical,CA:TRUE -addext keyUsage=critical,keyCertSign,cRLSign";
+        let command =
+            format!("req -x509 -nodes -days 3650 -subj /O=cluster.local/CN={name} {extensions} -newkey {key}");
+        let out = folder.path().join("key");
+        let told =
+            Command::new("openssl").args(command.split(' ')).arg("-keyout").arg(out).arg("-out").arg(&file).output();
+        assert!(told.unwrap().status.success(), "{command}");
+        CertificateDer::from_pem_file(file).unwrap()
+    };
+    let sequence = whole.ca.own_bundle().unwrap().sequence();
+    for (name, key) in
+        [("sha1", "rsa:2048 -sha1"), ("short", "rsa:1024"), ("p521", "ec -pkeyopt ec_paramgen_curve:P-521")]
+    {
+        let refused = whole.ca.start_rotation_to(vec![made(name, key)]).await.unwrap_err();
+        assert!(refused.to_string().contains("cannot be a root here"), "{name}: {}", chain(&refused));
+    }
+    assert!(whole.ca.rotation().await.unwrap().is_none(), "nothing was written down");
+    assert_eq!(whole.ca.own_bundle().unwrap().sequence(), sequence);
+    whole.ca.close().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_is_plugged_in_early_signs_when_everybody_has_heard_and_not_before() {
     let mut whole =
