@@ -79,7 +79,8 @@ impl Ca {
             Some(found) => Expected::At(found.revision),
             None => Expected::Absent,
         };
-        let last = found.map_or(0, |found| found.record.rotation.step);
+        let over = found.map(|found| found.record.rotation);
+        let last = over.as_ref().map_or(0, |over| over.step);
         let after = self.0.records.fence().await?.step.max(last);
         let old = match kind {
             Kind::Jwt => self.signing_jwt_key().ok_or(WorldError::NoJwtKey)?,
@@ -99,6 +100,9 @@ impl Ca {
         }
         if kind == Kind::Intermediate {
             rotation = rotation.of_replica(self.replica().as_str());
+        }
+        if let Some(over) = &over {
+            self.0.records.keep_last_of_root(over).await?;
         }
         self.0.records.put_rotation(expected, &rotation).await?;
         tracing::info!(target: "alcazar::rotation", %kind, old = %rotation.old, "a rotation began");
@@ -129,6 +133,9 @@ impl Ca {
                 Some(_) => return Ok(shown),
                 None => Expected::Absent,
             };
+            if let Some(found) = &found {
+                self.0.records.keep_last_of_root(&found.record.rotation).await?;
+            }
             match self.0.records.put_rotation(expected, &done).await {
                 Err(error) if error.is_conflict() => {}
                 outcome => return Ok(outcome.map(|_revision| shown)?),

@@ -199,9 +199,7 @@ impl Ca {
             self.act(&step.next, action).await?;
         }
         let acted = !step.actions.is_empty();
-        if step.next.kind == Kind::Root {
-            self.state_progress(Some((&step.next, &seen))).await?;
-        }
+        self.state_progress((step.next.kind == Kind::Root).then_some((&step.next, &seen))).await?;
         self.0.rotations.waits.send_replace(Some((step.next.step, Instant::now(), step.waiting)));
         *memory = Some(Memory { revision, rotation: step.next, looked, written });
         Ok(match (moved, acted) {
@@ -211,16 +209,22 @@ impl Ca {
         })
     }
 
-    /// States for other clusters how far this one is; without a rotation under way, how the last one of a root ended. Signed again
+    /// States for other clusters how far this one is; while no rotation of the root is under way, how the last one ended. Signed again
     /// when it says something else, or a while has passed.
     async fn state_progress(&self, under_way: Option<(&Rotation, &Observations)>) -> Result<(), RotationError> {
         let last = match under_way {
             Some(_) => None,
-            None => self.0.records.rotation().await?.map(|found| found.record.rotation),
+            None => {
+                let last = self.0.records.rotation().await?.map(|found| found.record.rotation);
+                match last.filter(|last| last.kind == Kind::Root) {
+                    None => self.0.records.last_of_root().await?,
+                    last => last,
+                }
+            }
         };
         let (rotation, limits) = (under_way.map(|(rotation, _)| rotation).or(last.as_ref()), self.limits().await?);
         let step = rotation.map_or(0, |rotation| rotation.step);
-        let progress = rotation.filter(|rotation| rotation.kind == Kind::Root).map(|rotation| Progress {
+        let progress = rotation.map(|rotation| Progress {
             old: rotation.old.clone(),
             new: rotation.new.clone(),
             back: rotation.back,

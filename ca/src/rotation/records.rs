@@ -9,7 +9,7 @@ use alcazar_identity::{Fingerprint, SpiffeId};
 use alcazar_store::{Expected, Revision};
 use serde::{Deserialize, Serialize};
 
-use super::{Rotation, Timed};
+use super::{Kind, Rotation, Timed};
 use crate::records::{RecordError, Records, Stored, family, prefix, read, seconds};
 
 /// The record of the rotation, with the version of its form.
@@ -118,6 +118,44 @@ impl Unreported {
 impl Records {
     pub(crate) async fn rotation(&self) -> Result<Option<Stored<Current>>, RecordError> {
         self.get(family::ROTATION, CURRENT).await
+    }
+
+    /// The last rotation of the root, where one of something else has begun since.
+    pub(crate) async fn last_of_root(&self) -> Result<Option<Rotation>, RecordError> {
+        Ok(self.get::<Current>(family::ROTATION, LAST_OF_ROOT).await?.map(|stored| stored.record.rotation))
+    }
+
+    /// Keeps how a rotation of the root ended, before another takes its place: other clusters are told of it all the time.
+    pub(crate) async fn keep_last_of_root(&self, over: &Rotation) -> Result<(), RecordError> {
+        if over.kind != Kind::Root {
+            return Ok(());
+        }
+        loop {
+            let found = self.get::<Current>(family::ROTATION, LAST_OF_ROOT).await?;
+            let expected = match found {
+                Some(found) if found.record.rotation.step >= over.step => return Ok(()),
+                Some(found) => Expected::At(found.revision),
+                None => Expected::Absent,
+            };
+            match self.put(family::ROTATION, LAST_OF_ROOT, expected, &Current::new(over.clone())).await {
+                Err(error) if error.is_conflict() => {}
+                outcome => return outcome.map(drop),
+            }
+        }
+    }
+
+    /// When this store began to count steps, in seconds since 1970; now, where it has not.
+    pub(crate) async fn epoch(&self, now: SystemTime) -> Result<u64, RecordError> {
+        loop {
+            if let Some(found) = self.get::<Epoch>(family::ROTATION, EPOCH).await? {
+                return Ok(found.record.began);
+            }
+            let epoch = Epoch { began: seconds::of(now) };
+            match self.put(family::ROTATION, EPOCH, Expected::Absent, &epoch).await {
+                Err(error) if error.is_conflict() => {}
+                outcome => return outcome.map(|_revision| epoch.began),
+            }
+        }
     }
 
     /// Writes the rotation over what was read at `expected`.
