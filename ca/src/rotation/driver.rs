@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use super::{
-    Anchor, Kind, Limits, Observations, Phase, Rotation, Wait,
+    Action, Anchor, Kind, Limits, Observations, Phase, Rotation, Wait,
     asks::RotationError,
     clusters::Progress,
     records::{Note, Unreported},
@@ -154,6 +154,9 @@ impl Ca {
 
     pub(super) async fn look_at_rotation(&self, memory: &mut Option<Memory>) -> Result<Looked, RotationError> {
         let found = self.0.records.rotation().await?;
+        if let Some(found) = &found {
+            self.forget_what_is_here(&found.record.rotation).await;
+        }
         let Some(found) = found.filter(|found| !found.record.rotation.is_over()) else {
             self.order_reissue(None, 0);
             self.state_progress(None).await?;
@@ -263,6 +266,27 @@ impl Ca {
             self.sign_under(rotation.signing()).await?;
         }
         Ok(())
+    }
+
+    /// Removes what a rotation of the root has left and what lies here: each replica has keys of its own. What cannot be removed
+    /// yet, because it signs, is tried again.
+    async fn forget_what_is_here(&self, rotation: &Rotation) {
+        let over = matches!(rotation.phase, Phase::Forget | Phase::Done);
+        let Some(left) = rotation.from().filter(|_| rotation.kind == Kind::Root && over) else { return };
+        if *self.0.rotations.forgot.borrow() >= rotation.begun
+            || self.hierarchy().roots().iter().any(|root| Anchor::from(root.fingerprint) == *left)
+        {
+            return;
+        }
+        let forgotten = self.act(rotation, &Action::Forget(left.clone())).await;
+        match forgotten {
+            Ok(()) => {
+                self.0.rotations.forgot.send_replace(rotation.begun);
+            }
+            Err(error) => {
+                tracing::debug!(target: "alcazar::rotation", reason = %process::chain(&error), "the key of the root that was left is not removed here yet");
+            }
+        }
     }
 
     async fn make_own_jwt_key(&self, rotation: &Rotation) -> Result<(), WorldError> {
