@@ -1,6 +1,9 @@
 //! The loop that drives a rotation.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use alcazar_identity::Fingerprint;
 use alcazar_service::{Shutdown, process};
@@ -17,7 +20,7 @@ use super::{
     records::{Note, Unreported},
     world::WorldError,
 };
-use crate::{ca::Ca, records::RecordError};
+use crate::{ca::Ca, patience::Patience, records::RecordError};
 
 /// What the parts of a CA share of its rotation.
 #[derive(Debug)]
@@ -34,6 +37,11 @@ pub(crate) struct Rotations {
     pub(crate) state: watch::Sender<Option<Arc<str>>>,
     /// What of it was signed last, and when.
     stated: watch::Sender<Option<(u64, Option<Progress>, Instant)>>,
+    /// What of that is over by the clock, for how long by one that nobody can set.
+    over: [Patience<()>; 2],
+    began: Instant,
+    /// The last rotation whose remains are gone here, by the step that it began with.
+    forgot: watch::Sender<u64>,
     /// Whom the last look found to be waited for, and in which step.
     pub(super) waits: watch::Sender<Option<(u64, Instant, Vec<Wait>)>>,
 }
@@ -72,6 +80,9 @@ impl Default for Rotations {
             waits: watch::Sender::new(None),
             state: watch::Sender::new(None),
             stated: watch::Sender::new(None),
+            over: Default::default(),
+            began: Instant::now(),
+            forgot: watch::Sender::new(0),
             problem: watch::Sender::new(None),
         }
     }
@@ -89,6 +100,26 @@ impl Ca {
     pub(crate) async fn note_token(&self, life: Duration) -> Result<(), RecordError> {
         let [_, noted] = &self.0.rotations.noted;
         self.note(Note::Tokens, noted, life + alcazar_api::spiffe::LEEWAY).await
+    }
+
+    /// What is noted of those who never report, until it is surely over: not by a clock that was ahead for a moment, and not in the
+    /// middle of a phase, where measured time is waited for. `phase` is when that was entered.
+    pub(super) async fn in_use(
+        &self,
+        what: Note,
+        phase: Option<SystemTime>,
+    ) -> Result<Option<Unreported>, RecordError> {
+        let rotations = &self.0.rotations;
+        let (now, noted) = ((self.0.clock)(), self.0.records.unreported(what).await?);
+        let over = noted.filter(|noted| noted.until <= phase.unwrap_or(now).min(now));
+        let [certificates, tokens] = &rotations.over;
+        let patience = match what {
+            Note::Certificates => certificates,
+            Note::Tokens => tokens,
+        };
+        let measured = SystemTime::UNIX_EPOCH + rotations.began.elapsed();
+        let long = !patience.over(over.map(|_| ()), measured).is_empty();
+        Ok(noted.filter(|_| !long))
     }
 
     async fn note(
@@ -157,7 +188,12 @@ impl Ca {
         if let Some(found) = &found {
             self.forget_what_is_here(&found.record.rotation).await;
         }
-        let Some(found) = found.filter(|found| !found.record.rotation.is_over()) else {
+        let found = found.filter(|found| !found.record.rotation.is_over());
+        // Looked at all the time, so that nobody need wait for what was over long before a rotation began.
+        for what in [Note::Certificates, Note::Tokens] {
+            self.in_use(what, found.as_ref().map(|found| found.record.rotation.entered)).await?;
+        }
+        let Some(found) = found else {
             self.order_reissue(None, 0);
             self.state_progress(None).await?;
             return Ok(Looked::Nothing);

@@ -450,3 +450,36 @@ async fn an_abort_once_what_was_brought_has_signed_issues_anew_before_its_root_g
     elsewhere.ca.close().await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_ahead_for_a_moment_lets_nobody_be_forgotten() {
+    let mut whole = Whole::open(|_| ()).await;
+    whole.ca.note_unreported(Duration::from_secs(600)).await.unwrap();
+    whole.ca.start_rotation(Kind::Root).await.unwrap();
+    let waits = async |whole: &Whole| {
+        let seen = whole.ca.observe(&whole.rotation().await, Duration::ZERO).await.unwrap();
+        seen.parties.iter().any(|party| party.name == super::super::observe::CLIENTS)
+    };
+    for phase in [Phase::Distribute, Phase::Reissue, Phase::Retire] {
+        whole.run_to(phase).await;
+        whole.look().await;
+        whole.set_clock(200_000);
+        for _ in 0..3 {
+            whole.look().await;
+            assert!(waits(&whole).await, "{phase}");
+        }
+        assert_eq!(whole.rotation().await.phase, phase, "600 s have not passed");
+        whole.set_clock(0);
+        whole.look().await;
+    }
+    whole.run_to_the_end().await;
+    // For a moment before a rotation; and for so long that it is the time.
+    whole.set_clock(200_000);
+    for look in 0..70 {
+        whole.look().await;
+        let over = whole.ca.in_use(Note::Certificates, None).await.unwrap().is_none();
+        assert_eq!(over, look >= 60, "{look} min");
+    }
+    whole.set_clock(0);
+    assert!(whole.ca.in_use(Note::Certificates, None).await.unwrap().is_some());
+    whole.ca.close().await;
+}
