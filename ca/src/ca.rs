@@ -148,6 +148,8 @@ impl Ca {
         // Before they are read: what changes in between is noticed.
         let stamp = files.plugged.stamp();
         let hierarchy = crate::replicas::open_hierarchy(&records, &files, &config, &clock).await?;
+        // Before anything is issued that lives for so long.
+        records.allow_life(config.certificates.max_ttl).await?;
         let now = clock();
         let (standing, domain) = (hierarchy.clone(), config.trust_domain.clone());
         let (dns, profile) = (checked.dns_names.clone(), checked.profile.clone());

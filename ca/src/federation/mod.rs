@@ -33,4 +33,5 @@ pub(crate) use self::{
     client::{Federation, read_any},
     config::{Relation, default_refresh_hint, relations},
     endpoint::Endpoint,
+    own::unfit,
 };

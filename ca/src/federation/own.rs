@@ -134,7 +134,7 @@ impl Ca {
 }
 
 /// Why a root cannot be one of ours: its key does not last, or our bundle document could not be written with it.
-fn unfit(trust_domain: &TrustDomain, root: &CertificateDer<'static>) -> Option<String> {
+pub(crate) fn unfit(trust_domain: &TrustDomain, root: &CertificateDer<'static>) -> Option<String> {
     let (_, parsed) = X509Certificate::from_der(root).ok()?;
     if let Some(weakness) = crate::cacerts::weakness(&parsed) {
         return Some(weakness);

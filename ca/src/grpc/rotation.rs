@@ -192,7 +192,9 @@ fn answer(outcome: Result<Shown, RotationError>) -> Result<Response<v1::Rotation
         | RotationError::RootOver { .. }
         | RotationError::Abort(_)
         | RotationError::Force(_) => Status::failed_precondition(error.to_string()),
-        RotationError::NotARoot(_) => Status::invalid_argument(process::chain(&error).to_string()),
+        RotationError::NotARoot(_) | RotationError::UnfitRoot { .. } => {
+            Status::invalid_argument(process::chain(&error).to_string())
+        }
         other => Status::unavailable(process::chain(&other).to_string()),
     })?;
     let rotation = &shown.rotation;

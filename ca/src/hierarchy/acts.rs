@@ -17,7 +17,7 @@ use tokio::task;
 use super::{
     Authorities, Hierarchy, HierarchyError, HierarchyFiles, Signing, TrustState,
     files::{Opened, Remembered},
-    heard::Heard,
+    heard::{Heard, HeardPatience},
     trust::Active,
 };
 use crate::{
@@ -36,7 +36,7 @@ pub(crate) async fn open(
     config: &Config,
     now: SystemTime,
 ) -> Result<Hierarchy, HierarchyError> {
-    let (remembered, heard) = (remembered(records, files).await?, Heard::of(records, config, now).await?);
+    let (remembered, heard) = (remembered(records, files).await?, Heard::of(records, config, None, now).await?);
     let (opener, known) = (files.clone(), remembered.clone());
     let opened = blocking(move || opener.open(&known, None, &heard, now)).await?;
     settle(records, files, &remembered, &opened).await?;
@@ -249,7 +249,13 @@ impl Ca {
             tracing::info!(target: "alcazar::rotation", sequence = next.sequence, "a root that nothing stands on any more is not trusted any more");
         }
         let remembered = remembered(&self.0.records, &self.0.files).await?;
-        let heard = Heard::of(&self.0.records, self.config(), now).await?;
+        let patience = &self.0.hierarchy_patience.heard;
+        let heard = Heard::of(&self.0.records, self.config(), Some(patience), now).await?;
+        let heard = heard.with_rotation(self.awaited_before_signing().await?);
+        let heard = match &remembered.trust {
+            Some(trust) => heard.measured(trust, patience, now),
+            None => heard,
+        };
         let (files, known) = (self.0.files.clone(), remembered.clone());
         let held = self.hierarchy();
         let present = held.signing().clone();
@@ -372,6 +378,7 @@ fn say_who_is_waited_for(said: &mut Vec<String>, waits: &[String]) {
 pub(crate) struct HierarchyPatience {
     retired: Patience<Fingerprint>,
     replaced: Patience<Fingerprint>,
+    heard: HeardPatience,
     waits: Mutex<Vec<String>>,
 }
 

@@ -106,6 +106,16 @@ impl TrustState {
         (!next.is_like(self)).then_some(next)
     }
 
+    /// The next state, with a root that joins the others now, by the operator's hand: nothing is to sign under it before everybody has heard of it. `None`
+    /// where it is trusted already.
+    pub(crate) fn joined_by(&self, root: CertificateDer<'static>, now: SystemTime) -> Option<Self> {
+        let mut next = Self { sequence: self.sequence + 1, ..self.clone() };
+        let (since, joined) = (Some(Seconds::of(now)), Some(next.sequence));
+        let known = self.trusts(Fingerprint::of(&root));
+        next.roots.push(TrustedRoot { by_hand: true, since, joined, ..TrustedRoot::new(root) });
+        (!known).then_some(next)
+    }
+
     /// The next state, in which these are trusted from `now` on. Where one of them signs, the present others are trusted until a
     /// moment, because what was issued under them is in use until then; without it, for the time being. Those that the operator
     /// added stay. `None` where nothing changes.
@@ -246,6 +256,21 @@ mod tests {
         assert_eq!(newer(&moved), Some((Some(at(40)), None)), "it signs: nobody is waited for any more");
         let back = moved.moving_to([der(1), der(2)], at(70), until(300)).unwrap();
         assert_eq!((back.sequence, names(&back)), (4, vec![(1, None), (2, None)]));
+    }
+
+    #[test]
+    fn a_root_that_joined_is_known_as_such_until_something_signs_under_it() {
+        let both = TrustState::new(7, [der(1)]).joined_by(der(2), at(40)).unwrap();
+        assert_eq!(both.joined_by(der(2), at(50)), None);
+        let of = |state: &TrustState| {
+            let root = state.find(Fingerprint::of(&der(2))).unwrap();
+            (root.since, root.joined)
+        };
+        let joined = (Some(Seconds(at(40))), Some(8));
+        assert_eq!((both.sequence, of(&both)), (8, joined));
+        assert_eq!(of(&both.exactly([der(3), der(2)]).unwrap()), joined, "also when others come and go");
+        let until = Some((Fingerprint::of(&der(2)), at(900)));
+        assert_eq!(of(&both.moving_to([der(2)], at(60), until).unwrap()), (joined.0, None));
     }
 
     #[test]

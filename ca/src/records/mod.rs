@@ -15,7 +15,7 @@
 //! ca/witnesses/<ledger>/<replica> how much of it another replica has seen, signed
 //! ca/proofs/<ledger>            that the head goes on from what the witnesses have seen
 //! ca/federation/<trust domain>  the bundles of other trust domains
-//! ca/rotation/current           the rotation that is under way, or the last one; beside it its fence
+//! ca/rotation/current           the rotation that is under way, or the last one; beside it its fence, and how long leaves may live
 //! ca/adoption/<td>/node/<c>/<n> what each node enforces, as it said last
 //! ca/clusters/<name>            how far another cluster under the root is with its rotation
 //! ca/revocations/<kind>/<what>  what was taken back

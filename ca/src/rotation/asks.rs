@@ -7,17 +7,18 @@ use std::{
 };
 
 use alcazar_identity::{CertificateDer, Fingerprint, rfc3339};
+use alcazar_service::process;
 use alcazar_store::{Expected, LeaseError};
 use thiserror::Error;
-use tokio::time::Instant;
 
 use super::{
-    Anchor, Kind, NotAborted, NotForced, Phase, Rotation, Wait, clusters::StateError, observe::signing,
-    world::WorldError,
+    Anchor, Kind, NotAborted, NotForced, Phase, Rotation, Wait, Why, clusters::StateError, gate::waiting,
+    observe::signing, world::WorldError,
 };
 use crate::{
     authority::{AuthorityError, AuthorityInfo},
     ca::Ca,
+    federation::unfit,
     hierarchy::pem,
     records::RecordError,
 };
@@ -56,6 +57,9 @@ impl Ca {
         let new: Vec<_> = certificates.into_iter().filter(|one| !hierarchy.trusts(Fingerprint::of(one))).collect();
         let [certificate] = &*new else { return Err(RotationError::WhichRoot(new.len())) };
         let info = AuthorityInfo::parse(certificate.clone()).map_err(RotationError::NotARoot)?;
+        if let Some(what) = unfit(self.trust_domain(), certificate) {
+            return Err(RotationError::UnfitRoot { root: info.fingerprint, what });
+        }
         if !info.is_signed_by(&info) {
             return Err(RotationError::NotARoot(AuthorityError::NotAnAuthority));
         }
@@ -75,7 +79,8 @@ impl Ca {
             Some(found) => Expected::At(found.revision),
             None => Expected::Absent,
         };
-        let last = found.map_or(0, |found| found.record.rotation.step);
+        let over = found.map(|found| found.record.rotation);
+        let last = over.as_ref().map_or(0, |over| over.step);
         let after = self.0.records.fence().await?.step.max(last);
         let old = match kind {
             Kind::Jwt => self.signing_jwt_key().ok_or(WorldError::NoJwtKey)?,
@@ -95,6 +100,9 @@ impl Ca {
         }
         if kind == Kind::Intermediate {
             rotation = rotation.of_replica(self.replica().as_str());
+        }
+        if let Some(over) = &over {
+            self.0.records.keep_last_of_root(over).await?;
         }
         self.0.records.put_rotation(expected, &rotation).await?;
         tracing::info!(target: "alcazar::rotation", %kind, old = %rotation.old, "a rotation began");
@@ -125,6 +133,9 @@ impl Ca {
                 Some(_) => return Ok(shown),
                 None => Expected::Absent,
             };
+            if let Some(found) = &found {
+                self.0.records.keep_last_of_root(&found.record.rotation).await?;
+            }
             match self.0.records.put_rotation(expected, &done).await {
                 Err(error) if error.is_conflict() => {}
                 outcome => return Ok(outcome.map(|_revision| shown)?),
@@ -148,8 +159,19 @@ impl Ca {
     /// # Errors
     /// When there is none, it goes back already, or it is too late.
     pub(crate) async fn abort_rotation(&self) -> Result<Shown, RotationError> {
-        let aborted = self.change_rotation(|rotation, now| Ok(rotation.aborted(now)?)).await?;
-        tracing::warn!(target: "alcazar::rotation", kind = %aborted.kind, phase = %aborted.phase, "the rotation was aborted and goes back");
+        // Only the replica whose intermediate it is drives it: one that is gone would leave it under way for ever.
+        let replicas = self.replicas().await?;
+        let is_left_alone = |rotation: &Rotation, now| {
+            let of = rotation.replica.as_deref().filter(|of| *of != self.replica().as_str());
+            let known = replicas.iter().find(|state| Some(state.id.as_str()) == of);
+            of.is_some() && known.is_none_or(|state| state.is_gone(now))
+        };
+        let aborted = self.change_rotation(|rotation, now| match is_left_alone(rotation, now) {
+            true => Ok(rotation.left_as_it_is(now)?),
+            false => Ok(rotation.aborted(now)?),
+        });
+        let aborted = aborted.await?;
+        tracing::warn!(target: "alcazar::rotation", kind = %aborted.kind, phase = %aborted.phase, left_as_it_is = aborted.left_as_it_is, "the rotation was aborted");
         self.show(aborted).await
     }
 
@@ -163,7 +185,7 @@ impl Ca {
             return Err(RotationError::MovedOn(found.record.rotation.phase));
         }
         let seen = self.observe(&found.record.rotation, Duration::ZERO).await?;
-        let limits = self.limits();
+        let limits = self.limits().await?;
         let force = |rotation: &Rotation| match rotation.step == step {
             true => Ok(rotation.forced(parties, &seen, &limits)?.0),
             false => Err(RotationError::MovedOn(rotation.phase)),
@@ -192,22 +214,68 @@ impl Ca {
         }
     }
 
+    /// The root that a person brings in a rotation that hands it out at present, and whom it waits for before anything may sign under
+    /// it: an intermediate that is plugged in early has its time when all but that is there.
+    pub(crate) async fn awaited_before_signing(&self) -> Result<Option<(Fingerprint, Vec<String>)>, RecordError> {
+        let Some(found) = self.0.records.rotation().await? else { return Ok(None) };
+        let rotation = found.record.rotation;
+        let hands_out = rotation.brought.is_some() && !rotation.back && rotation.phase <= Phase::Distribute;
+        let root = rotation.to().and_then(Anchor::fingerprint).filter(|_| hands_out);
+        let Some(root) = root else { return Ok(None) };
+        let waits = match self.waits_of(&rotation).await {
+            Ok(waits) => waits,
+            Err(error) => vec![format!("the rotation, which cannot be looked at: {}", process::chain(&error))],
+        };
+        Ok(Some((root, waits)))
+    }
+
+    async fn waits_of(&self, rotation: &Rotation) -> Result<Vec<String>, RotationError> {
+        let waits = match self.looked_at(rotation).filter(|waits| !waits.is_empty()) {
+            Some(waits) => waits,
+            None => {
+                let seen = self.observe(rotation, Duration::ZERO).await?;
+                if !rotation.is_settled(&seen) {
+                    return Ok(vec!["the rotation, which hands the root out just now".to_owned()]);
+                }
+                waiting(rotation, &seen, &self.limits().await?)
+            }
+        };
+        let before = waits.into_iter().filter(|wait| wait.why != Why::Intermediate);
+        Ok(before.map(|wait| wait.party).collect())
+    }
+
+    /// Whom the driver here found to be waited for, a moment ago.
+    fn looked_at(&self, rotation: &Rotation) -> Option<Vec<Wait>> {
+        let looked = self.0.rotations.waits.borrow().clone();
+        let (_, _, mut waits) = looked.filter(|(step, at, _)| *step == rotation.step && at.elapsed() < FRESH)?;
+        waits.retain(|wait| !rotation.forced.contains(&wait.party));
+        Some(waits)
+    }
+
     async fn show(&self, rotation: Rotation) -> Result<Shown, RotationError> {
         let problem = self.0.rotations.problem.borrow().clone();
         if rotation.is_over() {
-            return Ok(Shown { rotation, waits: Vec::new(), problem: None });
+            let problem = what_stays(&rotation);
+            return Ok(Shown { rotation, waits: Vec::new(), problem });
         }
         // Whoever looks on does not make the driver's work a second time.
-        let looked = self.0.rotations.waits.borrow().clone();
-        let fresh = |looked: &(u64, Instant, Vec<Wait>)| looked.0 == rotation.step && looked.1.elapsed() < FRESH;
-        if let Some((_, _, mut waits)) = looked.filter(fresh) {
-            waits.retain(|wait| !rotation.forced.contains(&wait.party));
+        if let Some(waits) = self.looked_at(&rotation) {
             return Ok(Shown { rotation, waits, problem });
         }
         let seen = self.observe(&rotation, Duration::ZERO).await?;
-        let waits = rotation.step(&seen, &self.limits(), (self.0.clock)()).waiting;
+        let waits = rotation.step(&seen, &self.limits().await?, (self.0.clock)()).waiting;
         Ok(Shown { rotation, waits, problem })
     }
+}
+
+/// What nobody cleans up, where the replica that would have is gone.
+fn what_stays(rotation: &Rotation) -> Option<String> {
+    let replica = rotation.replica.as_ref().filter(|_| rotation.left_as_it_is)?;
+    let old = &rotation.old;
+    let new = rotation.new.as_ref().map_or("one that it may have made".to_owned(), ToString::to_string);
+    Some(format!(
+        "the replica {replica} was gone and nobody goes back for it: its intermediates, {old} and {new}, stay good, with their keys where its data folder is; revoke them if somebody else may have that"
+    ))
 }
 
 /// Why a rotation does not do what was asked.
@@ -237,6 +305,14 @@ pub(crate) enum RotationError {
     /// Not a root.
     #[error("what was given is not a root")]
     NotARoot(#[source] AuthorityError),
+    /// A root that not everybody could read, or that does not last.
+    #[error("the certificate {root} cannot be a root here: {what}")]
+    UnfitRoot {
+        /// Its fingerprint.
+        root: Fingerprint,
+        /// What is wrong.
+        what: String,
+    },
     /// A root whose time is not now.
     #[error("the root that was given is not good now: it ends at {end}, and the clock here says {now}")]
     RootOver {

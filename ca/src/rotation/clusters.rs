@@ -9,7 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use alcazar_identity::{CertificateDer, Signatory, StatementError, verify_statement};
+use alcazar_identity::{CertificateDer, Fingerprint, Signatory, StatementError, verify_statement};
 use alcazar_mtls::{
     Expected as ExpectedPeer,
     web::{FetchError, HttpsUrl, Limits, ParseHttpsUrlError, WebClient},
@@ -49,7 +49,10 @@ pub(crate) struct Statement {
     pub(crate) cluster: String,
     #[serde(with = "seconds")]
     pub(crate) made: SystemTime,
-    /// Rises with what it states; of two the higher one counts.
+    /// When its CA began to count steps, in seconds since 1970: a store that was lost begins anew, and what it states counts.
+    #[serde(default)]
+    pub(crate) epoch: u64,
+    /// Rises with what it states; of two of one epoch the higher one counts.
     pub(crate) step: u64,
     /// The root above its intermediate.
     pub(crate) signing: Anchor,
@@ -84,11 +87,25 @@ pub(crate) struct Signed {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Kept {
     statement: Statement,
+    /// The fingerprints of the certificates that it was believed by, the signer's first.
+    #[serde(default)]
+    path: Vec<String>,
+}
+
+impl Statement {
+    fn is_newer_than(&self, held: &Self) -> bool {
+        // A clock that was ahead when an epoch began is not believed for longer than it was.
+        let place = |statement: &Self| {
+            let made = seconds::of(statement.made);
+            (statement.epoch.min(made), statement.step, made)
+        };
+        place(self) > place(held)
+    }
 }
 
 impl Signed {
     /// Reads what another cluster has stated. `ours` is the cluster that reads.
-    fn read(bytes: &[u8], ca: &Ca, now: SystemTime) -> Result<Statement, StateError> {
+    fn read(bytes: &[u8], ca: &Ca, now: SystemTime) -> Result<Kept, StateError> {
         if bytes.len() > LONGEST {
             return Err(StateError::Malformed);
         }
@@ -101,10 +118,13 @@ impl Signed {
         let bundle = bundles.get(ca.trust_domain()).ok_or(StateError::Malformed)?;
         let signatory = verify_statement(CONTEXT, &message, &signature, &chain, bundle, now)?;
         let statement: Statement = serde_json::from_slice(&message).map_err(|_reason| StateError::Malformed)?;
-        let by = match signatory {
-            Signatory::Intermediate { cluster, .. } => cluster.unwrap_or_default(),
-            Signatory::Root(_) => String::new(),
+        let (by, path) = match signatory {
+            Signatory::Intermediate { cluster, path, .. } => (cluster.unwrap_or_default(), path),
+            Signatory::Root(_) => (String::new(), Vec::new()),
         };
+        if let Some(revoked) = path.iter().find(|print| ca.is_revoked_intermediate(**print)) {
+            return Err(StateError::Revoked { cluster: by, intermediate: *revoked });
+        }
         if statement.trust_domain != ca.trust_domain().as_str() || by != statement.cluster {
             return Err(StateError::NotItsOwn { says: statement.cluster, by });
         }
@@ -114,7 +134,10 @@ impl Signed {
         if statement.made > now + AHEAD {
             return Err(StateError::Future(statement.cluster));
         }
-        Ok(statement)
+        if !ca.config().clusters.iter().any(|known| known.name == statement.cluster) {
+            return Err(StateError::Unknown(statement.cluster));
+        }
+        Ok(Kept { statement, path: path.iter().map(ToString::to_string).collect() })
     }
 }
 
@@ -152,8 +175,11 @@ impl Ca {
         let now = (self.0.clock)();
         let mut known: BTreeMap<_, _> = self.config().clusters.iter().map(|one| (one.name.clone(), None)).collect();
         for entry in self.0.records.store().list(&prefix(family::CLUSTERS)?).await?.entries {
-            let Kept { statement } = read::<Kept>(&entry)?.record;
-            known.insert(statement.cluster.clone(), Some(statement));
+            let kept = read::<Kept>(&entry)?.record;
+            // One that left the configuration is waited for no more; one whose signer was revoked since has said nothing.
+            if let Some(stated) = known.get_mut(&kept.statement.cluster).filter(|_| !self.is_revoked(&kept)) {
+                *stated = Some(kept.statement);
+            }
         }
         let party = |(name, stated): (String, Option<Statement>)| {
             let heard = stated.as_ref().map_or(rotation.started, |stated| stated.made);
@@ -163,6 +189,18 @@ impl Ca {
             Party { name: format!("the cluster {name}"), class }
         };
         Ok(known.into_iter().map(party).collect())
+    }
+
+    /// Whether any list takes this intermediate of our trust domain back.
+    fn is_revoked_intermediate(&self, intermediate: Fingerprint) -> bool {
+        let published = self.follow_revocations().borrow().clone();
+        published.revocations.of_intermediate(self.trust_domain(), intermediate).is_some()
+    }
+
+    fn is_revoked(&self, kept: &Kept) -> bool {
+        kept.path
+            .iter()
+            .any(|print| print.parse::<Fingerprint>().is_ok_and(|print| self.is_revoked_intermediate(print)))
     }
 
     /// States how far this cluster is, signed by its intermediate. `made` is in whole seconds.
@@ -176,10 +214,12 @@ impl Ca {
         made: SystemTime,
     ) -> Result<String, StateError> {
         let hierarchy = self.hierarchy();
+        let epoch = self.0.records.epoch((self.0.clock)()).await?;
         let statement = Statement {
             trust_domain: self.trust_domain().to_string(),
             cluster: self.config().cluster.clone(),
             made,
+            epoch,
             step,
             signing: hierarchy.root().fingerprint.into(),
             rotation,
@@ -199,17 +239,16 @@ impl Ca {
     /// # Errors
     /// When it is not what that cluster's CA has signed, or the store does not answer.
     pub(crate) async fn import_state(&self, bytes: &[u8]) -> Result<(String, bool), StateError> {
-        let statement = Signed::read(bytes, self, (self.0.clock)())?;
-        let name = statement.cluster.clone();
+        let kept = Signed::read(bytes, self, (self.0.clock)())?;
+        let name = kept.statement.cluster.clone();
         loop {
             let found = self.0.records.get::<Kept>(family::CLUSTERS, &name).await?;
-            let newer = |held: &Statement| (statement.step, statement.made) > (held.step, held.made);
+            // What somebody with a revoked key has stated stands in nobody's way.
             let expected = match &found {
-                Some(found) if !newer(&found.record.statement) => return Ok((name, false)),
+                Some(found) if self.stands(&found.record, &kept.statement) => return Ok((name, false)),
                 Some(found) => Expected::At(found.revision),
                 None => Expected::Absent,
             };
-            let kept = Kept { statement: statement.clone() };
             match self.0.records.put(family::CLUSTERS, &name, expected, &kept).await {
                 Err(error) if error.is_conflict() => {}
                 outcome => {
@@ -219,6 +258,11 @@ impl Ca {
                 }
             }
         }
+    }
+
+    /// Whether what is kept is not to be replaced by this.
+    fn stands(&self, held: &Kept, next: &Statement) -> bool {
+        !self.is_revoked(held) && !next.is_newer_than(&held.statement)
     }
 
     /// Asks the other clusters how far they are, while a rotation of the root is under way; until the end.
@@ -314,6 +358,12 @@ pub(crate) enum StateError {
     Ours,
     #[error("the state of the cluster {0} was made later than now, by the clock here; set the clocks")]
     Future(String),
+    #[error(
+        "the cluster {0} is not among the clusters: in ca.yaml; nobody waits for it, so what it states means nothing here"
+    )]
+    Unknown(String),
+    #[error("it is signed by {intermediate}, an intermediate of the cluster {cluster:?} that was revoked")]
+    Revoked { cluster: String, intermediate: Fingerprint },
     #[error("this cluster's own state cannot be signed")]
     Sign(#[from] SignError),
     #[error("the address of the endpoint")]

@@ -15,13 +15,13 @@ use tokio::{
 };
 
 use super::{
-    Anchor, Kind, Limits, Observations, Phase, Rotation, Wait,
+    Action, Anchor, Kind, Limits, Observations, Phase, Rotation, Wait,
     asks::RotationError,
     clusters::Progress,
     records::{Note, Unreported},
     world::WorldError,
 };
-use crate::{ca::Ca, outage::OwedError, records::RecordError};
+use crate::{ca::Ca, outage::OwedError, patience::Patience, records::RecordError};
 
 /// What the parts of a CA share of its rotation.
 #[derive(Debug)]
@@ -40,6 +40,9 @@ pub(crate) struct Rotations {
     stated: watch::Sender<Option<Stated>>,
     /// The last step of the rotation of which nothing is left here.
     pub(super) forgotten: watch::Sender<Option<u64>>,
+    /// What of that is over by the clock, for how long by one that nobody can set.
+    over: [Patience<()>; 2],
+    began: Instant,
     /// Whom the last look found to be waited for, and in which step.
     pub(super) waits: watch::Sender<Option<(u64, Instant, Vec<Wait>)>>,
 }
@@ -98,6 +101,8 @@ impl Default for Rotations {
             state: watch::Sender::new(None),
             forgotten: watch::Sender::new(None),
             stated: watch::Sender::new(None),
+            over: Default::default(),
+            began: Instant::now(),
             problem: watch::Sender::new(None),
         }
     }
@@ -115,6 +120,26 @@ impl Ca {
     pub(crate) async fn note_token(&self, life: Duration) -> Result<(), NoteError> {
         let [_, noted] = &self.0.rotations.noted;
         self.note(Note::Tokens, noted, life + alcazar_api::spiffe::LEEWAY).await
+    }
+
+    /// What is noted of those who never report, until it is surely over: not by a clock that was ahead for a moment, and not in the
+    /// middle of a phase, where measured time is waited for. `phase` is when that was entered.
+    pub(super) async fn in_use(
+        &self,
+        what: Note,
+        phase: Option<SystemTime>,
+    ) -> Result<Option<Unreported>, RecordError> {
+        let rotations = &self.0.rotations;
+        let (now, noted) = ((self.0.clock)(), self.0.records.unreported(what).await?);
+        let over = noted.filter(|noted| noted.until <= phase.unwrap_or(now).min(now));
+        let [certificates, tokens] = &rotations.over;
+        let patience = match what {
+            Note::Certificates => certificates,
+            Note::Tokens => tokens,
+        };
+        let measured = SystemTime::UNIX_EPOCH + rotations.began.elapsed();
+        let long = !patience.over(over.map(|_| ()), measured).is_empty();
+        Ok(noted.filter(|_| !long))
     }
 
     async fn note(
@@ -151,9 +176,10 @@ impl Ca {
         Ok(())
     }
 
-    pub(super) fn limits(&self) -> Limits {
-        let longest_life = self.0.profile.max_ttl() + SKEW;
-        Limits { silence: SILENCE, settle: SETTLE, longest_life }
+    /// What was issued before, by another configuration or another replica, is in use as well.
+    pub(super) async fn limits(&self) -> Result<Limits, RecordError> {
+        let longest = self.0.records.longest_life().await?.max(self.config().certificates.max_ttl);
+        Ok(Limits { silence: SILENCE, settle: SETTLE, longest_life: longest + SKEW })
     }
 
     /// Drives whatever rotation there is, until the end. Of several replicas the one that has the lease does.
@@ -200,6 +226,10 @@ impl Ca {
             Some(found) if found.record.rotation.is_over() => (None, Some(found.record.rotation)),
             found => (found, None),
         };
+        // Looked at all the time, so that nobody need wait for what was over long before a rotation began.
+        for what in [Note::Certificates, Note::Tokens] {
+            self.in_use(what, found.as_ref().map(|found| found.record.rotation.entered)).await?;
+        }
         let Some(found) = found else {
             self.order_reissue(None, 0);
             if let Some(last) = &last {
@@ -227,7 +257,8 @@ impl Ca {
         };
         self.make_own_jwt_key(&rotation).await?;
         let seen = self.observe(&rotation, elapsed).await?;
-        let step = rotation.step(&seen, &self.limits(), (self.0.clock)());
+        let limits = self.limits().await?;
+        let step = rotation.step(&seen, &limits, (self.0.clock)());
         let moved = step.next.step != rotation.step || step.next.new != rotation.new;
         let (mut revision, mut written) = (found.revision, written);
         if moved || (step.next.waited != rotation.waited && looked.duration_since(written) > WRITE) {
@@ -247,9 +278,7 @@ impl Ca {
             self.act(&step.next, action).await?;
         }
         let acted = !step.actions.is_empty();
-        if step.next.kind == Kind::Root {
-            self.state_progress(Some((&step.next, &seen))).await?;
-        }
+        self.state_progress((step.next.kind == Kind::Root).then_some((&step.next, &seen))).await?;
         self.0.rotations.waits.send_replace(Some((step.next.step, Instant::now(), step.waiting)));
         *memory = Some(Memory { revision, rotation: step.next, looked, written });
         Ok(match (moved, acted) {
@@ -259,21 +288,27 @@ impl Ca {
         })
     }
 
-    /// States for other clusters how far this one is; without a rotation under way, how the last one of a root ended. Signed again
+    /// States for other clusters how far this one is; while no rotation of the root is under way, how the last one ended. Signed again
     /// when it says something else, or a while has passed.
     async fn state_progress(&self, under_way: Option<(&Rotation, &Observations)>) -> Result<(), RotationError> {
         let last = match under_way {
             Some(_) => None,
-            None => self.0.records.rotation().await?.map(|found| found.record.rotation),
+            None => {
+                let last = self.0.records.rotation().await?.map(|found| found.record.rotation);
+                match last.filter(|last| last.kind == Kind::Root) {
+                    None => self.0.records.last_of_root().await?,
+                    last => last,
+                }
+            }
         };
-        let rotation = under_way.map(|(rotation, _)| rotation).or(last.as_ref());
+        let (rotation, limits) = (under_way.map(|(rotation, _)| rotation).or(last.as_ref()), self.limits().await?);
         let step = rotation.map_or(0, |rotation| rotation.step);
-        let progress = rotation.filter(|rotation| rotation.kind == Kind::Root).map(|rotation| Progress {
+        let progress = rotation.map(|rotation| Progress {
             old: rotation.old.clone(),
             new: rotation.new.clone(),
             back: rotation.back,
             phase: rotation.phase,
-            settled: under_way.is_none_or(|(rotation, seen)| rotation.is_settled_at_home(seen, &self.limits())),
+            settled: under_way.is_none_or(|(rotation, seen)| rotation.is_settled_at_home(seen, &limits)),
             able: rotation.to().is_some_and(|to| under_way.is_none_or(|(_, seen)| seen.able.contains(to))),
         });
         let (fresh, made) = {

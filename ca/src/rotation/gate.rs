@@ -114,9 +114,11 @@ pub(super) fn for_a_person() -> Wait {
 fn lacks(rotation: &Rotation, seen: &Observations, limits: &Limits, observed: &Observed) -> Option<Why> {
     let authority = observed.is_authority();
     match rotation.phase {
-        // A certificate that has expired is no certificate: this end comes for the silent, too. And JWT-SVIDs are in
-        // nobody's report.
-        Phase::Reissue if rotation.kind == Kind::Jwt || rotation.waited >= limits.longest_life => None,
+        // JWT-SVIDs are in nobody's report.
+        Phase::Reissue if rotation.kind == Kind::Jwt => None,
+        // A certificate that has expired is no certificate: this end comes for the silent, too. But who signs may have signed
+        // a moment ago.
+        Phase::Reissue if !authority && rotation.waited >= limits.longest_life => None,
         Phase::Switch if !authority => None,
         Phase::Distribute | Phase::Switch | Phase::Reissue | Phase::Retire => {
             let Some(report) = &observed.report else { return Some(Why::Unheard) };

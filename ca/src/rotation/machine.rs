@@ -93,7 +93,7 @@ impl Rotation {
 
     /// Whether the CA's own trust state is this phase's, by this phase's order: then nothing that was ordered before can
     /// change it any more.
-    fn is_settled(&self, seen: &Observations) -> bool {
+    pub(super) fn is_settled(&self, seen: &Observations) -> bool {
         let (trusted, dropped) = self.trusted();
         seen.trust.step == self.step
             && (seen.trust.signing == *self.signing() || self.has_turned(seen))
@@ -126,13 +126,26 @@ impl Rotation {
         }
         let phase = match self.phase {
             Phase::Prepare => Phase::Forget,
-            // Nothing was ever signed by the new one; but what a person has plugged in signs by itself.
-            Phase::Distribute if self.brought.is_none() => Phase::Retire,
-            Phase::Distribute | Phase::Switch | Phase::Reissue => Phase::Switch,
+            // What a person brings signs when it is plugged in, here or in another cluster: leaves of it may be in use.
+            Phase::Distribute if self.brought.is_some() => Phase::Switch,
+            // Nothing was ever signed by the new one.
+            Phase::Distribute => Phase::Retire,
+            Phase::Switch | Phase::Reissue => Phase::Switch,
             // Some trust the new one alone.
             _ => Phase::Distribute,
         };
         Ok(Self { back: true, ..self.clone() }.entering(phase, now))
+    }
+
+    /// The same rotation, ended where it stands: the replica that drove it is gone, and what it has made stays.
+    ///
+    /// # Errors
+    /// When it is over.
+    pub(crate) fn left_as_it_is(&self, now: SystemTime) -> Result<Self, NotAborted> {
+        if self.is_over() {
+            return Err(NotAborted::TooLate);
+        }
+        Ok(Self { back: true, left_as_it_is: true, ..self.clone() }.entering(Phase::Done, now))
     }
 
     /// The same rotation, which waits no longer in this phase for the parties named; and what each was waited for.

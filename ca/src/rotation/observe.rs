@@ -140,7 +140,7 @@ impl Ca {
             parties.push(Party { name, class: Class::Observed(observed) });
         }
         parties.extend(self.nodes(&lookup).await?);
-        parties.extend(self.timed(rotation.kind).await?);
+        parties.extend(self.timed(rotation).await?);
         parties.extend(self.clusters(rotation, sequence).await?);
         let trust = Trust { step, sequence, trusted: seen.trusted, signing: seen.signing };
         Ok(Observations { trust, made: seen.made, person, able: seen.able, known: seen.known, parties, elapsed })
@@ -195,11 +195,11 @@ impl Ca {
     }
 
     /// Those who never report.
-    async fn timed(&self, kind: Kind) -> Result<Vec<Party>, WorldError> {
+    async fn timed(&self, rotation: &Rotation) -> Result<Vec<Party>, WorldError> {
         let mut parties = Vec::new();
         let mut timed = |name: &str, timed| parties.push(Party { name: name.into(), class: Class::Timed(timed) });
-        let what = if kind == Kind::Jwt { Note::Tokens } else { Note::Certificates };
-        let noted = self.0.records.unreported(what).await?.filter(|noted| noted.until > (self.0.clock)());
+        let what = if rotation.kind == Kind::Jwt { Note::Tokens } else { Note::Certificates };
+        let noted = self.in_use(what, Some(rotation.entered)).await?;
         match (noted, what) {
             (Some(noted), Note::Certificates) => timed(CLIENTS, noted.timed()),
             // Whoever checks a token says what bundle it has, or is waited for with the federated.

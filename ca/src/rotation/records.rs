@@ -9,7 +9,7 @@ use alcazar_identity::{Fingerprint, SpiffeId};
 use alcazar_store::{Expected, Revision};
 use serde::{Deserialize, Serialize};
 
-use super::{Rotation, Timed};
+use super::{Kind, Rotation, Timed};
 use crate::records::{RecordError, Records, Stored, family, prefix, read, seconds};
 
 /// The record of the rotation, with the version of its form.
@@ -48,6 +48,20 @@ pub(crate) struct Unreported {
     pub(crate) until: SystemTime,
     /// The longest life that was given.
     pub(crate) longest_seconds: u64,
+}
+
+/// How long what was issued may live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Lives {
+    /// The longest life that any replica ever allowed.
+    longest_seconds: u64,
+}
+
+/// Since when steps are counted.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Epoch {
+    began: u64,
 }
 
 /// Of what it is noted.
@@ -119,6 +133,44 @@ impl Records {
         self.get(family::ROTATION, CURRENT).await
     }
 
+    /// The last rotation of the root, where one of something else has begun since.
+    pub(crate) async fn last_of_root(&self) -> Result<Option<Rotation>, RecordError> {
+        Ok(self.get::<Current>(family::ROTATION, LAST_OF_ROOT).await?.map(|stored| stored.record.rotation))
+    }
+
+    /// Keeps how a rotation of the root ended, before another takes its place: other clusters are told of it all the time.
+    pub(crate) async fn keep_last_of_root(&self, over: &Rotation) -> Result<(), RecordError> {
+        if over.kind != Kind::Root {
+            return Ok(());
+        }
+        loop {
+            let found = self.get::<Current>(family::ROTATION, LAST_OF_ROOT).await?;
+            let expected = match found {
+                Some(found) if found.record.rotation.step >= over.step => return Ok(()),
+                Some(found) => Expected::At(found.revision),
+                None => Expected::Absent,
+            };
+            match self.put(family::ROTATION, LAST_OF_ROOT, expected, &Current::new(over.clone())).await {
+                Err(error) if error.is_conflict() => {}
+                outcome => return outcome.map(drop),
+            }
+        }
+    }
+
+    /// When this store began to count steps, in seconds since 1970; now, where it has not.
+    pub(crate) async fn epoch(&self, now: SystemTime) -> Result<u64, RecordError> {
+        loop {
+            if let Some(found) = self.get::<Epoch>(family::ROTATION, EPOCH).await? {
+                return Ok(found.record.began);
+            }
+            let epoch = Epoch { began: seconds::of(now) };
+            match self.put(family::ROTATION, EPOCH, Expected::Absent, &epoch).await {
+                Err(error) if error.is_conflict() => {}
+                outcome => return outcome.map(|_revision| epoch.began),
+            }
+        }
+    }
+
     /// Writes the rotation over what was read at `expected`.
     pub(crate) async fn put_rotation(&self, expected: Expected, rotation: &Rotation) -> Result<Revision, RecordError> {
         self.put(family::ROTATION, CURRENT, expected, &Current::new(rotation.clone())).await
@@ -181,6 +233,29 @@ impl Records {
         Ok(())
     }
 
+    /// The longest life that any replica of this CA ever allowed a leaf.
+    pub(crate) async fn longest_life(&self) -> Result<Duration, RecordError> {
+        let lives = self.get::<Lives>(family::ROTATION, LIVES).await?;
+        Ok(lives.map_or(Duration::ZERO, |lives| Duration::from_secs(lives.record.longest_seconds)))
+    }
+
+    /// Notes that leaves may live for so long from now on. What was allowed before is in use yet, so the note never falls.
+    pub(crate) async fn allow_life(&self, life: Duration) -> Result<(), RecordError> {
+        let longest_seconds = life.as_secs();
+        loop {
+            let found = self.get::<Lives>(family::ROTATION, LIVES).await?;
+            let expected = match found {
+                Some(found) if found.record.longest_seconds >= longest_seconds => return Ok(()),
+                Some(found) => Expected::At(found.revision),
+                None => Expected::Absent,
+            };
+            match self.put(family::ROTATION, LIVES, expected, &Lives { longest_seconds }).await {
+                Err(error) if error.is_conflict() => {}
+                outcome => return outcome.map(drop),
+            }
+        }
+    }
+
     pub(crate) async fn unreported(&self, what: Note) -> Result<Option<Unreported>, RecordError> {
         Ok(self.get(family::ROTATION, what.name()).await?.map(|stored| stored.record))
     }
@@ -236,5 +311,8 @@ fn is_old(heard: SystemTime, now: SystemTime) -> bool {
 const VERSION: u32 = 1;
 const CURRENT: &str = "current";
 const FENCE: &str = "fence";
+const LIVES: &str = "lives";
+const LAST_OF_ROOT: &str = "last-of-root";
+const EPOCH: &str = "epoch";
 /// How old what is kept of a node may become while the node goes on saying the same.
 const REFRESH: Duration = Duration::from_secs(50);

@@ -32,6 +32,9 @@ pub(crate) struct Rotation {
     /// Whether it was aborted, and goes back to `old`.
     #[serde(default)]
     pub(crate) back: bool,
+    /// Whether it ended where it stood, because the replica that drove it is gone.
+    #[serde(default)]
+    pub(crate) left_as_it_is: bool,
     pub(crate) phase: Phase,
     #[serde(with = "seconds")]
     pub(crate) started: SystemTime,
@@ -103,6 +106,7 @@ impl Rotation {
             here: BTreeSet::new(),
             replica: None,
             back: false,
+            left_as_it_is: false,
             phase: Phase::Prepare,
             started: now,
             entered: now,

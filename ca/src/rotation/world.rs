@@ -1,6 +1,6 @@
 //! The machine's hands: how what it orders is done.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, path::PathBuf};
 
 use alcazar_identity::{CertificateDer, Fingerprint};
 use rustls_pki_types::pem::PemObject;
@@ -10,7 +10,7 @@ use super::{Action, Anchor, Kind, Rotation, observe::newest};
 use crate::{
     authority::AuthorityInfo,
     ca::Ca,
-    hierarchy::{HierarchyError, TrustState},
+    hierarchy::{HierarchyError, blocking},
     jwt_authority::JwtKeyError,
     records::RecordError,
 };
@@ -30,6 +30,19 @@ pub(crate) enum WorldError {
     /// What is ordered is not there.
     #[error("nothing here is {0}")]
     Missing(Anchor),
+    /// What a person plugged in would sign by the root that is being left.
+    #[error(
+        "the certificates that are plugged in, in {}, stand on the root that is being left, {left}: plug the set under {to} in again (alcazar ca install); where this CA made that root itself, move the folder away, and it signs with its own",
+        folder.display()
+    )]
+    PluggedUnder {
+        /// Where they are.
+        folder: PathBuf,
+        /// The root above them.
+        left: Anchor,
+        /// The root that is gone back to.
+        to: Anchor,
+    },
     /// There is no key to go away from.
     #[error("no key for JWT-SVIDs signs here yet; it is made when the CA serves: try again in a minute")]
     NoJwtKey,
@@ -41,6 +54,7 @@ impl Ca {
         match action {
             Action::Make => self.make(rotation).await,
             Action::Settle { step, trusted, dropped, signing } => {
+                self.check_what_is_plugged_in(rotation).await?;
                 // Whoever orders for an earlier step has been overtaken.
                 if !self.0.records.raise_fence(*step).await? {
                     return Ok(());
@@ -97,6 +111,21 @@ impl Ca {
         Ok(())
     }
 
+    /// On the way back what is plugged in must not stand on the root that is left: it would sign by that again and again.
+    async fn check_what_is_plugged_in(&self, rotation: &Rotation) -> Result<(), WorldError> {
+        let (Some(left), Some(to)) = (rotation.from(), rotation.to()) else { return Ok(()) };
+        if !rotation.back || rotation.brought.is_none() || rotation.signing() != to {
+            return Ok(());
+        }
+        let Some(folder) = self.0.files.plugged.folder()? else { return Ok(()) };
+        let (files, now) = (self.0.files.clone(), (self.0.clock)());
+        let roots = blocking(move || Ok(files.plugged_roots(now))).await?;
+        match roots.iter().any(|root| Anchor::from(*root) == *left) {
+            true => Err(WorldError::PluggedUnder { folder, left: left.clone(), to: to.clone() }),
+            false => Ok(()),
+        }
+    }
+
     /// A root that a person brings lies nowhere but in the record.
     async fn trust_what_is_brought(&self, rotation: &Rotation, trusted: &BTreeSet<Anchor>) -> Result<(), WorldError> {
         let (Some(pem), Some(new)) = (&rotation.brought, &rotation.new) else { return Ok(()) };
@@ -107,8 +136,8 @@ impl Ca {
         let root = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(missing)?;
         // By hand: no set that is plugged in, which cannot name it yet, takes it away while a person carries the request for its
         // intermediate about.
-        let with_it = |trust: &TrustState| trust.with_roots(std::slice::from_ref(&root));
-        Ok(self.change_trusted_roots(with_it).await?)
+        let now = (self.0.clock)();
+        Ok(self.change_trusted_roots(|trust| trust.joined_by(root.clone(), now)).await?)
     }
 
     /// The two roots of a rotation that is under way.

@@ -55,8 +55,15 @@ pub(super) fn status(status: &RotationStatus) -> String {
     let mut text = format!("rotation of the {what}, begun {}\n", time(status.started));
     text.push_str(&format!("  from   {}\n  to     {}\n", known(&status.old), known(&status.new)));
     if status.phase == "done" {
-        let end = if status.back { "aborted: all is as it was before" } else { "done: the old one is gone" };
+        let end = match (status.back, status.problem.as_str()) {
+            (true, "") => "aborted: all is as it was before",
+            (true, _) => "ended where it stood",
+            (false, _) => "done: the old one is gone",
+        };
         text.push_str(&format!("  {end}, {}\n", time(status.entered)));
+        if !status.problem.is_empty() {
+            text.push_str(&format!("  {}\n", status.problem));
+        }
         return text;
     }
     let direction = if status.back { " (on its way back)" } else { "" };

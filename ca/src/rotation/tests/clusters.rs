@@ -5,6 +5,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use alcazar_identity::{Fingerprint, RevocationReason};
+use alcazar_store::Expected;
+use base64::{Engine, engine::general_purpose::STANDARD};
+
 use super::{
     super::{
         Action, Anchor, Class, Kind, Limits, Observations, Observed, Party, Phase, Report, Role, Rotation, Standing,
@@ -14,6 +18,7 @@ use super::{
     },
     whole::Whole,
 };
+use crate::{records::family, revocation::Subject};
 
 fn west(config: &mut crate::config::Config) {
     config.cluster = "west".into();
@@ -86,13 +91,111 @@ async fn a_state_is_believed_of_the_cluster_whose_ca_has_signed_it() {
     assert!(refused(forged.to_string().as_bytes()).await.contains("not signed"));
     forged["statement"] = genuine;
     assert!(east.ca.import_state(forged.to_string().as_bytes()).await.is_ok());
-    let stranger = Whole::open(west_alone).await;
-    let mut stranger = stranger;
+    let mut stranger = Whole::open(west_alone).await;
     stranger.look().await;
     assert!(refused(stranger.ca.exported_state().unwrap().as_bytes()).await.contains("not signed"));
+    // One that nobody waits for.
+    assert_eq!(heard(&east).await, [("the cluster west".to_owned(), true)]);
+    east.change = |_| ();
+    east.open_again().await;
+    assert!(heard(&east).await.is_empty(), "it left the configuration");
+    let refused = east.ca.import_state(state.as_bytes()).await.unwrap_err().to_string();
+    assert!(refused.contains("west is not among the clusters: in ca.yaml"), "{refused}");
     for whole in [east, west, stranger] {
         whole.ca.close().await;
     }
+}
+
+/// The other clusters that a rotation of the root would wait for, and whether each has said anything.
+async fn heard(whole: &Whole) -> Vec<(String, bool)> {
+    let rotation = Rotation::new(Kind::Root, Anchor::new("A"), None, 0, SystemTime::UNIX_EPOCH);
+    let parties = whole.ca.clusters(&rotation, 1).await.unwrap();
+    let told = |class| matches!(class, Class::Observed(Observed { report: Some(_), .. }));
+    parties.into_iter().map(|party| (party.name, told(party.class))).collect()
+}
+
+fn stated(state: &str) -> Statement {
+    let signed: serde_json::Value = serde_json::from_str(state).unwrap();
+    serde_json::from_slice(&STANDARD.decode(signed["statement"].as_str().unwrap()).unwrap()).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn how_a_rotation_of_the_root_ended_is_stated_whatever_is_rotated_after_it() {
+    let mut whole = Whole::open(west).await;
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+    let (a, b) = (Anchor::from(Fingerprint::of(b"A")), Anchor::from(Fingerprint::of(b"B")));
+    let over = Rotation::new(Kind::Root, a.clone(), Some(b.clone()), 7, now).entering(Phase::Done, now);
+    whole.ca.0.records.put_rotation(Expected::Absent, &over).await.unwrap();
+    assert_eq!(whole.look().await, Looked::Nothing);
+    let said = |whole: &Whole| {
+        let statement = stated(&whole.ca.exported_state().unwrap());
+        let progress = statement.rotation.unwrap();
+        assert_eq!(
+            (progress.old, progress.new, progress.phase, progress.settled),
+            (a.clone(), Some(b.clone()), Phase::Done, true)
+        );
+        statement.step
+    };
+    let step = said(&whole);
+    for kind in [Kind::Jwt, Kind::Intermediate] {
+        whole.ca.start_rotation(kind).await.unwrap();
+        while !whole.rotation().await.is_over() {
+            whole.look().await;
+            assert_eq!(said(&whole), step, "{kind}");
+        }
+        whole.open_again().await;
+        whole.look().await;
+        assert_eq!(said(&whole), step, "after {kind}");
+    }
+    whole.ca.replace_stolen().await.unwrap();
+    whole.look().await;
+    assert_eq!(said(&whole), step);
+    whole.ca.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cluster_whose_store_was_lost_is_heard_though_it_counts_from_the_beginning() {
+    let (east, west) = two().await;
+    let takes = async |step| {
+        let state = west.ca.state(None, step).await.unwrap();
+        east.ca.import_state(state.as_bytes()).await.unwrap().1
+    };
+    assert!(takes(40).await && takes(41).await);
+    assert!(!takes(40).await, "of one epoch nothing older counts");
+    let records = &west.ca.0.records;
+    let found = records.get::<serde_json::Value>(family::ROTATION, "epoch").await.unwrap().unwrap();
+    records.delete(family::ROTATION, "epoch", found.revision).await.unwrap();
+    west.set_clock(100);
+    assert!(takes(1).await && takes(2).await);
+    assert!(!takes(1).await);
+    east.ca.close().await;
+    west.ca.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_revoked_intermediate_has_stated_does_not_count() {
+    let (east, west) = two().await;
+    let by_the_first = async |step| west.ca.state(None, step).await.unwrap();
+    let (before, after) = (by_the_first(40).await, by_the_first(50).await);
+    assert!(east.ca.import_state(before.as_bytes()).await.unwrap().1);
+    assert_eq!(heard(&east).await, [("the cluster west".to_owned(), true)]);
+    let first = west.ca.fingerprints();
+    let next = west.ca.make_intermediate(first.root.fingerprint).await.unwrap().fingerprint;
+    west.ca.activate(next).await.unwrap();
+    let first = first.intermediate.fingerprint;
+    west.ca.revoke(Subject::Intermediate(first), RevocationReason::KeyCompromise, "a test").await.unwrap();
+    let lists = west.ca.follow_revocations().borrow().signed.clone();
+    east.ca.import_revocations(lists).await.unwrap();
+
+    assert_eq!(heard(&east).await, [("the cluster west".to_owned(), false)], "it has said nothing that counts");
+    let refused = east.ca.import_state(after.as_bytes()).await.unwrap_err().to_string();
+    assert!(refused.contains("revoked") && refused.contains(&first.to_string()), "{refused}");
+    // What it states by the next one counts, whatever the thief has claimed before.
+    let state = west.ca.state(None, 3).await.unwrap();
+    assert!(east.ca.import_state(state.as_bytes()).await.unwrap().1);
+    assert_eq!(heard(&east).await, [("the cluster west".to_owned(), true)]);
+    east.ca.close().await;
+    west.ca.close().await;
 }
 
 fn west_alone(config: &mut crate::config::Config) {
@@ -108,6 +211,7 @@ fn what_a_cluster_states_counts_for_the_same_rotation_and_as_far_as_it_says() {
         trust_domain: "td".into(),
         cluster: "west".into(),
         made: SystemTime::UNIX_EPOCH,
+        epoch: 0,
         step: 1,
         signing: signing.clone(),
         rotation: Some(Progress {

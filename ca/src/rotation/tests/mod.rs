@@ -94,6 +94,11 @@ proptest! {
         // By force it goes on, and only the one that was named is broken; the check of the fleet leaves it out from here.
         fleet.force(&named.party);
         fleet.run_on(600);
+        if victim == 3 {
+            prop_assert_eq!(fleet.phase(), Phase::Reissue, "whoever signs is waited for, however much time passes");
+            fleet.force(&named.party);
+            fleet.run_on(600);
+        }
         prop_assert_eq!(fleet.phase(), Phase::Retire, "there it is waited for once more");
         prop_assert_eq!(fleet.signs_by(), "B");
     }

@@ -1,12 +1,12 @@
 //! Other replicas, as parties of a rotation.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use alcazar_identity::Fingerprint;
 use alcazar_store::Expected;
 
 use super::{
-    super::{Class, Kind, Observed, Phase, Role, Why},
+    super::{Anchor, Class, Kind, Observed, Phase, Role, Rotation, Why, driver::Looked},
     whole::Whole,
 };
 use crate::{
@@ -126,4 +126,81 @@ async fn another_replica_is_waited_for_until_it_has_a_jwt_key_of_its_own() {
         whole.look().await;
     }
     whole.ca.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rotation_whose_replica_is_gone_is_ended_by_an_abort_that_says_what_stays() {
+    let mut whole = Whole::open(|_| ()).await;
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+    let its = Anchor::from(Fingerprint::of(b"its own"));
+    let begin = async |whole: &Whole, phase| {
+        let records = &whole.ca.0.records;
+        let found = records.rotation().await.unwrap();
+        let after = found.as_ref().map_or(0, |found| found.record.rotation.step);
+        let rotation = Rotation::new(Kind::Intermediate, its.clone(), Some(Anchor::new("its next")), after, now);
+        let expected = found.map_or(Expected::Absent, |found| Expected::At(found.revision));
+        let rotation = rotation.of_replica(OTHER).entering(phase, now);
+        records.put_rotation(expected, &rotation).await.unwrap();
+    };
+    other_says(&whole, |_| ()).await;
+    // It is there: it goes back by itself, and others wait.
+    begin(&whole, Phase::Reissue).await;
+    assert_eq!(whole.look().await, Looked::Nothing);
+    assert!(whole.ca.start_rotation(Kind::Root).await.unwrap_err().to_string().contains("under way"));
+    let aborted = whole.ca.abort_rotation().await.unwrap();
+    assert_eq!((aborted.rotation.phase, aborted.problem), (Phase::Switch, None));
+    assert!(whole.ca.abort_rotation().await.is_err(), "it goes back already");
+    // Its disk is lost while it does; it is silent, and later nobody even knows it.
+    for forgotten in [false, true] {
+        begin(&whole, Phase::Forget).await;
+        whole.set_clock(120);
+        if forgotten {
+            let records = &whole.ca.0.records;
+            let found = records.get::<Presence>(family::REPLICAS, OTHER).await.unwrap().unwrap();
+            records.delete(family::REPLICAS, OTHER, found.revision).await.unwrap();
+        }
+        let ended = whole.ca.abort_rotation().await.unwrap();
+        assert!(ended.rotation.is_over() && ended.rotation.back);
+        let told = ended.problem.unwrap();
+        assert!([OTHER, its.as_str(), "its next"].iter().all(|name| told.contains(name)), "{told}");
+        assert_eq!(whole.ca.rotation().await.unwrap().unwrap().problem, Some(told), "also when it is asked for later");
+        whole.set_clock(0);
+    }
+    // Another one can begin, and ends.
+    whole.ca.start_rotation(Kind::Intermediate).await.unwrap();
+    whole.run_to_the_end().await;
+    assert_eq!(whole.ca.rotation().await.unwrap().unwrap().problem, None);
+    whole.ca.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_replica_removes_its_own_keys_of_a_root_that_was_left() {
+    for over in [Phase::Forget, Phase::Done] {
+        let mut whole = Whole::open(|_| ()).await;
+        whole.ca.start_rotation(Kind::Root).await.unwrap();
+        whole.run_to(Phase::Retire).await;
+        let here = async |whole: &Whole| {
+            let here = whole.ca.authorities().await.unwrap();
+            (here.roots.len(), here.intermediates.len(), whole.ca.keys().labels().unwrap().len())
+        };
+        whole.look().await;
+        let both = here(&whole).await;
+        assert_eq!((both.0, both.1), (2, 2));
+        // Another one drives it from here on.
+        whole.set_clock(60);
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_060);
+        whole.ca.0.store.acquire_lease("rotation", OTHER, Duration::from_secs(600), now).await.unwrap();
+        let records = &whole.ca.0.records;
+        let found = records.rotation().await.unwrap().unwrap();
+        let next = found.record.rotation.entering(over, now);
+        records.put_rotation(Expected::At(found.revision), &next).await.unwrap();
+        assert_eq!(whole.look().await, Looked::Nothing);
+        let one = here(&whole).await;
+        assert_eq!(one, (1, 1, both.2 - 2), "{over}");
+        whole.set_clock(0);
+        whole.open_again().await;
+        assert_eq!(whole.look().await, Looked::Nothing);
+        assert_eq!(here(&whole).await, one);
+        whole.ca.close().await;
+    }
 }

@@ -5,7 +5,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::super::{Anchor, Kind, NotAborted, Phase, Rotation, driver::apart};
+use super::super::{
+    Anchor, Class, Kind, Limits, NotAborted, Observations, Observed, Party, Phase, Report, Role, Rotation, Standing,
+    Timed, Trust, driver::apart,
+};
 
 fn at(kind: Kind, phase: Phase, back: bool) -> Rotation {
     let begun = Rotation::new(kind, Anchor::new("A"), Some(Anchor::new("B")), 0, SystemTime::UNIX_EPOCH);
@@ -56,6 +59,81 @@ fn the_way_back_begins_where_the_present_phase_allows() {
     assert_eq!(after(Phase::Done), Err(NotAborted::TooLate));
     let again = at(Kind::Root, Phase::Switch, true).aborted(SystemTime::UNIX_EPOCH);
     assert_eq!(again, Err(NotAborted::Already));
+    // What a person brings may have signed before the switch.
+    let brought = at(Kind::Root, Phase::Distribute, false).bringing("PEM".into());
+    let mut back = brought.aborted(SystemTime::UNIX_EPOCH).unwrap();
+    let mut phases = vec![back.phase];
+    while !back.is_over() {
+        back = back.entering(back.following(), SystemTime::UNIX_EPOCH);
+        phases.push(back.phase);
+    }
+    assert_eq!(phases, [Phase::Switch, Phase::Reissue, Phase::Retire, Phase::Forget, Phase::Done]);
+}
+
+#[test]
+fn a_rotation_is_left_as_it_is_from_every_phase_but_the_end() {
+    use Phase::{Forget, Prepare, Reissue, Switch};
+    for (phase, back) in [(Prepare, false), (Switch, false), (Reissue, true), (Forget, true)] {
+        let rotation = at(Kind::Intermediate, phase, back);
+        let left = rotation.left_as_it_is(SystemTime::UNIX_EPOCH).unwrap();
+        assert_eq!(
+            (left.phase, left.back, left.left_as_it_is, left.step),
+            (Phase::Done, true, true, rotation.step + 1)
+        );
+        assert_eq!(left.left_as_it_is(SystemTime::UNIX_EPOCH), Err(NotAborted::TooLate));
+    }
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// The world in the middle of a reissue of root A to root B: one of each class, whose certificates are all under A.
+fn reissuing(rotation: &Rotation) -> Observations {
+    let report = |round| Report {
+        round,
+        signing: rotation.from().cloned(),
+        leaves: rotation.from().into_iter().map(|from| (from.clone(), 1)).collect(),
+        ..Report::default()
+    };
+    let observed = |name: &str, role, report| {
+        let class = Class::Observed(Observed { role, silent: Duration::ZERO, report });
+        Party { name: name.into(), class }
+    };
+    let parties = vec![
+        observed("node", Role::Node, Some(report(9))),
+        observed("deaf node", Role::Node, Some(report(0))),
+        observed("mute node", Role::Node, None),
+        observed("replica", Role::Replica, Some(report(9))),
+        observed("cluster", Role::Cluster, Some(report(0))),
+        observed("mute cluster", Role::Cluster, None),
+        Party { name: "client".into(), class: Class::Timed(Timed { bundle: HOUR, leaf: HOUR * 2 }) },
+    ];
+    let both: BTreeSet<_> = rotation.from().into_iter().chain(rotation.to()).cloned().collect();
+    let signing = rotation.to().cloned().unwrap();
+    let trust = Trust { step: rotation.step, sequence: 2, trusted: both.clone(), signing };
+    Observations { trust, made: None, able: both.clone(), known: both, parties, elapsed: Duration::ZERO }
+}
+
+#[test]
+fn the_longest_life_is_an_end_for_nodes_and_never_for_whoever_signs() {
+    let limits = Limits { silence: HOUR, settle: Duration::ZERO, longest_life: HOUR * 4 };
+    let waits = |waited: Duration, forced: &[&str]| {
+        let forced = forced.iter().map(|name| (*name).to_owned()).collect();
+        let rotation = Rotation { waited, forced, ..at(Kind::Root, Phase::Reissue, false) };
+        let step = rotation.step(&reissuing(&rotation), &limits, SystemTime::UNIX_EPOCH);
+        assert!(step.waiting.iter().all(|wait| wait.standing != Standing::Person));
+        let names = step.waiting.into_iter().map(|wait| wait.party).collect::<Vec<_>>().join(", ");
+        (names, step.next.phase)
+    };
+    let signing = "replica, cluster, mute cluster";
+    let all = format!("node, deaf node, mute node, {signing}, client");
+    assert_eq!(waits(Duration::ZERO, &[]), (all, Phase::Reissue));
+    let without_client = format!("node, deaf node, mute node, {signing}");
+    assert_eq!(waits(HOUR * 4 - Duration::from_secs(1), &[]), (without_client, Phase::Reissue));
+    for hours in [4, 400] {
+        assert_eq!(waits(HOUR * hours, &[]), (signing.to_owned(), Phase::Reissue), "{hours} h");
+    }
+    let forced = waits(HOUR * 4, &["replica", "cluster", "mute cluster"]);
+    assert_eq!(forced, (String::new(), Phase::Retire), "a person goes past them");
 }
 
 #[test]
