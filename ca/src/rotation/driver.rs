@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::{
-    Action, Anchor, Kind, Limits, Observations, Phase, Rotation, Wait,
+    Anchor, Kind, Limits, Observations, Phase, Rotation, Wait,
     asks::RotationError,
     clusters::Progress,
     records::{Note, Unreported},

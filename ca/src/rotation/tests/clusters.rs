@@ -153,11 +153,15 @@ async fn how_a_rotation_of_the_root_ended_is_stated_whatever_is_rotated_after_it
     whole.ca.close().await;
 }
 
+fn made(whole: &Whole) -> SystemTime {
+    crate::issue::whole_seconds((whole.ca.0.clock)())
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_cluster_whose_store_was_lost_is_heard_though_it_counts_from_the_beginning() {
     let (east, west) = two().await;
     let takes = async |step| {
-        let state = west.ca.state(None, step).await.unwrap();
+        let state = west.ca.state(None, step, made(&west)).await.unwrap();
         east.ca.import_state(state.as_bytes()).await.unwrap().1
     };
     assert!(takes(40).await && takes(41).await);
@@ -175,7 +179,7 @@ async fn a_cluster_whose_store_was_lost_is_heard_though_it_counts_from_the_begin
 #[tokio::test(start_paused = true)]
 async fn what_a_revoked_intermediate_has_stated_does_not_count() {
     let (east, west) = two().await;
-    let by_the_first = async |step| west.ca.state(None, step).await.unwrap();
+    let by_the_first = async |step| west.ca.state(None, step, made(&west)).await.unwrap();
     let (before, after) = (by_the_first(40).await, by_the_first(50).await);
     assert!(east.ca.import_state(before.as_bytes()).await.unwrap().1);
     assert_eq!(heard(&east).await, [("the cluster west".to_owned(), true)]);
@@ -191,7 +195,7 @@ async fn what_a_revoked_intermediate_has_stated_does_not_count() {
     let refused = east.ca.import_state(after.as_bytes()).await.unwrap_err().to_string();
     assert!(refused.contains("revoked") && refused.contains(&first.to_string()), "{refused}");
     // What it states by the next one counts, whatever the thief has claimed before.
-    let state = west.ca.state(None, 3).await.unwrap();
+    let state = west.ca.state(None, 3, made(&west)).await.unwrap();
     assert!(east.ca.import_state(state.as_bytes()).await.unwrap().1);
     assert_eq!(heard(&east).await, [("the cluster west".to_owned(), true)]);
     east.ca.close().await;
@@ -308,6 +312,7 @@ impl Side {
             trust_domain: "td".into(),
             cluster: "another".into(),
             made: NOW,
+            epoch: 1,
             step: self.rotation.step,
             signing: self.trust.signing.clone(),
             rotation: Some(Progress {

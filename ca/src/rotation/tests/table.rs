@@ -110,7 +110,7 @@ fn reissuing(rotation: &Rotation) -> Observations {
     let both: BTreeSet<_> = rotation.from().into_iter().chain(rotation.to()).cloned().collect();
     let signing = rotation.to().cloned().unwrap();
     let trust = Trust { step: rotation.step, sequence: 2, trusted: both.clone(), signing };
-    Observations { trust, made: None, able: both.clone(), known: both, parties, elapsed: Duration::ZERO }
+    Observations { trust, made: None, person: false, able: both.clone(), known: both, parties, elapsed: Duration::ZERO }
 }
 
 #[test]
