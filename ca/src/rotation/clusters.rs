@@ -305,7 +305,8 @@ impl Ca {
             self.hierarchy().bundles().clone(),
             ExpectedPeer::id(self.id()),
             Arc::clone(&self.0.clock),
-        );
+        )
+        .with_revocations(self.revocations());
         let document = client.with_limits(Limits { bytes: LONGEST, deadline: DEADLINE }).fetch(&url).await?;
         Ok(self.import_state(&document.bytes).await?.1)
     }
