@@ -32,8 +32,8 @@ pub(super) fn run(binaries: &Binaries, options: &Options, values: &mut Values) -
     Ok(())
 }
 
-/// In the order in which a table sorts them.
+/// In the order in which a table sorts them; parts of names of sockets, so without underscores.
 const TENTHS: [&str; 10] = [
-    "1_tenth", "2_tenths", "3_tenths", "4_tenths", "5_tenths", "6_tenths", "7_tenths", "8_tenths", "9_tenths",
-    "a_whole",
+    "1-tenth", "2-tenths", "3-tenths", "4-tenths", "5-tenths", "6-tenths", "7-tenths", "8-tenths", "9-tenths",
+    "a-whole",
 ];
