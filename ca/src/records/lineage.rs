@@ -36,6 +36,9 @@ pub(crate) struct Lineage {
     /// Another certificate for the latest key, of a replica that did not know of this one: its holder has one of the two.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     twin: Option<Mark>,
+    /// The last certificate of another replica, of which the store had not heard, that its holder went on from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    adopted: Option<Mark>,
 }
 
 /// A certificate as it is kept for a reply that may have been lost.
@@ -120,6 +123,7 @@ impl Lineage {
             origin,
             keys: Vec::new(),
             twin: None,
+            adopted: None,
         }
     }
 
@@ -186,7 +190,18 @@ impl Lineage {
             origin: self.origin,
             keys,
             twin: None,
+            adopted: self.adopted.clone(),
         }
+    }
+
+    /// The same, where its holder went on from a certificate of another replica.
+    pub(crate) fn adopting(self, from: &Mark) -> Self {
+        Self { adopted: Some(from.clone()), ..self }
+    }
+
+    /// Whether its holder went on from this certificate of another replica.
+    pub(crate) fn has_adopted(&self, mark: &Mark) -> bool {
+        self.adopted.as_ref() == Some(mark)
     }
 
     /// The lineage where another replica has issued `other` for the same key.

@@ -88,7 +88,7 @@ impl Pending {
 
     /// The same, from a certificate of another replica, which is younger than what is known of the store.
     pub(crate) fn begin_from(node: SpiffeId, base: &Stored<Lineage>, from: &Mark, leaf: Leaf, now: SystemTime) -> Self {
-        let next = base.record.next(leaf, from);
+        let next = base.record.next(leaf, from).adopting(from);
         Self { from: Some(from.clone()), ..Self::begin(node, base, next, true, now) }
     }
 
@@ -142,7 +142,8 @@ impl Pending {
             return write(self.lineage.clone());
         }
         // Another replica went on from here.
-        if record.was_latest(&self.lineage.latest.mark()) {
+        let here = self.lineage.latest.mark();
+        if record.was_latest(&here) || record.has_adopted(&here) {
             return Settlement::Drop(Dropped::WentOn);
         }
         let mut since_base = record.keys().take_while(|key| Some(key) != self.base_key.as_ref());
@@ -195,6 +196,25 @@ mod tests {
 
     fn stored(revision: u64, path: &[(u32, u32)]) -> Stored<Lineage> {
         Stored { record: lineage(path), revision: Revision::new(revision) }
+    }
+
+    #[test]
+    fn who_went_on_at_another_replica_is_no_thief_whichever_of_the_two_tells_first() {
+        let base = stored(10, &[(1, 1)]);
+        let (one, two) = (leaf(1, 1).mark(), leaf(2, 2).mark());
+        let here = Pending::begin(node(), &base, base.record.next(leaf(2, 2), &one), true, at(0));
+        let there = Pending::begin_from(node(), &base, &two, leaf(3, 3), at(0));
+        let further = there.lineage.next(leaf(4, 4), &leaf(3, 3).mark());
+        for there in [there.clone(), there.next(further, true)] {
+            let write =
+                |over| Settlement::Write { over: Revision::new(over), lineage: Box::new(there.lineage.clone()) };
+            // The other one tells first, or afterwards.
+            assert_eq!(there.settle(Some(&base), at(1)), write(10));
+            let told = Stored { record: there.lineage.clone(), revision: Revision::new(11) };
+            assert_eq!(here.settle(Some(&told), at(1)), Settlement::Drop(Dropped::WentOn));
+            let told = Stored { record: here.lineage.clone(), revision: Revision::new(11) };
+            assert_eq!(there.settle(Some(&told), at(1)), write(11));
+        }
     }
 
     /// What is pending after the store had 1 at the revision 10, and its holder renewed along these here.

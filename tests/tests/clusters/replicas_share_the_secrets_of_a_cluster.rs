@@ -69,7 +69,12 @@ async fn replicas_share_the_secrets_of_a_cluster() {
     let (first, second) = (one.ca.fingerprints(), two.ca.fingerprints());
     assert_eq!(first.root, second.root);
     assert_ne!(first.intermediate, second.intermediate);
-    assert_eq!(one.ca.replicas().await.unwrap().len(), 2);
+    // A replica that serves tells the others a moment later.
+    let start = tokio::time::Instant::now();
+    while one.ca.replicas().await.unwrap().len() != 2 {
+        assert!(start.elapsed() < DEADLINE, "the replicas do not hear of each other");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
 
     for round in 0..3 {
         let node = SpiffeId::node(one.ca.trust_domain(), "local", &format!("n{round}")).unwrap();
