@@ -360,16 +360,28 @@ impl Ca {
 
     async fn go_over(&self) -> Result<(), JoinError> {
         let (files, now, trust) = (self.0.files.clone(), (self.0.clock)(), self.trust_state().await?.record);
-        let roots: Vec<_> = trust.infos()?.iter().map(|root| root.fingerprint).collect();
+        let trusted: Vec<_> = trust.infos()?.iter().map(|root| root.fingerprint).collect();
+        let rotation = self.root_to_sign_by().await?;
+        let roots = to_sign_under(trusted, self.hierarchy().root().fingerprint, rotation.as_ref());
         let here = blocking(move || Ok(roots.into_iter().find(|root| files.can_certify(*root, now)))).await?;
         let given = match here {
             Some(root) => self.make_intermediate(root).await?,
-            None => self.ask_others(None, false).await?,
+            None => self.ask_others(rotation.as_ref().and_then(Anchor::fingerprint), false).await?,
         };
         self.activate(given.fingerprint).await?;
         tracing::info!(target: "alcazar::rotation", intermediate = %given.fingerprint, "this replica goes on with another intermediate");
         Ok(())
     }
+}
+
+/// The roots under which a replica may make itself an intermediate, in the order in which it does: while a root is rotated the one
+/// that is to sign and no other, since not everybody may have heard of it; else the one that it signs under before others.
+fn to_sign_under(mut trusted: Vec<Fingerprint>, present: Fingerprint, rotation: Option<&Anchor>) -> Vec<Fingerprint> {
+    if let Some(signing) = rotation {
+        trusted.retain(|root| Anchor::from(*root) == *signing);
+    }
+    trusted.sort_by_key(|root| *root != present);
+    trusted
 }
 
 impl Records {
@@ -459,3 +471,20 @@ const AGAIN: Duration = Duration::from_millis(300);
 const TELL: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_secs(5);
 const ASK_AGAIN: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replica_goes_over_to_the_root_that_signs_and_to_no_other() {
+        let [a, b, c] = [b"a", b"b", b"c"].map(|root| Fingerprint::of(root));
+        assert_eq!(to_sign_under(vec![a, b, c], b, None), [b, a, c]);
+        // What it signs under is trusted no more.
+        assert_eq!(to_sign_under(vec![a, c], b, None), [a, c]);
+        // Everybody is about to hear of `a`, and `b` signs; later it is the other way round.
+        assert_eq!(to_sign_under(vec![a, b], b, Some(&b.into())), [b]);
+        assert_eq!(to_sign_under(vec![a, b], b, Some(&a.into())), [a]);
+        assert_eq!(to_sign_under(vec![a], b, Some(&c.into())), []);
+    }
+}

@@ -148,6 +148,13 @@ impl Ca {
         Ok(both.filter_map(Anchor::fingerprint).collect())
     }
 
+    /// The root that is to sign at present, while one is rotated.
+    pub(crate) async fn root_to_sign_by(&self) -> Result<Option<Anchor>, RecordError> {
+        let found = self.0.records.rotation().await?.map(|found| found.record.rotation);
+        let of = found.filter(|rotation| rotation.kind == Kind::Root && !rotation.is_over());
+        Ok(of.map(|rotation| rotation.signing().clone()))
+    }
+
     /// Removes here what a rotation of the root has left, when another replica drove it; once. Here it may still be trusted: then
     /// the next look does it.
     pub(super) async fn forget_what_was_left(&self, rotation: &Rotation) -> Result<(), WorldError> {
