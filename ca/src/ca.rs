@@ -29,6 +29,7 @@ use crate::{
     profile::{DnsName, Profile, Profiles},
     records::Records,
     replicas::{DataFolder, Phase, Presences},
+    reserve::{self, Reserve},
     rotation::Unreported,
     run::ADMIN_SOCKET,
     status::Troubles,
@@ -84,6 +85,8 @@ pub(crate) struct Inner {
     pub(crate) presences: Presences,
     /// The data folder, which this process has to itself.
     pub(crate) folder: DataFolder,
+    /// Room on its disk for what cannot wait.
+    pub(crate) reserve: Arc<Reserve>,
 }
 
 /// What a person compares: the certificates that everything stands on.
@@ -126,13 +129,18 @@ impl Ca {
         let data_dir = config.data_dir.clone();
         let keys = config.key_store();
         let files = HierarchyFiles::new(&config, keys.clone());
+        let reserve = Arc::new(Reserve::of(&config));
+        let lender = Arc::clone(&reserve);
         let opened = task::spawn_blocking(move || {
             let failed = |source| OpenError::DataDir { path: data_dir.clone(), source };
             if is_foreign(&data_dir).map_err(failed)? {
                 return Err(OpenError::ForeignDir(data_dir));
             }
             private_directory(&data_dir).map_err(failed)?;
-            Ok(DataFolder::take(&data_dir)?)
+            let folder = DataFolder::take(&data_dir)?;
+            // While nobody is served who could use it up.
+            lender.open().map_err(failed)?;
+            Ok(folder)
         });
         let folder = opened.await.map_err(|_panic| OpenError::Interrupted)??;
         let pending = config.data_dir.clone();
@@ -201,6 +209,7 @@ impl Ca {
             rotations: crate::rotation::Rotations::default(),
             presences: Presences::new()?,
             folder,
+            reserve,
             config,
         };
         let ca = Self(Arc::new(inner));
@@ -210,6 +219,7 @@ impl Ca {
         ca.open_federation().await?;
         ca.open_revocations().await?;
         ca.reconcile(checked.registrations).await?;
+        ca.keep_reserve().await;
         Ok(ca)
     }
 
@@ -280,7 +290,7 @@ fn is_foreign(data_dir: &Path) -> io::Result<bool> {
             // The last is on every fresh file system of the ext family.
             Some("store" | "ledger" | "ledger-name" | "ledger-name.new" | "hierarchy.new") => {}
             Some("lock" | "replica" | "replica.new" | "lost+found") => {}
-            Some(outage::RENEWALS | outage::NOTES) => {}
+            Some(outage::RENEWALS | outage::NOTES | reserve::FILE) => {}
             _ => stranger = true,
         }
     }

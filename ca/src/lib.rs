@@ -53,6 +53,7 @@ pub mod records;
 mod refusal;
 mod replicas;
 mod requests;
+mod reserve;
 mod revocation;
 mod rotation;
 mod run;
@@ -93,6 +94,7 @@ pub use replicas::{
     DataFolderError, HeldIntermediate, JoinError, LetterError, ParseReplicaIdError, Phase, Presence, ReplicaId,
     ReplicaState, ReplicasConfig, SealError, SecretError, open_letter, read_letter,
 };
+pub use reserve::wait_for_room;
 pub use revocation::{
     Barred, CrlUrl, ParseCrlUrlError, RefreshError, RevocationConfig, RevokeError, crl::CrlError, crl_routes,
 };

@@ -111,6 +111,10 @@ async fn serve(
             }
         });
     }
+    alcazar_ca::wait_for_room(&config, &readiness, &shutdown).await;
+    if shutdown.is_cancelled() {
+        return Ok(());
+    }
     let ca = Ca::open_with(config, clock::system(), metrics).await?;
     // What is asked before is told to come back.
     drop(opened.set(ca.clone()));

@@ -8,6 +8,7 @@ use std::{
 use alcazar_identity::{
     Credentials, KeyError, ParseSpiffeIdError, ParseSvidError, SpiffeId, SvidKey, TrustDomain, X509Svid, rfc3339,
 };
+use alcazar_ledger::AppendError;
 use alcazar_service::{Shutdown, process};
 use rcgen::{CertificateParams, KeyPair};
 use thiserror::Error;
@@ -100,11 +101,37 @@ impl Ca {
             issue(&hierarchy, ca.trust_domain(), &inner.dns_names, &inner.profile, (inner.clock)())
         });
         let serving = serving.await.map_err(|_ending| ServingError::Interrupted)??;
-        self.0.ledger.record(&Entry::Certificate { issued: &serving.issued, caller: "ca" }).await?;
+        self.record_serving(&serving.issued).await?;
         let issued = &serving.issued;
         tracing::info!(target: "alcazar::rotation", spiffe_id = %issued.id, serial = %issued.serial, not_after = %rfc3339(issued.validity.not_after()), "the CA's serving certificate was renewed");
         self.0.serving.send_replace(Arc::new(serving.credentials.with_revocations(self.revocations())));
         Ok(())
+    }
+}
+
+impl Ca {
+    /// Puts it on record, on a full disk in the room that is kept for it.
+    async fn record_serving(&self, issued: &Issued) -> Result<(), ServingError> {
+        let entry = Entry::Certificate { issued, caller: "ca" };
+        match self.0.ledger.record(&entry).await {
+            Err(LedgerError::Append(AppendError::DiskFull { .. })) => {}
+            outcome => return Ok(outcome.map(drop)?),
+        }
+        let reserve = Arc::clone(&self.0.reserve);
+        let lent = tokio::task::spawn_blocking(move || reserve.lend()).await;
+        if let Err(error) = lent.map_err(|_ending| ServingError::Interrupted)? {
+            tracing::warn!(%error, "the room that is kept for the CA's own certificate cannot be used");
+        }
+        let recorded = self.0.ledger.record(&entry).await;
+        self.keep_reserve().await;
+        Ok(recorded.map(drop)?)
+    }
+
+    /// Holds room on the disk for the next start and the next certificate, where there is some.
+    pub(crate) async fn keep_reserve(&self) {
+        let reserve = Arc::clone(&self.0.reserve);
+        // It goes on without when the process is ending.
+        drop(tokio::task::spawn_blocking(move || reserve.keep()).await);
     }
 }
 

@@ -86,7 +86,15 @@ impl CaProcess {
     /// # Errors
     /// When curl cannot be started.
     pub fn readiness(&self) -> Result<Answer> {
-        Curl::default().get(&format!("http://127.0.0.1:{}/readyz", self.admin))
+        self.page("/readyz")
+    }
+
+    /// What is at a path of its administration address.
+    ///
+    /// # Errors
+    /// When curl cannot be started.
+    pub fn page(&self, path: &str) -> Result<Answer> {
+        Curl::default().get(&format!("http://127.0.0.1:{}{path}", self.admin))
     }
 
     /// Waits until it is ready.

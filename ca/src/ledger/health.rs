@@ -6,7 +6,7 @@ use alcazar_ledger::Health;
 use alcazar_service::{Metrics, Part, Shutdown, process};
 use alcazar_store::SledStore;
 
-use crate::{ca::Ca, run::RunError};
+use crate::{ca::Ca, reserve::room, run::RunError};
 
 impl Ca {
     /// Tells how the ledger is until the end. Where it, or the store on this disk, stopped, only a start helps: says why, once
@@ -21,7 +21,9 @@ impl Ca {
             let forked = fork.borrow_and_update().clone();
             match (&health, forked) {
                 (Health::Running, None) => match room(ledger.log.dir()) {
-                    Some(room) if room < SledStore::ROOM && !shared => part.not_ready(low(ledger.log.dir(), room)),
+                    Some(room) if room < if shared { FULL } else { SledStore::ROOM } => {
+                        part.not_ready(low(ledger.log.dir(), room))
+                    }
                     Some(room) if room < LOW => part.degraded(low(ledger.log.dir(), room)),
                     _ => part.ready(),
                 },
@@ -54,26 +56,22 @@ impl Ca {
                 }
                 _ = ledger.log.health_other_than(&health) => {}
                 Ok(()) = fork.changed() => {}
-                () = tokio::time::sleep(LOOK) => {}
+                () = tokio::time::sleep(LOOK) => self.keep_reserve().await,
             }
         }
     }
 }
 
-/// How many bytes are left for the ledger on its disk.
-fn room(dir: &Path) -> Option<u64> {
-    let disk = rustix::fs::statvfs(dir).ok()?;
-    disk.f_bavail.checked_mul(disk.f_frsize)
-}
-
 /// What is to be said where little room is left.
 fn low(dir: &Path, room: u64) -> String {
     let (mib, dir) = (room >> 20, dir.display());
-    format!("{mib} MiB are left on the disk of {dir}; when there is no room, nothing is issued")
+    format!("{mib} MiB are left on the disk of {dir}; when there is no room, nothing is issued: free some space")
 }
 
 /// 1.5 million certificates, at 700 bytes each.
 const LOW: u64 = 1 << 30;
+/// Nothing more is put on record.
+const FULL: u64 = 1 << 20;
 const LOOK: Duration = Duration::from_secs(5);
 
 /// Counts what there is, and tells whether more can be.

@@ -1,5 +1,6 @@
 //! The disk of a CA fills while nodes ask: they are refused in time and told why, `/readyz` says it, and when there is room everything
-//! goes on by itself. Nothing that somebody was given is lost, also when the process is killed on the full disk.
+//! goes on by itself. Nothing that somebody was given is lost, also when the process is killed on the full disk. One that is started there
+//! serves what needs no record, with a certificate that is on record, and goes on by itself, too.
 #![allow(clippy::disallowed_methods, reason = "its tasks end with the test")]
 
 use std::collections::BTreeSet;
@@ -9,6 +10,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use alcazar_api::ca::v1::{
+    GetInclusionProofRequest, GetStatusRequest, GetTreeHeadRequest, ListBundlesRequest, ListEntriesRequest,
+    ListRevocationsRequest, bundles_client::BundlesClient, get_inclusion_proof_request::Entry as Proved,
+    ledger_client::LedgerClient, revocation_administration_client::RevocationAdministrationClient,
+    status_client::StatusClient,
+};
 use alcazar_ca::ledger::verify_files;
 use alcazar_identity::{Credentials, Fingerprint};
 use alcazar_testkit::{CaProcess, DEADLINE, SmallDisk, turn};
@@ -105,7 +112,7 @@ async fn a_full_disk_refuses_and_goes_on() {
     let _turn = turn();
     alcazar_mtls::install_default_provider();
     let home = tempfile::tempdir().unwrap();
-    let Some(disk) = SmallDisk::mount(&home.path().join("disk"), 64, &home.path().join("disk.log")).unwrap() else {
+    let Some(disk) = SmallDisk::mount(&home.path().join("disk"), 128, &home.path().join("disk.log")).unwrap() else {
         return;
     };
     let ca = CaProcess::start_on(&disk, home.path(), "").unwrap();
@@ -152,13 +159,113 @@ async fn a_full_disk_refuses_and_goes_on() {
     until("a refusal", async || the_other_way_round(ca.issue(&node, "web").await)).await;
     Arc::get_mut(&mut ca).unwrap().process().kill().unwrap();
     assert_eq!(verify_files(copy(&disk, home.path())).unwrap().damages, []);
-    disk.clear().unwrap();
+
+    // Started on the full disk, and once more.
+    for _ in 0..2 {
+        let ca = Arc::get_mut(&mut ca).unwrap();
+        ca.start_again_on(&disk).unwrap();
+        readiness(ca, 503, "free some space").await;
+        what_needs_no_record_is_served(ca, root).await;
+        let refused = until("a refusal", async || the_other_way_round(ca.issue(&node, "web").await)).await;
+        assert!(is_our_fault(&refused), "{refused}");
+        readiness(ca, 503, "no room for the ledger").await;
+        let refused = ca.attest(root, &before[1], &keys[1]).await.unwrap_err();
+        assert!(is_our_fault(&refused), "{refused}");
+        assert!(disk.free().unwrap() < 1 << 20, "what was kept aside is kept again");
+        ca.process().kill().unwrap();
+    }
     Arc::get_mut(&mut ca).unwrap().start_again_on(&disk).unwrap();
-    ca.wait_ready().unwrap();
+    readiness(&ca, 503, "free some space").await;
+    disk.clear().unwrap();
     everything_goes_on(&ca, root, &node, &before[1], &keys[1]).await;
     let ledger = ca.ledger().await.unwrap();
     assert!(given.is_subset(&ledger), "{:?} were given out and are not in the ledger", given.difference(&ledger));
     let status = Arc::get_mut(&mut ca).unwrap().process().terminate().unwrap();
+    assert!(status.success(), "{status}");
+}
+
+/// How many certificates it has issued to itself.
+async fn its_own(ca: &CaProcess) -> usize {
+    let mut ledger = LedgerClient::new(ca.operator().await.unwrap());
+    let asked = ListEntriesRequest { caller: "ca".into(), limit: 1000, ..ListEntriesRequest::default() };
+    ledger.list_entries(asked).await.unwrap().into_inner().entries.len()
+}
+
+/// For nodes, for auditors and for the operator.
+async fn what_needs_no_record_is_served(ca: &CaProcess, root: Fingerprint) {
+    assert_eq!(until("the operator's socket", async || ca.root().await).await, root);
+    let operator = ca.operator().await.unwrap();
+    let bundles = BundlesClient::new(operator.clone()).list_bundles(ListBundlesRequest {}).await.unwrap().into_inner();
+    assert!(!bundles.bundles.is_empty());
+    let mut revocations = RevocationAdministrationClient::new(operator.clone());
+    revocations.list_revocations(ListRevocationsRequest::default()).await.unwrap();
+    let status = StatusClient::new(operator.clone()).get_status(GetStatusRequest::default()).await.unwrap();
+    assert!(format!("{status:?}").contains("free some space"), "{status:?}");
+    let mut ledger = LedgerClient::new(operator);
+    let head = ledger.get_tree_head(GetTreeHeadRequest {}).await.unwrap().into_inner();
+    let newest = ledger.list_entries(ListEntriesRequest { limit: 1, ..ListEntriesRequest::default() }).await.unwrap();
+    let index = newest.into_inner().entries.first().unwrap().index;
+    let proof = GetInclusionProofRequest { entry: Some(Proved::Index(index)), size: head.size };
+    assert!(!ledger.get_inclusion_proof(proof).await.unwrap().into_inner().entry.is_empty());
+    assert_eq!(ca.page("/healthz").unwrap().code, 200);
+    assert_eq!(ca.page("/crl/root.crl").unwrap().code, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_it_serves_with_is_renewed_on_a_full_disk() {
+    let _turn = turn();
+    alcazar_mtls::install_default_provider();
+    let home = tempfile::tempdir().unwrap();
+    let Some(disk) = SmallDisk::mount(&home.path().join("disk"), 128, &home.path().join("disk.log")).unwrap() else {
+        return;
+    };
+    let mut ca = CaProcess::start_on(&disk, home.path(), "certificates: {ttl: 10s}\n").unwrap();
+    ca.wait_ready().unwrap();
+    let root = ca.root().await.unwrap();
+    let node = ca.attest(root, &ca.token("one").await.unwrap(), &KeyPair::generate().unwrap()).await.unwrap();
+    ca.register("web", "one").await.unwrap();
+    disk.fill(0).unwrap();
+    // The end of a block that the ledger had is filled by this: one more certificate may fit at most, and not two.
+    until("a refusal", async || the_other_way_round(ca.issue(&node, "web").await)).await;
+    let before = its_own(&ca).await;
+    until("two renewals", async || match its_own(&ca).await {
+        now if now < before + 2 => Err(now),
+        _ => Ok(()),
+    })
+    .await;
+    assert!(disk.free().unwrap() < 1 << 20, "what was kept aside is kept again");
+    readiness(&ca, 503, "free some space").await;
+    let status = ca.process().terminate().unwrap();
+    assert!(status.success(), "{status}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_first_start_on_a_full_disk_waits_for_room() {
+    let _turn = turn();
+    let home = tempfile::tempdir().unwrap();
+    let Some(disk) = SmallDisk::mount(&home.path().join("disk"), 64, &home.path().join("disk.log")).unwrap() else {
+        return;
+    };
+    disk.fill(0).unwrap();
+    let mut ca = CaProcess::start_on(&disk, home.path(), "").unwrap();
+    readiness(&ca, 503, "no room on the disk of").await;
+    readiness(&ca, 503, "free some space").await;
+    assert_eq!(ca.page("/healthz").unwrap().code, 200);
+    assert_eq!(ca.page("/crl/root.crl").unwrap().code, 503);
+    disk.clear().unwrap();
+    ca.wait_ready().unwrap();
+
+    // Whoever waits can be told to end.
+    let status = ca.process().terminate().unwrap();
+    assert!(status.success(), "{status}");
+    let other = home.path().join("other");
+    fs::create_dir(&other).unwrap();
+    disk.fill(0).unwrap();
+    fs::remove_dir_all(disk.seen().join("data")).unwrap();
+    disk.fill(0).unwrap();
+    let mut ca = CaProcess::start_on(&disk, &other, "").unwrap();
+    readiness(&ca, 503, "no room on the disk of").await;
+    let status = ca.process().terminate().unwrap();
     assert!(status.success(), "{status}");
 }
 
