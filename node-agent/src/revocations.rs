@@ -3,10 +3,9 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use alcazar_api::ca::v1;
-use alcazar_api::revocations::{Keeper, ListError, Taken, read_evidence};
+use alcazar_api::revocations::{Keeper, Taken, read_evidence};
 use alcazar_identity::{Revocations, TrustBundles};
 use alcazar_mtls::Clock;
 use alcazar_service::Shutdown;
@@ -27,41 +26,43 @@ pub(crate) struct Checking {
 }
 
 impl Checking {
-    /// Runs until the shutdown. What an earlier run has saved is in force as soon as there is a bundle to check it by, so
-    /// that a restart while the CA is away forgets nothing.
+    /// Runs until the shutdown. What an earlier run has saved is in force from the start, so that a restart while the CA is
+    /// away forgets nothing: it was proved when it was saved, and its signer's time may be over, or its root's.
     pub(crate) async fn keep(mut self, shutdown: Shutdown) {
-        let mut keeper = Keeper::default();
-        let mut saved = self.file.load().map(Arc::new);
+        let mut keeper = self.held();
+        if !keeper.current().is_empty() {
+            self.checked.send_replace(keeper.current().clone());
+        }
         loop {
             let bundles = self.bundles.borrow_and_update().clone();
             let said = self.said.borrow_and_update().clone();
-            if let Some(bundles) = bundles {
-                let mut changed = false;
-                // Until all of it is good: the clock may be behind at boot, or the bundle of before.
-                if let Some(shown) = &saved {
-                    let outcome = self.take(&mut keeper, shown, &bundles);
-                    changed |= outcome.is_change();
-                    saved = saved.filter(|_| outcome.refused.iter().any(may_be_good_later));
-                }
-                if let Some(shown) = said {
-                    changed |= self.take(&mut keeper, &shown, &bundles).is_change();
-                }
-                if changed {
-                    let revocations = keeper.current().clone();
-                    self.save(&revocations).await;
-                    self.checked.send_replace(revocations);
-                }
+            if let (Some(bundles), Some(said)) = (bundles, said)
+                && self.take(&mut keeper, &said, &bundles).is_change()
+            {
+                let revocations = keeper.current().clone();
+                self.save(&revocations).await;
+                self.checked.send_replace(revocations);
             }
             let change = tokio::select! {
                 change = self.said.changed() => change,
                 change = self.bundles.changed() => change,
-                () = tokio::time::sleep(LOOK_AGAIN), if saved.is_some() => Ok(()),
                 () = shutdown.cancelled() => return,
             };
             if change.is_err() {
                 return;
             }
         }
+    }
+
+    /// What an earlier run has saved.
+    fn held(&self) -> Keeper {
+        let mut keeper = Keeper::default();
+        for signed in self.file.load().map(|saved| saved.lists).unwrap_or_default() {
+            if let Err(error) = keeper.hold(&signed) {
+                tracing::error!(target: "alcazar::revoked", file = %self.file.0.display(), reason = chain(&error), "a saved list of revocations cannot be read; until the CA says it again it is not in force");
+            }
+        }
+        keeper
     }
 
     fn take(&self, keeper: &mut Keeper, shown: &v1::SignedRevocations, bundles: &TrustBundles) -> Taken {
@@ -89,15 +90,7 @@ impl Checking {
     }
 }
 
-/// Whether a list that was saved can still be taken, by another clock or with another bundle: an older one than is held cannot.
-fn may_be_good_later(refused: &ListError) -> bool {
-    matches!(refused, ListError::Signature { .. } | ListError::ForeignTrustDomain(_))
-}
-
-/// How long until saved lists that could not be checked are looked at again.
-const LOOK_AGAIN: Duration = Duration::from_secs(60);
-
-/// The file in which the lists are kept as they were signed: nobody needs to trust it.
+/// The file in which the lists are kept as they were signed and checked, in the folder of the agent's keys.
 #[derive(Debug, Clone)]
 pub(crate) struct RevocationsFile(PathBuf);
 
@@ -122,8 +115,7 @@ impl RevocationsFile {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
-    use std::time::SystemTime;
+    use std::time::{Duration, SystemTime};
 
     use alcazar_identity::{ListIssuer, Revocation, RevocationList, RevocationReason};
 
@@ -239,37 +231,41 @@ mod tests {
         run.stop().await;
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn what_was_saved_is_tried_until_bundle_and_clock_allow_it() {
+    #[tokio::test]
+    async fn what_was_saved_is_in_force_when_nobody_could_check_it_any_more() {
         let directory = tempfile::tempdir().unwrap();
         let now = clock()();
-        let ca = ca::Ca::new(now);
+        let (old, new) = (ca::Ca::new(now), ca::Ca::new(now));
         let mut run = Run::start(directory.path());
-        run.bundles.send_replace(Some(Arc::new(ca.bundles())));
-        run.say(ca.signed(&list(3), now));
+        run.bundles.send_replace(Some(Arc::new(old.bundles())));
+        run.say(old.signed(&list(3), now));
         assert_eq!(run.above(0).await, 3);
         run.stop().await;
 
-        // First the bundle of before, then the right one.
-        let mut run = Run::start(directory.path());
-        run.bundles.send_replace(Some(Arc::new(ca::Ca::new(now).bundles())));
-        tokio::time::sleep(LOOK_AGAIN * 2).await;
-        assert!(run.checked.borrow().is_empty());
-        run.bundles.send_replace(Some(Arc::new(ca.bundles())));
-        assert_eq!(run.above(0).await, 3);
-        run.stop().await;
+        // Its root is trusted no more, its signer has ended, the clock begins in 1970, or no bundle has come yet.
+        let ages = Duration::from_secs(100 * 365 * 24 * 3600);
+        for at in [now, now + ages, SystemTime::UNIX_EPOCH] {
+            for bundles in [None, Some(Arc::new(old.bundles())), Some(Arc::new(new.bundles()))] {
+                let mut run = Run::start_by(directory.path(), Arc::new(move || at));
+                run.bundles.send_replace(bundles);
+                assert_eq!(run.above(0).await, 3);
+                run.stop().await;
+            }
+        }
 
-        // The machine's clock begins in 1970, and is set later.
-        let set = Arc::new(AtomicBool::new(false));
-        let hands = set.clone();
-        let slow: Clock = Arc::new(move || if hands.load(Ordering::SeqCst) { now } else { SystemTime::UNIX_EPOCH });
-        let mut run = Run::start_by(directory.path(), slow);
-        run.bundles.send_replace(Some(Arc::new(ca.bundles())));
-        tokio::time::sleep(LOOK_AGAIN * 2).await;
-        assert!(run.checked.borrow().is_empty());
-        set.store(true, Ordering::SeqCst);
-        tokio::time::sleep(LOOK_AGAIN).await;
+        // Whoever signs now has the word; a stranger and an older list do not.
+        let mut run = Run::start(directory.path());
+        run.bundles.send_replace(Some(Arc::new(new.bundles())));
         assert_eq!(run.above(0).await, 3);
+        run.say(old.signed(&list(9), now));
+        run.say(new.signed(&list(2), now));
+        let before = run.checked.borrow().evidence().to_vec();
+        run.say(new.signed(&list(3), now));
+        let anew = run.checked.wait_for(|held| held.evidence() != before);
+        drop(tokio::time::timeout(Duration::from_secs(20), anew).await.unwrap().unwrap());
+        assert_eq!(run.above(0).await, 3);
+        run.say(new.signed(&list(4), now));
+        assert_eq!(run.above(3).await, 4);
         run.stop().await;
     }
 }
