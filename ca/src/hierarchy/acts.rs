@@ -5,7 +5,7 @@
 use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use alcazar_identity::Fingerprint;
@@ -277,13 +277,18 @@ impl Ca {
             self.publish(&opened.trust, opened.signing).await?;
         }
         // Last of all: nobody signs with any of them any more.
-        self.forget_what_is_over(active, now).await
+        self.forget_what_is_over(active, remembered.leaf_life, now).await
     }
 
     /// Forgets the intermediates that were replaced, once no leaf of them is alive.
-    async fn forget_what_is_over(&self, active: Fingerprint, now: SystemTime) -> Result<(), HierarchyError> {
+    async fn forget_what_is_over(
+        &self,
+        active: Fingerprint,
+        leaf_life: Duration,
+        now: SystemTime,
+    ) -> Result<(), HierarchyError> {
         let files = self.0.files.clone();
-        let over = blocking(move || files.over(active, now)).await?;
+        let over = blocking(move || files.over(active, leaf_life, now)).await?;
         for old in self.0.hierarchy_patience.replaced.over(over, now) {
             let files = self.0.files.clone();
             blocking(move || files.forget_intermediate(old)).await?;
@@ -328,7 +333,8 @@ pub(crate) async fn remembered(records: &Records, files: &HierarchyFiles) -> Res
         None => inherited(records, files).await?.map(|stored| stored.record.intermediate),
     };
     let root = records.get::<RootRecord>(family::HIERARCHY, "root").await?.map(|stored| stored.record.fingerprint);
-    Ok(Remembered { trust, active, root })
+    let leaf_life = files.plugged.leaf_life().max(records.longest_life().await?);
+    Ok(Remembered { trust, active, root, leaf_life })
 }
 
 /// Writes down what was found or made.

@@ -1,6 +1,10 @@
 //! Finding authorities, on the disk and in the key store. Everything here blocks.
 
-use std::{fmt, sync::Arc, time::SystemTime};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use alcazar_identity::{CertificateDer, Fingerprint, TrustDomain, is_of_cluster, stated_cluster};
 use alcazar_service::process;
@@ -42,6 +46,8 @@ pub(crate) struct Remembered {
     pub(crate) active: Option<Fingerprint>,
     /// The root, where an earlier version of this program wrote it down.
     pub(crate) root: Option<Fingerprint>,
+    /// The longest life that a leaf was ever allowed.
+    pub(crate) leaf_life: Duration,
 }
 
 /// What was found, or made. The store is to remember it before anything stands on it.

@@ -216,7 +216,12 @@ mod tests {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
         let first = files.open(&Remembered::default(), None, &Heard::default(), now).unwrap();
         let own = |opened: &Opened| opened.signing.authority.info().fingerprint;
-        let remembered = Remembered { trust: Some(first.trust.clone()), active: Some(own(&first)), root: None };
+        let remembered = Remembered {
+            trust: Some(first.trust.clone()),
+            active: Some(own(&first)),
+            root: None,
+            ..Remembered::default()
+        };
         let due = now + Duration::from_secs(190 * 24 * 3600);
         keys.1.store(true, Ordering::SeqCst);
         let opened = files.open(&remembered, None, &Heard::default(), due).unwrap();

@@ -42,7 +42,7 @@ pub(crate) struct Plugged {
     /// Where `alcazar ca install` puts them.
     installed: PathBuf,
     passphrase: Option<PathBuf>,
-    /// How long a leaf may live on after its root has been left.
+    /// How long a leaf may live that is issued now.
     leaf_life: Duration,
 }
 
@@ -129,7 +129,7 @@ impl HierarchyFiles {
             let old = old.filter(|old| *old != root).map(|old| old.to_string()).collect::<Vec<_>>().join(", ");
             return Err(HierarchyError::NewToEverybody { folder: folder.into(), root, old, waits: waits.join("; ") });
         }
-        let retire_at = now + self.plugged.leaf_life + SLACK;
+        let retire_at = now + remembered.leaf_life + SLACK;
         let trust = moved(&before, &found, now, Some((root, retire_at)));
         let signing = self.plugged_signing(found, remembered, now)?;
         if present.is_none_or(|present| !present.is_like(&signing)) {

@@ -40,8 +40,13 @@ impl HierarchyFiles {
         Ok(())
     }
 
-    /// The replaced intermediates of which no leaf is alive any more.
-    pub(super) fn over(&self, active: Fingerprint, now: SystemTime) -> Result<Vec<Fingerprint>, HierarchyError> {
+    /// The replaced intermediates of which no leaf is alive any more, where none lives longer than `leaf_life`.
+    pub(super) fn over(
+        &self,
+        active: Fingerprint,
+        leaf_life: Duration,
+        now: SystemTime,
+    ) -> Result<Vec<Fingerprint>, HierarchyError> {
         if !self.folder.exists()? {
             return Ok(Vec::new());
         }
@@ -54,7 +59,7 @@ impl HierarchyFiles {
             };
             match now.duration_since(at) {
                 _ if held.info.fingerprint == active => self.folder.unreplace(&label)?,
-                Ok(passed) if passed >= self.plugged.leaf_life() + SLACK => over.push(held.info.fingerprint),
+                Ok(passed) if passed >= leaf_life + SLACK => over.push(held.info.fingerprint),
                 Ok(_) => {}
                 // The clock was set back.
                 Err(_ahead) => self.folder.replace(&label, now)?,

@@ -250,6 +250,39 @@ async fn a_new_root_at_a_start_is_refused_where_what_signed_before_is_gone() {
 }
 
 #[tokio::test]
+async fn a_root_that_was_left_stays_for_as_long_as_a_leaf_was_ever_allowed_to_live() {
+    let workshop = Workshop::new();
+    let (data, hands) = (workshop.path().join("data"), ahead());
+    let (old, new) = (workshop.put("cacerts", &workshop.set()), workshop.put("new", &under_another_root(&workshop)));
+    let hours = |hours: u64| Duration::from_secs(hours * 3600);
+    let allowing = |folder, max_ttl| {
+        let mut config = plugged(&data, folder);
+        config.certificates.max_ttl = max_ttl;
+        config
+    };
+    let ca = Ca::open(allowing(&old, hours(12)), hands.clock()).await.unwrap();
+    let first = ca.fingerprints().root.fingerprint;
+    ca.close().await;
+    // Less is allowed from now on, and what was given before lives on.
+    let ca = Ca::open(allowing(&new, hours(1)), hands.clock()).await.unwrap();
+    assert_ne!(ca.fingerprints().root.fingerprint, first);
+    hands.advance(hours(9));
+    for _ in 0..2 {
+        hands.advance(hours(1));
+        ca.look_after_hierarchy().await.unwrap();
+        assert!(roots(&ca).contains(&first), "leaves under it may live yet");
+    }
+    for _ in 0..3 {
+        hands.advance(hours(1));
+        ca.look_after_hierarchy().await.unwrap();
+    }
+    hands.advance(hours(1));
+    ca.look_after_hierarchy().await.unwrap();
+    assert!(!roots(&ca).contains(&first));
+    ca.close().await;
+}
+
+#[tokio::test]
 async fn who_wants_the_cut_says_so() {
     let workshop = Workshop::new();
     let (data, hands) = (workshop.path().join("data"), ahead());
