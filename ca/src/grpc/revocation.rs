@@ -15,8 +15,9 @@ use tonic::{Request, Response, Status};
 
 use super::{caller, epoch, traced::about};
 use crate::{
+    authority::is_cluster_name,
     ca::Ca,
-    revocation::{Entry, Named, RevokeError, Subject},
+    revocation::{DropError, Entry, Named, RevokeError, Subject},
 };
 
 pub(crate) struct RevocationService {
@@ -154,6 +155,27 @@ impl RevocationAdministration for RevocationAdministrationService {
         Ok(Response::new(v1::ImportRevocationsResponse { taken }))
     }
 
+    async fn drop_revocations(
+        &self,
+        request: Request<v1::DropRevocationsRequest>,
+    ) -> Result<Response<v1::DropRevocationsResponse>, Status> {
+        let by = operator(&request);
+        let v1::DropRevocationsRequest { cluster, trust_domain, force } = request.into_inner();
+        let trust_domain = match trust_domain.as_str() {
+            "" => self.ca.trust_domain().clone(),
+            other => other.parse().map_err(invalid)?,
+        };
+        if !is_cluster_name(&trust_domain, &cluster) {
+            return Err(Status::invalid_argument(
+                "not the name of a cluster; `alcazar revocations` shows whose lists are held",
+            ));
+        }
+        about(format!("the list of cluster:{cluster} of {trust_domain}"));
+        let dropped = self.ca.drop_list(&trust_domain, &cluster, force, &by).await.map_err(kept)?;
+        let barred = dropped.barred.iter().map(SpiffeId::to_string).collect();
+        Ok(Response::new(v1::DropRevocationsResponse { barred, notes: dropped.notes }))
+    }
+
     async fn export_revocations(
         &self,
         _: Request<v1::ExportRevocationsRequest>,
@@ -201,6 +223,20 @@ fn words(subject: &Subject) -> String {
 /// The operator is told the whole reason.
 fn invalid(error: impl std::error::Error + 'static) -> Status {
     Status::invalid_argument(process::chain(&error))
+}
+
+/// Why a list is held on.
+fn kept(error: DropError) -> Status {
+    let reason = process::chain(&error);
+    match error {
+        DropError::NotHeld(_) => Status::not_found(reason),
+        DropError::Own | DropError::Proved(_) | DropError::Known(_) => Status::failed_precondition(reason),
+        DropError::Bar(error) => status(error),
+        DropError::Records(_) | DropError::Refresh(_) => {
+            tracing::error!(reason, "could not serve the operator");
+            Status::unavailable(reason)
+        }
+    }
 }
 
 fn status(error: RevokeError) -> Status {

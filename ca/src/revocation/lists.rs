@@ -1,7 +1,7 @@
 //! Lists that others signed, on record as they were signed: whole, although a store's values are short.
 //!
 //! ```text
-//! signed/<issuer>                  the first part, and the names of those that follow: what is put here is the list
+//! signed/<issuer>                  the first part, and the names of those that follow: what is put here is the list, or that it was dropped
 //! signed/<trust domain>/<issuer>   the same of another trust domain, whose clusters may have the names of ours
 //! parts/<SHA-256>                  a part, under its own hash
 //! ```
@@ -16,19 +16,23 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use prost::Message;
 use serde::{Deserialize, Serialize};
 
+use super::dropped::DroppedRecord;
 use crate::{
     ca::Ca,
     records::{RecordError, family},
 };
 
 /// A list that somebody signed, on record.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct SignedRecord {
     /// The beginning of the message, in base64.
     list: String,
     /// The hashes of what follows.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     more: Vec<String>,
+    /// Where it is held no more: there is no list then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    dropped: Option<DroppedRecord>,
 }
 
 /// A part of one.
@@ -36,6 +40,13 @@ struct SignedRecord {
 struct PartRecord {
     /// In base64.
     part: String,
+}
+
+/// The lists of others on record.
+pub(super) struct OnRecord {
+    pub(super) signed: v1::SignedRevocations,
+    /// Those that are held no more.
+    pub(super) dropped: Vec<DroppedRecord>,
 }
 
 /// What is on record of one issuer.
@@ -49,11 +60,15 @@ pub(super) struct StoredList {
 
 impl Ca {
     /// The lists of others. What cannot be read whole is left out, and told.
-    pub(super) async fn signed_lists(&self) -> Result<v1::SignedRevocations, RecordError> {
+    pub(super) async fn signed_lists(&self) -> Result<OnRecord, RecordError> {
         let (stored, _) =
             self.0.records.list::<SignedRecord>(&format!("{}/{SIGNED}", family::REVOCATION_LISTS)).await?;
-        let mut lists = Vec::with_capacity(stored.len());
-        for stored in &stored {
+        let (mut lists, mut dropped) = (Vec::with_capacity(stored.len()), Vec::new());
+        for stored in stored {
+            if let Some(record) = stored.record.dropped {
+                dropped.push(record);
+                continue;
+            }
             match self.read_list(&stored.record).await? {
                 Some(list) => lists.push(list),
                 None => {
@@ -61,7 +76,7 @@ impl Ca {
                 }
             }
         }
-        Ok(v1::SignedRevocations { lists })
+        Ok(OnRecord { signed: v1::SignedRevocations { lists }, dropped })
     }
 
     /// The list of an issuer on record, and what a write in its place must find there.
@@ -77,7 +92,10 @@ impl Ca {
         let Some(found) = self.0.records.get::<SignedRecord>(family::REVOCATION_LISTS, &name).await? else {
             return Ok(StoredList { name, expected: Expected::Absent, parts: Vec::new(), list: None });
         };
-        let list = self.read_list(&found.record).await?.and_then(|signed| signed_list(&signed).ok());
+        let list = match found.record.dropped {
+            Some(_) => None,
+            None => self.read_list(&found.record).await?.and_then(|signed| signed_list(&signed).ok()),
+        };
         Ok(StoredList { name, expected: Expected::At(found.revision), parts: found.record.more, list })
     }
 
@@ -100,7 +118,15 @@ impl Ca {
                 _ => more.push(hash),
             }
         }
-        let record = SignedRecord { list: first, more };
+        self.put_record(found, SignedRecord { list: first, more, dropped: None }).await
+    }
+
+    /// Puts in the place of the one that was found that it is held no more.
+    pub(super) async fn put_drop(&self, found: StoredList, dropped: &DroppedRecord) -> Result<(), RecordError> {
+        self.put_record(found, SignedRecord { dropped: Some(dropped.clone()), ..SignedRecord::default() }).await
+    }
+
+    async fn put_record(&self, found: StoredList, record: SignedRecord) -> Result<(), RecordError> {
         self.0.records.put(family::REVOCATION_LISTS, &found.name, found.expected, &record).await?;
         for hash in found.parts.iter().filter(|hash| !record.more.contains(hash)) {
             let name = part_name(hash);

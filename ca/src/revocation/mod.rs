@@ -3,7 +3,7 @@
 //! ```text
 //! operator ─revoke─▶ Entry ─▶ store   ca/revocations/{serial,identity}/…      one record for each
 //!                                     ca/revocation-lists/own                 version and digest of this cluster's list
-//!                                     ca/revocation-lists/signed/…, parts/…   lists of roots and of other clusters, as signed
+//!                                     ca/revocation-lists/signed/…, parts/…   lists of roots and of other clusters, as signed; or that one is dropped
 //!                                     ca/revocation-lists/crls/…              CRLs of roots that are kept offline
 //!                                     ca/revocation-lists/last/…              last CRLs of intermediates that are gone
 //!                                     ca/revoked-certificates/…               serial numbers of revoked identities, for CRLs
@@ -27,6 +27,7 @@
 mod brought;
 mod config;
 pub(crate) mod crl;
+mod dropped;
 mod entry;
 mod error;
 mod intermediates;
@@ -52,6 +53,7 @@ use tokio::sync::{Mutex, watch};
 use self::refresh::Refreshing;
 pub(crate) use self::{
     brought::crls_in,
+    dropped::DropError,
     entry::{Entry, Named, SKEW},
     intermediates::with_intermediate,
     operator::Subject,

@@ -29,9 +29,8 @@ impl Ca {
         reason: RevocationReason,
         by: &str,
     ) -> Result<Revoked, RevokeError> {
-        let (now, life) = ((self.0.clock)(), LONGEST_LIFE);
-        let mut living = Vec::new();
-        let entry = match subject {
+        let now = (self.0.clock)();
+        let (entry, already) = match subject {
             Subject::Intermediate(print) => {
                 let notes = self.revoke_intermediate(print, reason, by).await?;
                 return Ok(Revoked { entry: None, already: false, notes });
@@ -44,19 +43,13 @@ impl Ca {
                 {
                     return Err(RevokeError::Over { serial, id: id.clone(), not_after: *not_after });
                 }
-                Entry::of_serial(serial, known, reason, life, now, by)
+                self.put_entry(Entry::of_serial(serial, known, reason, LONGEST_LIFE, now, by)).await?
             }
             Subject::Identity(id) => {
                 self.check_identity(&id)?;
-                living = self.certificates_in_ledger(&id, now).await?;
-                Entry::of_identity(id, newest(&living), reason, life, now, by)
+                self.put_identity(id, reason, now, by).await?
             }
         };
-        let (entry, already) = self.put_entry(entry).await?;
-        if let Named::Identity { id, .. } = &entry.named {
-            self.end_lineage(id).await?;
-            self.put_certificates(id, &living).await?;
-        }
         self.refresh_revocations().await?;
         let subject = entry.named.key();
         tracing::warn!(target: "alcazar::revoked", subject, reason = %entry.reason, by, already, "revoked");
@@ -97,8 +90,24 @@ impl Ca {
         Ok(left)
     }
 
+    /// Puts on record that an identity gets nothing more; whether that was so before.
+    pub(super) async fn put_identity(
+        &self,
+        id: SpiffeId,
+        reason: RevocationReason,
+        now: SystemTime,
+        by: &str,
+    ) -> Result<(Entry, bool), RevokeError> {
+        let living = self.certificates_in_ledger(&id, now).await?;
+        let entry = Entry::of_identity(id.clone(), newest(&living), reason, LONGEST_LIFE, now, by);
+        let put = self.put_entry(entry).await?;
+        self.end_lineage(&id).await?;
+        self.put_certificates(&id, &living).await?;
+        Ok(put)
+    }
+
     /// An identity that a verifier here would meet, and whose revocation does not lock the operator out.
-    fn check_identity(&self, id: &SpiffeId) -> Result<(), RevokeError> {
+    pub(super) fn check_identity(&self, id: &SpiffeId) -> Result<(), RevokeError> {
         if id.trust_domain() != self.trust_domain() || id.path().is_empty() {
             return Err(RevokeError::Foreign(id.clone()));
         }

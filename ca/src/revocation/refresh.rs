@@ -84,7 +84,7 @@ fn trouble_of(unproved: &[Unproved], now: SystemTime) -> Option<String> {
     let troubles: Vec<_> = troubles.map(|unproved| process::chain(&unproved.reason)).collect();
     (!troubles.is_empty()).then(|| {
         format!(
-            "revocations are obeyed here and no node can be told of them: {}; export the list where it was made (`alcazar revocations export FILE`) and import it here again",
+            "revocations are obeyed here and no node can be told of them: {}; export the list where it was made (`alcazar revocations export FILE`) and import it here again; where that cluster is gone, `alcazar revocations drop CLUSTER`",
             troubles.join("; ")
         )
     })
@@ -136,7 +136,11 @@ impl Ca {
         let (hierarchy, list) = (self.hierarchy(), list(version.version));
         let own = refreshing.signed(&list, version.changed_at, &hierarchy).await?;
         let bundles = self.trust_bundles();
-        for signed in self.signed_lists().await?.lists {
+        let on_record = self.signed_lists().await?;
+        for dropped in &on_record.dropped {
+            refreshing.keeper.forget(&dropped.trust_domain, &dropped.issuer, dropped.version);
+        }
+        for signed in on_record.signed.lists {
             refreshing.take_on_record(signed, &bundles, now);
         }
         let bytes = own.list.len();
@@ -165,7 +169,10 @@ impl Ca {
     fn publish_revocations(&self, now: Published) {
         let revocations = now.revocations.clone();
         self.0.revoking.published.send_if_modified(|held| {
-            let same = held.signed == now.signed && held.entries == now.entries && held.own == now.own;
+            let same = held.signed == now.signed
+                && held.entries == now.entries
+                && held.own == now.own
+                && held.revocations == now.revocations;
             if !same {
                 *held = Arc::new(now);
             }

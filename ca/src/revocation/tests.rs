@@ -79,11 +79,11 @@ async fn a_list_longer_than_a_value_of_the_store_is_kept_whole() {
     assert!(long.list.len() > 3 * alcazar_store::MAX_VALUE);
     import(long.clone()).await;
     assert!(parts().await > 3);
-    assert_eq!(ca.signed_lists().await.unwrap().lists, [long]);
+    assert_eq!(ca.signed_lists().await.unwrap().signed.lists, [long]);
     // What is replaced leaves nothing behind.
     let short = signed(3, 1).await;
     import(short.clone()).await;
-    assert_eq!((parts().await, ca.signed_lists().await.unwrap().lists), (0, vec![short]));
+    assert_eq!((parts().await, ca.signed_lists().await.unwrap().signed.lists), (0, vec![short]));
     ca.close().await;
 }
 

@@ -84,6 +84,20 @@ enum Files {
         #[command(flatten)]
         ca: CaArg,
     },
+    /// Hold the list of a cluster that is gone no more; the identities that it bars stay revoked, by this CA's own list
+    Drop {
+        /// The cluster, as `alcazar revocations` shows it
+        #[arg(value_name = "CLUSTER")]
+        cluster: String,
+        /// Its trust domain. Default: the CA's own
+        #[arg(long, value_name = "DOMAIN")]
+        trust_domain: Option<String>,
+        /// Although the cluster is heard from
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        ca: CaArg,
+    },
     /// Take over lists that a root or another cluster's CA has signed
     Import {
         /// The file
@@ -148,6 +162,16 @@ pub(crate) fn list(args: &RevocationsArgs) -> ExitCode {
             let failed = |error: std::io::Error| OperatorError::Answer(format!("{}: {error}", file.display()));
             alcazar_service::files::write_atomic(file, &lists.encode_to_vec(), 0o644).map_err(failed)?;
             Ok(say(&format!("{} signed lists in {}\n", lists.lists.len(), file.display())))
+        }),
+        Some(Files::Drop { cluster, trust_domain, force, ca }) => operator::run(async {
+            let cluster = cluster.strip_prefix("cluster:").unwrap_or(cluster);
+            let trust_domain = trust_domain.clone().unwrap_or_default();
+            let request = v1::DropRevocationsRequest { cluster: cluster.to_owned(), trust_domain, force: *force };
+            let dropped = connect(ca).await?.drop_revocations(request).await?.into_inner();
+            let mut said = format!("the list of cluster:{cluster} is held no more\n");
+            said.extend(dropped.barred.iter().map(|id| format!("revoked by this CA's own list from now on: {id}\n")));
+            said.extend(dropped.notes.iter().map(|note| format!("note: {note}\n")));
+            Ok(say(&said))
         }),
         Some(Files::Import { file, ca }) => operator::run(async {
             let failed = |error: &dyn std::fmt::Display| OperatorError::Answer(format!("{}: {error}", file.display()));

@@ -169,6 +169,15 @@ impl Keeper {
         Ok(())
     }
 
+    /// Holds the list of an issuer no more, where it is of this version or an older one: its cluster is gone, and nobody signs it anew.
+    pub fn forget(&mut self, trust_domain: &TrustDomain, issuer: &ListIssuer, version: u64) {
+        let key = (trust_domain.clone(), issuer.clone());
+        if self.held.get(&key).is_some_and(|held| held.list.version() <= version) {
+            self.held.remove(&key);
+            self.current = Arc::new(self.collect());
+        }
+    }
+
     /// The lists held, as others can be shown them now, and those that nobody would take any more. What `is_ours` says is shown as
     /// it is: whoever signs a list himself has had it checked.
     pub fn to_show(

@@ -249,6 +249,11 @@ fn what_was_proved_once_is_held_and_not_shown_to_others() {
     let (shown, reason) = unproved(&keeper, now() + Duration::from_secs(2 * 365 * 24 * 3600));
     assert!(shown == 0 && reason.contains("cluster:west") && !keeper.current().is_empty(), "{shown} {reason}");
     assert!(keeper.hold(&v1::SignedRevocationList { list: vec![1], ..v1::SignedRevocationList::default() }).is_err());
+    // Its cluster is gone: the list that was meant is held no more, and not a newer one.
+    keeper.forget(west.trust_domain(), west.issuer(), 4);
+    assert!(!keeper.current().is_empty());
+    keeper.forget(west.trust_domain(), west.issuer(), 5);
+    assert!(keeper.current().is_empty() && keeper.signed().lists.is_empty());
 }
 
 #[test]
