@@ -22,10 +22,17 @@ mod checked;
 mod notes;
 mod renewals;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use alcazar_service::{Shutdown, process};
 use alcazar_store::Expected;
+use futures::{StreamExt, stream};
 use thiserror::Error;
 
 pub(crate) use self::{
@@ -52,18 +59,27 @@ impl Ca {
 
     /// Whether something is left.
     async fn settle_all(&self) -> bool {
-        let mut left = false;
-        for pending in self.0.renewals.all() {
-            match self.settle(&pending).await {
-                Ok(settled) => left |= !settled,
-                Err(SettleError::Records(error)) if error.is_away() => return true,
-                Err(error) => {
-                    left = true;
-                    tracing::error!(node = %pending.node, reason = %process::chain(&error), "the store cannot be told of a renewal; it is tried again");
+        let (left, away) = (AtomicBool::default(), AtomicBool::default());
+        // Each is of a node of its own. What is begun goes to its end: it may be in the store already.
+        let settling = stream::iter(self.0.renewals.all()).for_each_concurrent(AT_A_TIME, |pending| {
+            let (left, away) = (&left, &away);
+            async move {
+                if away.load(Ordering::Relaxed) {
+                    return;
+                }
+                match self.settle(&pending).await {
+                    Ok(true) => {}
+                    Ok(false) => left.store(true, Ordering::Relaxed),
+                    Err(SettleError::Records(error)) if error.is_away() => away.store(true, Ordering::Relaxed),
+                    Err(error) => {
+                        left.store(true, Ordering::Relaxed);
+                        tracing::error!(node = %pending.node, reason = %process::chain(&error), "the store cannot be told of a renewal; it is tried again");
+                    }
                 }
             }
-        }
-        left
+        });
+        settling.await;
+        left.into_inner() || away.into_inner()
     }
 
     /// Settles what is pending of one node, as far as the store lets it; whether nothing is left of it.
@@ -134,5 +150,51 @@ enum SettleError {
     Keep(#[from] KeepRenewalError),
 }
 
+/// After an outage there may be thousands; those who ask for something now ask the same store.
+const AT_A_TIME: usize = 16;
 /// A store that is away answers at once that it is.
 const AGAIN: Duration = Duration::from_millis(500);
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use alcazar_identity::SpiffeId;
+    use alcazar_service::clock;
+    use alcazar_store::Revision;
+
+    use super::*;
+    use crate::{config::Config, csr::KeyHash, records::Leaf};
+
+    fn leaf(serial: u32) -> Leaf {
+        Leaf::sample(serial, KeyHash::of(&serial.to_be_bytes()))
+    }
+
+    #[tokio::test]
+    async fn many_are_settled_together_and_each_as_its_own_node_has_come() {
+        let folder = tempfile::tempdir().unwrap();
+        let ca = Ca::open(Config::new(folder.path()), clock::system()).await.unwrap();
+        let nodes: Vec<SpiffeId> =
+            (0..100).map(|n| format!("spiffe://cluster.local/node/local/n{n}").parse().unwrap()).collect();
+        for (n, node) in (0..).zip(&nodes) {
+            let lineage = Lineage::begin(leaf(1), Revision::new(1));
+            // Every tenth has been forgotten meanwhile.
+            let revision = match n % 10 {
+                0 => Revision::new(1),
+                _ => ca.0.records.put(family::NODES, node.principal(), Expected::Absent, &lineage).await.unwrap(),
+            };
+            let base = crate::records::Stored { record: lineage, revision };
+            let next = base.record.next(leaf(n + 2), &base.record.latest.mark());
+            let pending = Pending::begin(node.clone(), &base, next, true, SystemTime::UNIX_EPOCH);
+            assert!(ca.0.renewals.keep(None, pending).await.unwrap());
+        }
+        assert!(!ca.settle_all().await, "nothing is left");
+        assert!(ca.0.renewals.all().is_empty());
+        for (n, node) in (0..).zip(&nodes) {
+            let found = ca.0.records.get::<Lineage>(family::NODES, node.principal()).await.unwrap();
+            let latest = found.map(|found| found.record.latest.print);
+            assert_eq!(latest, (n % 10 != 0).then(|| leaf(n + 2).print), "{node}");
+        }
+        ca.close().await;
+    }
+}
