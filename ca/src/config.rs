@@ -37,7 +37,7 @@ use crate::{
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Config {
     /// The trust domain. Default: `cluster.local`.
-    #[serde(with = "text", default = "default_trust_domain")]
+    #[serde(with = "text", default = "TrustDomain::cluster_local")]
     pub trust_domain: TrustDomain,
     /// The cluster that this CA's intermediate is for. Default: `local`.
     #[serde(default = "default_cluster")]
@@ -165,7 +165,7 @@ impl Config {
     /// A configuration with the defaults, for this data folder.
     pub fn new(data_dir: impl Into<PathBuf>) -> Self {
         Self {
-            trust_domain: default_trust_domain(),
+            trust_domain: TrustDomain::cluster_local(),
             cluster: default_cluster(),
             data_dir: data_dir.into(),
             listen: default_listen(),
@@ -396,12 +396,6 @@ pub enum ConfigError {
 }
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
-
-/// `cluster.local`, as in Istio.
-#[allow(clippy::expect_used, reason = "a constant that a test parses")]
-fn default_trust_domain() -> TrustDomain {
-    "cluster.local".parse().expect("a constant trust domain parses")
-}
 
 fn default_cluster() -> String {
     "local".into()

@@ -11,6 +11,11 @@ use std::sync::Arc;
 pub struct TrustDomain(Arc<str>);
 
 impl TrustDomain {
+    /// `cluster.local`, which is Istio's where nobody named one.
+    pub fn cluster_local() -> Self {
+        Self("cluster.local".into())
+    }
+
     /// The name, without a scheme.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -85,6 +90,7 @@ mod tests {
         for good in ["cluster.local", "a", "x_y-z.0", &"a".repeat(255)] {
             assert_eq!(good.parse::<TrustDomain>().map(|t| t.to_string()), Ok(good.to_owned()));
         }
+        assert_eq!("cluster.local".parse(), Ok(TrustDomain::cluster_local()));
         for bad in ["", "Cluster.local", "a/b", "a:80", "spiffe://a", "ä", "a b", &"a".repeat(256)] {
             assert!(bad.parse::<TrustDomain>().is_err(), "{bad:?}");
         }
