@@ -247,6 +247,7 @@ impl RequestError {
                 (Code::ResourceExhausted, "try again later")
             }
             Self::TooMany { .. } => (Code::InvalidArgument, "too many certificates in one request"),
+            _ if self.is_of_an_outage() => (Code::Unavailable, "the store is away; try again later"),
             Self::Issue(_)
             | Self::Jwt(_)
             | Self::Raced(_)
@@ -268,7 +269,18 @@ impl RequestError {
             }
             Self::FullReply => Some(SOON),
             Self::Ledger(LedgerError::Append(AppendError::Busy { .. })) => Some(BUSY),
+            Self::Caller { source, .. } if source.is_of_an_outage() => Some(AWAY),
+            _ if self.is_of_an_outage() => Some(AWAY),
             _ => None,
+        }
+    }
+
+    /// Whether the store would know the answer, and gives none.
+    fn is_of_an_outage(&self) -> bool {
+        match self {
+            Self::Records(error) | Self::Note(NoteError::Records(error)) => error.is_away(),
+            Self::AwayTooLong(_) => true,
+            _ => false,
         }
     }
 
@@ -305,6 +317,8 @@ impl RequestError {
 const SOON: Duration = Duration::from_millis(100);
 /// When a ledger that is behind with its disk may be asked again.
 const BUSY: Duration = Duration::from_secs(1);
+/// When it is known that a server is back which is looked for all the time.
+const AWAY: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
 mod tests;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use alcazar_api::ca::v1::{
     self, administration_client::AdministrationClient, attest_node_request::Evidence,
-    certificate_authority_client::CertificateAuthorityClient, issue_workload_result::Outcome,
-    ledger_client::LedgerClient,
+    certificate_authority_client::CertificateAuthorityClient, issue_jwt_svid_result, issue_workload_result::Outcome,
+    jwt_client::JwtClient, ledger_client::LedgerClient,
 };
 use alcazar_identity::{
     CertificateDer, Credentials, Fingerprint, SpiffeId, SvidKey, TrustBundles, TrustDomain, X509Svid,
@@ -55,6 +55,15 @@ impl CaProcess {
         Ok(Self { process, home: home.to_owned(), data: disk.seen().join("data"), port, admin })
     }
 
+    /// Starts it again where it was, after it ended.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_again(&mut self) -> Result<()> {
+        self.process = Self::run(&self.home, Command::new(binary("alcazar-ca")?))?;
+        Ok(())
+    }
+
     /// Starts it again on the disk where it was, after it ended.
     ///
     /// # Errors
@@ -79,6 +88,11 @@ impl CaProcess {
     /// The process.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
+    }
+
+    /// Its data folder.
+    pub fn data(&self) -> &Path {
+        &self.data
     }
 
     /// What it says of its readiness.
@@ -210,12 +224,37 @@ impl CaProcess {
             Some(Outcome::Svid(issued)) => {
                 credentials(issued, &key).map(|held| held.svid().serial().to_owned()).map_err(local)
             }
-            Some(Outcome::Refusal(refusal)) => Err(Status::new(refusal.code.into(), refusal.message)),
+            Some(Outcome::Refusal(refusal)) => Err(status(refusal)),
             None => Err(Status::internal("no outcome")),
         }
     }
 
-    fn channel(&self, node: &Arc<Credentials>) -> Result<Channel> {
+    /// Asks, as a node, for a JWT-SVID of the workload `shop.<name>` for this audience.
+    ///
+    /// # Errors
+    /// As the CA says.
+    pub async fn issue_jwt(
+        &self,
+        node: &Arc<Credentials>,
+        name: &str,
+        audience: &str,
+    ) -> Result<v1::IssuedJwtSvid, Status> {
+        let (registration_id, audience) = (format!("shop.{name}"), vec![audience.to_owned()]);
+        let item = v1::IssueJwtSvid { registration_id, audience, ..v1::IssueJwtSvid::default() };
+        let mut client = JwtClient::new(self.channel(node).map_err(local)?);
+        let reply = client.issue_jwt_svids(v1::IssueJwtSvidsRequest { items: vec![item] }).await?.into_inner();
+        match reply.results.into_iter().next().and_then(|result| result.outcome) {
+            Some(issue_jwt_svid_result::Outcome::Svid(issued)) => Ok(issued),
+            Some(issue_jwt_svid_result::Outcome::Refusal(refusal)) => Err(status(refusal)),
+            None => Err(Status::internal("no outcome")),
+        }
+    }
+
+    /// A channel to it with the certificate of a node.
+    ///
+    /// # Errors
+    /// Never: its address can be read.
+    pub fn channel(&self, node: &Arc<Credentials>) -> Result<Channel> {
         self.reach(Connector::new(watch::channel(node.clone()).1, grpc::ALPN, clock::system()))
     }
 
@@ -248,6 +287,15 @@ fn trust_domain() -> Result<TrustDomain> {
 
 fn node_id(name: &str) -> Result<SpiffeId> {
     Ok(SpiffeId::node(&trust_domain()?, "local", name)?)
+}
+
+/// What one item of many was told, as if it had been alone.
+fn status(refusal: v1::Refusal) -> Status {
+    let mut status = Status::new(refusal.code.into(), refusal.message);
+    if refusal.retry_after_ms > 0 {
+        status.metadata_mut().insert("retry-after-ms", refusal.retry_after_ms.into());
+    }
+    status
 }
 
 /// Nobody's fault but this program's.

@@ -81,6 +81,7 @@ impl CallerError {
     /// What the wire says of it.
     pub(crate) fn terse(&self) -> (Code, &'static str) {
         match self {
+            _ if self.is_of_an_outage() => (Code::Unavailable, "the Kubernetes API is away; try again later"),
             Self::Keys(_) | Self::Review(_) | Self::NoPods => (Code::Unavailable, "try again later"),
             Self::Identity(_) | Self::Rule(_) | Self::Rights(_) | Self::WrongKind(_) | Self::NotAnAgent(_) => {
                 (Code::PermissionDenied, "not permitted for this caller")
@@ -89,5 +90,10 @@ impl CallerError {
             Self::Cluster { .. } => (Code::PermissionDenied, "another cluster's CA is responsible"),
             _ => (Code::Unauthenticated, "not authenticated"),
         }
+    }
+
+    /// Whether the API server would know the answer, and gives none.
+    pub(crate) fn is_of_an_outage(&self) -> bool {
+        matches!(self, Self::Review(ReviewError::Failed(_) | ReviewError::Late))
     }
 }

@@ -238,7 +238,9 @@ async fn tokens_of_a_real_cluster_are_judged_by_it_and_by_its_keys() {
     // The API server goes, and comes back: nobody is refused for it.
     cluster.kill().unwrap();
     hands.advance(61);
-    assert_eq!(served.ask(&tunnel_token, None).await.unwrap_err().code(), Code::Unavailable);
+    let told = served.ask(&tunnel_token, None).await.unwrap_err();
+    assert!(told.code() == Code::Unavailable && told.message().contains("the Kubernetes API is away"), "{told}");
+    assert!(told.metadata().contains_key("retry-after-ms"), "{told:?}");
     cluster.start_again().await.unwrap();
     eventually("it is asked again", async || served.ask(&tunnel_token, None).await.is_ok()).await;
     offline.stop().await;

@@ -16,3 +16,4 @@ mod replicas_share_the_secrets_of_a_cluster;
 mod service_accounts_have_secrets;
 mod store_conforms_on_etcd;
 mod store_conforms_on_kubernetes;
+mod workloads_and_pods_go_on_while_the_store_is_away;
