@@ -34,7 +34,7 @@ impl Ca {
     /// Keeps what an intermediate's CRL says now, good until its last leaf is over. It is about to go: where that does not succeed, the log
     /// says so, and nodes and proxies, which do not go by it, lose nothing.
     pub(crate) async fn keep_last_crl(&self, issuer: Fingerprint) -> Result<(), RecordError> {
-        let until = (self.0.clock)() + self.0.profile.max_ttl() + SLACK;
+        let until = (self.0.clock)() + self.longest_life().await? + SLACK;
         let crl = match self.make_crl(issuer, Some(until)).await {
             Ok(crl) if crl.len() <= LONGEST => crl,
             Ok(crl) => {

@@ -176,10 +176,13 @@ impl Ca {
         Ok(())
     }
 
-    /// What was issued before, by another configuration or another replica, is in use as well.
+    /// How long a leaf may live at most: what was issued before, by another configuration or another replica, is in use as well.
+    pub(crate) async fn longest_life(&self) -> Result<Duration, RecordError> {
+        Ok(self.0.records.longest_life().await?.max(self.config().certificates.max_ttl))
+    }
+
     pub(super) async fn limits(&self) -> Result<Limits, RecordError> {
-        let longest = self.0.records.longest_life().await?.max(self.config().certificates.max_ttl);
-        Ok(Limits { silence: SILENCE, settle: SETTLE, longest_life: longest + SKEW })
+        Ok(Limits { silence: SILENCE, settle: SETTLE, longest_life: self.longest_life().await? + SKEW })
     }
 
     /// Drives whatever rotation there is, until the end. Of several replicas the one that has the lease does.

@@ -2,6 +2,7 @@
 
 mod clusters;
 mod fleet;
+mod last_crl;
 mod members;
 mod observe;
 mod replicas;

@@ -25,7 +25,7 @@ use super::super::{
 };
 use crate::{ca::Ca, config::Config, hierarchy::pem, profile::ProfileConfig};
 
-const NOON: u64 = 1_800_000_000;
+pub(super) const NOON: u64 = 1_800_000_000;
 pub(super) const KINDS: [Kind; 3] = [Kind::Root, Kind::Intermediate, Kind::Jwt];
 
 /// A CA, and the disk that it is opened on again and again.
