@@ -2,17 +2,25 @@
 
 use std::{
     fs,
+    net::SocketAddr,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
+use alcazar_api::ca::v1::{
+    self, attest_node_request::Evidence, certificate_authority_client::CertificateAuthorityClient,
+    rotation_client::RotationClient,
+};
 use alcazar_ca::{Ca, Config, JoinError, OpenError, Phase, StoreConfig};
-use alcazar_identity::Fingerprint;
+use alcazar_identity::{Fingerprint, SpiffeId};
+use alcazar_mtls::{Connector, grpc};
 use alcazar_service::{Readiness, Shutdown, clock};
 use alcazar_store::{EtcdStore, Expected, Store, etcd::EtcdConfig};
 use alcazar_testkit::{DEADLINE, Etcd};
+use rcgen::{CertificateParams, KeyPair};
 use serde_json::json;
 use tokio::{net::TcpListener, time::timeout};
+use tonic::transport::{Channel, Endpoint};
 
 fn config(etcd: &Etcd, dir: &Path) -> Config {
     let store: StoreConfig = serde_json::from_value(json!({"etcd": {"endpoints": [etcd.endpoint()]}})).unwrap();
@@ -49,6 +57,7 @@ async fn a_ca_opens_on_etcd_and_finds_itself_again() {
 /// A replica that runs in this process.
 struct Running {
     ca: Ca,
+    address: SocketAddr,
     shutdown: Shutdown,
 }
 
@@ -57,15 +66,51 @@ impl Running {
         let ca = Ca::open(config, clock::system()).await.unwrap();
         let (shutdown, readiness) = (Shutdown::new(), Readiness::new());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
         let run = ca.run(listener, shutdown.clone(), readiness.clone());
         shutdown.spawn("replica", async move { run.await.unwrap() });
         timeout(DEADLINE, readiness.wait()).await.unwrap();
-        Self { ca, shutdown }
+        Self { ca, address, shutdown }
     }
 
     async fn stop(self) {
         self.shutdown.trigger("the test");
         self.shutdown.finished(DEADLINE).await.unwrap();
+    }
+
+    async fn operator(&self) -> RotationClient<Channel> {
+        let socket = format!("unix:{}", self.ca.admin_socket().display());
+        RotationClient::new(Endpoint::from_shared(socket).unwrap().connect().await.unwrap())
+    }
+
+    async fn rotation(&self) -> v1::RotationStatus {
+        self.operator().await.get_rotation(v1::GetRotationRequest {}).await.unwrap().into_inner()
+    }
+
+    /// Begins a rotation to a root that it makes, and waits until everybody is to hear of that.
+    async fn begins_a_root(&self) {
+        let request = v1::StartRotationRequest { kind: v1::RotationKind::Root.into(), ..Default::default() };
+        self.operator().await.start_rotation(request).await.unwrap();
+        let begun = async {
+            let mut looks = tokio::time::interval(std::time::Duration::from_millis(100));
+            while self.rotation().await.phase != "distribute" {
+                looks.tick().await;
+            }
+        };
+        timeout(DEADLINE, begun).await.unwrap();
+    }
+
+    /// A node joins, and is not heard of any more.
+    async fn attest(&self, node: &str) {
+        let node = SpiffeId::node(self.ca.trust_domain(), "local", node).unwrap();
+        let (token, _) = self.ca.create_join_token(&node, None).await.unwrap();
+        let pin = self.ca.fingerprints().root.fingerprint;
+        let connector = Connector::pinned(self.ca.trust_domain().clone(), pin, grpc::ALPN, clock::system());
+        let channel = grpc::channel(self.address, connector, alcazar_mtls::Expected::id(self.ca.id()));
+        let csr = CertificateParams::default().serialize_request(&KeyPair::generate().unwrap()).unwrap();
+        let evidence = Some(Evidence::JoinToken(token.reveal().to_string()));
+        let request = v1::AttestNodeRequest { evidence, csr: csr.der().to_vec() };
+        CertificateAuthorityClient::new(channel).attest_node(request).await.unwrap();
     }
 
     /// Waits until it signs with another intermediate.
@@ -149,11 +194,19 @@ async fn a_new_replica_is_given_an_intermediate_of_its_own() {
     // Nobody has the root's key: what signs is shared, until somebody has it.
     let three = Running::start(of("three")).await;
     assert_eq!(three.ca.fingerprints(), second);
+    // It makes the next root, of which a node does not hear: what it goes over to is under the root that signs all the same.
+    three.attest("unheard").await;
+    three.begins_a_root().await;
     let one = Running::start(of("one")).await;
     assert_eq!(one.ca.fingerprints(), first);
     let own = three.signs_otherwise(second.intermediate.fingerprint).await;
     assert_ne!(own, first.intermediate.fingerprint);
     assert_eq!(three.ca.fingerprints().root, first.root);
+    let standing = three.rotation().await;
+    assert_eq!(standing.phase, "distribute", "{standing:?}");
+    assert!(standing.waits.iter().any(|wait| wait.party.contains("unheard")), "{standing:?}");
+    let trusted = three.ca.trust_bundles().iter().next().unwrap().roots().len();
+    assert_eq!(trusted, 2, "it could have signed under the new one");
     for replica in [one, two, three] {
         replica.stop().await;
     }

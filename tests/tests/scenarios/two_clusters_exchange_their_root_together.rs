@@ -1,12 +1,12 @@
 //! Two clusters under one root that is kept offline, each with a CA and a store of its own, exchange it for another one. Each says to
 //! the other how far it is, over its bundle endpoint or in a file: neither signs under the new root before both have heard of it, and
-//! neither drops the old one before both have left it. At every step a certificate of each is verified by the other's bundle.
+//! neither drops the old one before both have left it, on the way there and on the way back. At every step a certificate of each is verified by the other's bundle.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::time::Duration;
 
-use alcazar_testkit::{Cluster, Vault, free_port, openssl_s_client, turn, until};
+use alcazar_testkit::{Cluster, Turn, Vault, free_port, openssl_s_client, turn, until};
 
 /// Federated trust domains are given the time to fetch the bundle, twice; the rest is a matter of seconds.
 const PATIENCE: Duration = Duration::from_secs(240);
@@ -86,6 +86,10 @@ impl View {
         self.rotation.contains("needs you")
     }
 
+    fn is_back(&self) -> bool {
+        self.rotation.contains("aborted: all is as it was before")
+    }
+
     fn is_done(&self) -> bool {
         self.rotation.contains("done: the old one is gone")
     }
@@ -110,49 +114,84 @@ fn two_clusters_exchange_their_root_by_what_is_carried() {
     exchange("clusters: [{name: west}]\n", "clusters: [{name: east}]\n", true);
 }
 
+/// In the middle, with one of them under the new root already, both go back: neither drops what the other signs by on that way either.
+#[test]
+fn two_clusters_go_back_from_the_middle_of_an_exchange() {
+    let exchange = Exchange::begin("clusters: [{name: west}]\n", "clusters: [{name: east}]\n", true);
+    let Exchange { vault, pair, old, new, .. } = &exchange;
+    // East has gone over, and says that it goes back: by hand, as it went.
+    vault.certify(&pair.east, "root", "").unwrap();
+    pair.east.alcazar("root rotation abort").unwrap();
+    let views = pair.until("east waits for west on its way back", old, new, |[east, _]| {
+        east.signs == *old && east.rotation.contains("the cluster west")
+    });
+    assert!(views.iter().all(|view| view.trusts.contains(new)), "{views:?}");
+    pair.west.alcazar("root rotation abort").unwrap();
+    let views = pair.until("both are where they were", old, new, |views| views.iter().all(View::is_back));
+    assert!(views.iter().all(|view| view.signs == *old && view.trusts == [old.clone()].into()), "{views:?}");
+}
+
 fn exchange(east: &str, west: &str, by_hand: bool) {
-    let _turn = turn();
-    let folder = tempfile::tempdir().unwrap();
-    let vault = Vault::new(folder.path()).unwrap();
-    let (old, new) = (vault.init("root").unwrap(), vault.init("new-root").unwrap());
-    let cluster = |name: &str, more: &str| {
-        let mut cluster = Cluster::new(folder.path(), name, more).unwrap();
-        vault.certify(&cluster, "root", "").unwrap();
-        cluster.start_ca().unwrap();
-        cluster.start_agent().unwrap();
-        cluster
-    };
-    let pair = Pair { east: cluster("east", east), west: cluster("west", west), by_hand };
-    let views = pair.look();
-    assert!(views.iter().all(|view| view.signs == old && view.trusts == [old.clone()].into()), "{views:?}");
-
-    // One has begun, and waits for the other: nobody is asked for anything yet.
-    let rotate = |cluster: &Cluster| {
-        vault.machine().carry("new-root/root-cert.pem", cluster.machine()).unwrap();
-        cluster.alcazar("root rotate --new-root root-cert.pem --yes").unwrap();
-    };
-    rotate(&pair.east);
-    let views = pair.until("east waits for west", &old, &new, |[east, _]| {
-        east.rotation.contains("the cluster west") && east.trusts.contains(&new)
-    });
-    assert!(!views[0].asks() && !views[1].trusts.contains(&new), "{views:?}");
-    rotate(&pair.west);
-    pair.until("both have heard, and ask for an intermediate", &old, &new, |views| {
-        views.iter().all(|view| view.asks() && view.signs == old)
-    });
-
-    // One signs under the new root, and drops nothing before the other does, too.
-    vault.certify(&pair.east, "new-root", "").unwrap();
-    let views = pair.until("east signs under the new root", &old, &new, |[east, _]| east.signs == new);
-    assert!(views.iter().all(|view| view.trusts.contains(&old)), "{views:?}");
-    let views = pair.until("east waits for west again", &old, &new, |[east, west]| {
+    let exchange = Exchange::begin(east, west, by_hand);
+    let Exchange { vault, pair, old, new, .. } = &exchange;
+    let views = pair.until("east waits for west again", old, new, |[east, west]| {
         east.rotation.contains("the cluster west") && west.asks()
     });
-    assert_eq!(views[1].signs, old);
+    assert_eq!(views[1].signs, *old);
     vault.certify(&pair.west, "new-root", "").unwrap();
-    pair.until("both sign under the new root", &old, &new, |views| views.iter().all(|view| view.signs == new));
-    let views = pair.until("both are done", &old, &new, |views| views.iter().all(View::is_done));
+    pair.until("both sign under the new root", old, new, |views| views.iter().all(|view| view.signs == *new));
+    let views = pair.until("both are done", old, new, |views| views.iter().all(View::is_done));
     assert!(views.iter().all(|view| view.trusts == [new.clone()].into()), "{views:?}");
+}
+
+/// An exchange that is under way: one of them signs under the new root.
+struct Exchange {
+    pair: Pair,
+    vault: Vault,
+    old: String,
+    new: String,
+    _folder: tempfile::TempDir,
+    _turn: Turn,
+}
+
+impl Exchange {
+    fn begin(east: &str, west: &str, by_hand: bool) -> Self {
+        let turn = turn();
+        let folder = tempfile::tempdir().unwrap();
+        let vault = Vault::new(folder.path()).unwrap();
+        let (old, new) = (vault.init("root").unwrap(), vault.init("new-root").unwrap());
+        let cluster = |name: &str, more: &str| {
+            let mut cluster = Cluster::new(folder.path(), name, more).unwrap();
+            vault.certify(&cluster, "root", "").unwrap();
+            cluster.start_ca().unwrap();
+            cluster.start_agent().unwrap();
+            cluster
+        };
+        let pair = Pair { east: cluster("east", east), west: cluster("west", west), by_hand };
+        let views = pair.look();
+        assert!(views.iter().all(|view| view.signs == old && view.trusts == [old.clone()].into()), "{views:?}");
+
+        // One has begun, and waits for the other: nobody is asked for anything yet.
+        let rotate = |cluster: &Cluster| {
+            vault.machine().carry("new-root/root-cert.pem", cluster.machine()).unwrap();
+            cluster.alcazar("root rotate --new-root root-cert.pem --yes").unwrap();
+        };
+        rotate(&pair.east);
+        let views = pair.until("east waits for west", &old, &new, |[east, _]| {
+            east.rotation.contains("the cluster west") && east.trusts.contains(&new)
+        });
+        assert!(!views[0].asks() && !views[1].trusts.contains(&new), "{views:?}");
+        rotate(&pair.west);
+        pair.until("both have heard, and ask for an intermediate", &old, &new, |views| {
+            views.iter().all(|view| view.asks() && view.signs == old)
+        });
+
+        // One signs under the new root, and drops nothing before the other does, too.
+        vault.certify(&pair.east, "new-root", "").unwrap();
+        let views = pair.until("east signs under the new root", &old, &new, |[east, _]| east.signs == new);
+        assert!(views.iter().all(|view| view.trusts.contains(&old)), "{views:?}");
+        Self { pair, vault, old, new, _folder: folder, _turn: turn }
+    }
 }
 
 /// The certificate that a CA shows is verified by its own bundle and by the other's.
