@@ -13,10 +13,9 @@ use alcazar_api::{
 };
 use alcazar_identity::{
     CertificateDer, Fingerprint, ListIssuer, Revocation, RevocationList, RevocationReason, TrustBundle, TrustBundles,
-    rfc3339, stated_cluster,
+    pem_block, rfc3339, stated_cluster,
 };
 use alcazar_service::files::{private_directory, write_atomic};
-use base64::{Engine, engine::general_purpose::STANDARD};
 use prost::Message;
 use rustls_pki_types::pem::PemObject;
 
@@ -231,17 +230,7 @@ impl fmt::Display for TakingBack {
 
 /// A CRL as one PEM block.
 pub(super) fn crl_pem(der: &[u8]) -> String {
-    let body = STANDARD.encode(der);
-    let mut text = String::from("-----BEGIN X509 CRL-----\n");
-    let mut rest = body.as_str();
-    while !rest.is_empty() {
-        let (line, after) = rest.split_at_checked(64).unwrap_or((rest, ""));
-        text.push_str(line);
-        text.push('\n');
-        rest = after;
-    }
-    text.push_str("-----END X509 CRL-----\n");
-    text
+    pem_block("X509 CRL", der)
 }
 
 /// The list, as it is carried to each CA.

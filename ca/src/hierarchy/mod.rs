@@ -132,17 +132,5 @@ impl Hierarchy {
 
 /// A certificate as one PEM block.
 pub(crate) fn pem(certificate: &CertificateDer<'_>) -> String {
-    use base64::{Engine, engine::general_purpose::STANDARD};
-    let body = STANDARD.encode(certificate);
-    let mut text = String::with_capacity(body.len() + body.len() / 64 + 64);
-    text.push_str("-----BEGIN CERTIFICATE-----\n");
-    let mut rest = body.as_str();
-    while !rest.is_empty() {
-        let (line, after) = rest.split_at_checked(64).unwrap_or((rest, ""));
-        text.push_str(line);
-        text.push('\n');
-        rest = after;
-    }
-    text.push_str("-----END CERTIFICATE-----\n");
-    text
+    alcazar_identity::pem_block("CERTIFICATE", certificate)
 }

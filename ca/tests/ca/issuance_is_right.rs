@@ -173,12 +173,7 @@ fn an_authority_is_a_certificate_of_a_ca_and_its_own_key() {
 }
 
 fn write_pem(path: &Path, certificates: &[&CertificateDer<'_>]) {
-    use base64::{Engine, engine::general_purpose::STANDARD};
-    let block = |der: &&CertificateDer<'_>| {
-        let body = STANDARD.encode(der);
-        let lines: Vec<_> = body.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
-        format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
-    };
+    let block = |der: &&CertificateDer<'_>| alcazar_identity::pem_block("CERTIFICATE", der);
     fs::write(path, certificates.iter().map(block).collect::<String>()).unwrap();
 }
 

@@ -5,8 +5,7 @@ use std::time::SystemTime;
 
 use alcazar_api::ca::v1::{self, get_inclusion_proof_request::Entry, ledger_client::LedgerClient};
 use alcazar_ca::ledger::{Recorded, RecordedKind};
-use alcazar_identity::{Fingerprint, rfc3339};
-use base64::{Engine, engine::general_purpose::STANDARD};
+use alcazar_identity::{Fingerprint, pem_block, rfc3339};
 
 use super::ShowArgs;
 use super::error::LedgerCommandError;
@@ -40,7 +39,7 @@ pub(super) async fn show(args: &ShowArgs, now: SystemTime) -> Result<ExitCode, L
         text.push_str(&format!("             {hash}\n"));
     }
     if let Some(der) = recorded.kind.certificate() {
-        text.push_str(&pem(der));
+        text.push_str(&pem_block("CERTIFICATE", der));
     }
     Ok(say(&text))
 }
@@ -63,18 +62,4 @@ fn describe(recorded: &Recorded) -> String {
     format!(
         "{what:<12} {serial}\nidentity     {spiffe_id}\nissued       {issued_at}\ngood         from {not_before} until {not_after}\ncaller       {caller}\n{more}"
     )
-}
-
-fn pem(der: &[u8]) -> String {
-    let body = STANDARD.encode(der);
-    let mut text = String::from("-----BEGIN CERTIFICATE-----\n");
-    let mut rest = body.as_str();
-    while !rest.is_empty() {
-        let (line, after) = rest.split_at_checked(64).unwrap_or((rest, ""));
-        text.push_str(line);
-        text.push('\n');
-        rest = after;
-    }
-    text.push_str("-----END CERTIFICATE-----\n");
-    text
 }

@@ -32,6 +32,7 @@ pub use fingerprint::{Fingerprint, ParseFingerprintError};
 pub use jwt_authority::{JwtAuthority, JwtAuthorityError};
 pub use key::{KeyError, SvidKey};
 pub use leaf::{ParseSvidError, SvidLeaf};
+pub use pem::pem_block;
 pub use revocations::{
     ListIssuer, Merged, ParseListIssuerError, ParseRevocationReasonError, Proven, Revocation, RevocationList,
     RevocationReason, Revocations, Revoked, RevokedBy, RevokedIdentity, RevokedSerial, Signatory, StatementError,

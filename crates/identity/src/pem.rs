@@ -13,8 +13,10 @@ pub(crate) fn certificates_to_pem<'a>(certificates: impl IntoIterator<Item = &'a
     certificates.into_iter().map(|der| pem_block("CERTIFICATE", der)).collect()
 }
 
-/// One PEM block, lines of 64 characters (RFC 7468 §2).
-pub(crate) fn pem_block(label: &str, der: &[u8]) -> String {
+/// One PEM block, lines of 64 characters.
+///
+/// **Source**: RFC 7468 §2.
+pub fn pem_block(label: &str, der: &[u8]) -> String {
     // Sized beforehand: a key's text must not leave copies of itself behind in a growing buffer.
     let mut out = String::with_capacity(der.len() * 3 / 2 + 2 * label.len() + 64);
     out.push_str(&format!("-----BEGIN {label}-----\n"));

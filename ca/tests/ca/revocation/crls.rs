@@ -5,7 +5,7 @@ use std::process::Command;
 use std::sync::{Arc, OnceLock};
 
 use alcazar_ca::{Config, RevocationConfig};
-use alcazar_identity::{Fingerprint, RevocationReason, X509Svid};
+use alcazar_identity::{Fingerprint, RevocationReason, X509Svid, pem_block};
 use alcazar_service::{Admin, Readiness, Shutdown};
 use rustls_pki_types::UnixTime;
 use tokio::{
@@ -15,13 +15,6 @@ use tokio::{
 
 use super::hands::{identity, issue, revoke, serial};
 use crate::support::{Hands, Served, node, registration, web};
-
-fn pem(kind: &str, der: &[u8]) -> String {
-    use base64::{Engine, engine::general_purpose::STANDARD};
-    let body = STANDARD.encode(der);
-    let lines = body.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap());
-    format!("-----BEGIN {kind}-----\n{}\n-----END {kind}-----\n", lines.collect::<Vec<_>>().join("\n"))
-}
 
 fn openssl(arguments: &[&str]) -> String {
     let output = Command::new("openssl").args(arguments).output().unwrap();
@@ -61,19 +54,19 @@ pub(crate) async fn check(served: &Served, folder: &Path, revoked: &X509Svid, go
         std::fs::write(&path, text).unwrap();
         path.to_str().unwrap().to_owned()
     };
-    let root = write("root.crt", pem("CERTIFICATE", &served.ca.fingerprints().root.certificate));
+    let root = write("root.crt", pem_block("CERTIFICATE", &served.ca.fingerprints().root.certificate));
     let (_, root_crl) = fetch(address, "/crl/root.crl").await;
     let verify = async |svid: &X509Svid, intermediate: Fingerprint| {
         let (status, leaf_crl) = fetch(address, &format!("/crl/{intermediate}.crl")).await;
         assert_eq!(status, 200);
-        let crls = write("crls.pem", pem("X509 CRL", &root_crl) + &pem("X509 CRL", &leaf_crl));
-        let leaf = write("leaf.crt", pem("CERTIFICATE", &svid.chain()[0]));
-        let chain = write("chain.crt", pem("CERTIFICATE", &svid.chain()[1]));
+        let crls = write("crls.pem", pem_block("X509 CRL", &root_crl) + &pem_block("X509 CRL", &leaf_crl));
+        let leaf = write("leaf.crt", pem_block("CERTIFICATE", &svid.chain()[0]));
+        let chain = write("chain.crt", pem_block("CERTIFICATE", &svid.chain()[1]));
         let at = served.hands.now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs().to_string();
         let mut arguments = vec!["verify", "-crl_check_all", "-x509_strict", "-purpose", "sslclient", "-attime", &at];
         arguments.extend(["-CAfile", &root, "-untrusted", &chain, "-CRLfile", &crls, &leaf]);
         let said = openssl(&arguments);
-        let one = write("one.crl", pem("X509 CRL", &leaf_crl));
+        let one = write("one.crl", pem_block("X509 CRL", &leaf_crl));
         let signed = openssl(&["crl", "-in", &one, "-CAfile", &chain, "-noout", "-verify"]);
         assert!(signed.contains("verify OK"), "{signed}");
         (said, leaf_crl, one)
@@ -129,7 +122,7 @@ async fn openssl_finds_the_crls_where_certificates_say_that_they_are() {
     let prints = served.ca.fingerprints();
     let write = |name: &str, der: &[u8]| {
         let path = folder.path().join(name);
-        std::fs::write(&path, pem("CERTIFICATE", der)).unwrap();
+        std::fs::write(&path, pem_block("CERTIFICATE", der)).unwrap();
         path.to_str().unwrap().to_owned()
     };
     let (leaf, above) = (write("leaf.crt", &one.chain()[0]), write("above.crt", &one.chain()[1]));
@@ -173,7 +166,7 @@ async fn a_ledger_that_begins_anew_forgets_no_certificate_of_a_revoked_identity(
     let served = Served::start_with(config, &hands).await;
     let crl = served.ca.crl(served.ca.fingerprints().intermediate.fingerprint).await.unwrap();
     let path = folder.path().join("one.crl");
-    std::fs::write(&path, pem("X509 CRL", &crl)).unwrap();
+    std::fs::write(&path, pem_block("X509 CRL", &crl)).unwrap();
     let text = openssl(&["crl", "-in", path.to_str().unwrap(), "-noout", "-text"]);
     assert!(text.contains(&old.serial().trim_start_matches('0').to_uppercase()), "{} is not in {text}", old.serial());
     served.stop().await;

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use alcazar_identity::{
-    ListIssuer, Revocation, RevocationList, RevocationReason, Revocations, RevokedIdentity, TrustBundles,
+    ListIssuer, Revocation, RevocationList, RevocationReason, Revocations, RevokedIdentity, TrustBundles, pem_block,
 };
 use alcazar_mtls::web::{FetchError, Fetched, HttpsUrl, Limits, ServerFiles, WebAcceptor, WebClient};
 use alcazar_mtls::{Clock, ConnectError, Expected, VerifyPeerError};
@@ -62,32 +62,10 @@ fn web_pki(folder: &Path, root: &Ca) -> ServerFiles {
     });
     let key = alcazar_identity::SvidKey::from_pkcs8(holder.key.clone()).unwrap();
     let files = ServerFiles { certificate: folder.join("cert.pem"), key: folder.join("key.pem") };
-    let chain: String = holder.chain.iter().map(|der| pem("CERTIFICATE", der)).collect();
+    let chain: String = holder.chain.iter().map(|der| pem_block("CERTIFICATE", der)).collect();
     fs::write(&files.certificate, chain).unwrap();
     fs::write(&files.key, key.to_pem().as_bytes()).unwrap();
     files
-}
-
-fn pem(label: &str, der: &[u8]) -> String {
-    use std::fmt::Write;
-    let text = base64(der);
-    let mut out = format!("-----BEGIN {label}-----\n");
-    write!(out, "{text}\n-----END {label}-----\n").unwrap();
-    out
-}
-
-/// Base64 by hand: the crate under test has no use for it elsewhere.
-fn base64(der: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut out = String::new();
-    for chunk in der.chunks(3) {
-        let word = chunk.iter().fold(0u32, |word, byte| word << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
-        for place in 0..4 {
-            let letter = ALPHABET[(word >> (18 - 6 * place) & 63) as usize] as char;
-            out.push(if place > chunk.len() { '=' } else { letter });
-        }
-    }
-    out
 }
 
 fn acceptor(files: ServerFiles) -> WebAcceptor {
@@ -95,7 +73,7 @@ fn acceptor(files: ServerFiles) -> WebAcceptor {
 }
 
 fn client(root: &Ca) -> WebClient {
-    WebClient::with_roots(pem("CERTIFICATE", &root.der).as_bytes(), clock()).unwrap()
+    WebClient::with_roots(pem_block("CERTIFICATE", &root.der).as_bytes(), clock()).unwrap()
 }
 
 const DOCUMENT: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\netag: \"7\"\r\ncache-control: max-age=60\r\n\r\n{}";
@@ -164,7 +142,7 @@ async fn a_server_of_another_name_root_or_time_is_refused() {
     let (folder, root) = (tempfile::tempdir().unwrap(), Ca::root("web"));
     let files = web_pki(folder.path(), &root);
     let later: Clock = std::sync::Arc::new(|| now() + 2 * HOUR);
-    let roots = pem("CERTIFICATE", &root.der);
+    let roots = pem_block("CERTIFICATE", &root.der);
     for (client, host, said) in [
         (client(&root), "other.example", "NotValidForName"),
         (client(&root), "127.0.0.2", "NotValidForName"),
@@ -262,7 +240,7 @@ async fn files_that_change_are_served_and_files_that_break_are_not() {
 async fn openssl_speaks_to_the_acceptor_and_is_given_nothing_to_resume() {
     let (folder, root) = (tempfile::tempdir().unwrap(), Ca::root("web"));
     let files = web_pki(folder.path(), &root);
-    fs::write(folder.path().join("root.pem"), pem("CERTIFICATE", &root.der)).unwrap();
+    fs::write(folder.path().join("root.pem"), pem_block("CERTIFICATE", &root.der)).unwrap();
     for version in ["-tls1_2", "-tls1_3"] {
         let server = Server::start(acceptor(files.clone()), "localhost", &[DOCUMENT]).await;
         let address = format!("127.0.0.1:{}", server.url.port());
