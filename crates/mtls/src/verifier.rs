@@ -63,6 +63,33 @@ fn alert_for(refused: &VerifyPeerError) -> CertificateError {
     }
 }
 
+/// What both sides say of the signature in a handshake: the two traits of rustls ask for it separately.
+macro_rules! signatures_of_tls13 {
+    () => {
+        fn verify_tls12_signature(
+            &self,
+            _: &[u8],
+            _: &CertificateDer<'_>,
+            _: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            Err(Error::PeerIncompatible(PeerIncompatible::Tls12NotOfferedOrEnabled))
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            certificate: &CertificateDer<'_>,
+            signature: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            verify_tls13_signature(message, certificate, signature, &provider::signatures())
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            provider::signatures().supported_schemes()
+        }
+    };
+}
+
 /// Judges the client of one connection.
 pub(crate) struct VerifyClient {
     credentials: Arc<Credentials>,
@@ -105,27 +132,7 @@ impl ClientCertVerifier for VerifyClient {
         self.verdict.settle(outcome).map(|()| ClientCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(only_tls13())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &provider::signatures())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider::signatures().supported_schemes()
-    }
+    signatures_of_tls13!();
 }
 
 /// Judges the server of one connection.
@@ -205,31 +212,7 @@ impl ServerCertVerifier for VerifyServer {
         self.verdict.settle(outcome).map(|()| ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(only_tls13())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &provider::signatures())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider::signatures().supported_schemes()
-    }
-}
-
-fn only_tls13() -> Error {
-    Error::PeerIncompatible(PeerIncompatible::Tls12NotOfferedOrEnabled)
+    signatures_of_tls13!();
 }
 
 impl fmt::Debug for VerifyClient {
