@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::{Answer, Curl, DEADLINE, Process, SmallDisk, binary, free_port, until};
+use crate::{Answer, Curl, Process, SmallDisk, binary, free_port};
 
 /// A CA as a process of its own, as its operator and its nodes know it.
 #[derive(Debug)]
@@ -116,8 +116,7 @@ impl CaProcess {
     /// # Errors
     /// When it is not by the deadline; the error has its log.
     pub fn wait_ready(&self) -> Result<()> {
-        let ready = || self.readiness().is_ok_and(|answer| answer.code == 200);
-        until("readiness of the CA", DEADLINE, || ready().then_some(())).with_context(|| self.process.log())
+        self.process.wait_ready(self.admin)
     }
 
     /// The operator's socket.

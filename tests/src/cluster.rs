@@ -2,11 +2,10 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::{Curl, DEADLINE, Machine, Process, binary, until};
+use crate::{Machine, Process, binary};
 
 /// A cluster whose root is kept elsewhere: the four binaries, each as a process of its own, with two workloads on one node,
 /// `shop/reviews` in front of an application and `shop/caller`. Its CA starts once it has its certificate.
@@ -259,16 +258,12 @@ workloads:
     }
 
     fn start(&mut self, program: &str, name: &'static str, admin: Option<u16>) -> Result<()> {
-        let mut command = Command::new(binary(program)?);
-        command.arg("--config").arg(self.machine.file(format!("{name}.yaml"))).current_dir(self.machine.path());
-        let process = Process::start(command, &self.machine.file(format!("{name}.log")))?;
+        let process = Process::component(program, self.machine.path(), name)?;
         self.processes.retain(|(known, _)| *known != name);
         // What was started last ends first.
         self.processes.insert(0, (name, process));
-        let Some(admin) = admin else { return Ok(()) };
-        let url = format!("http://127.0.0.1:{admin}/readyz");
-        let ready = || Curl::default().get(&url).is_ok_and(|answer| answer.code == 200);
-        until(&format!("{name} is ready"), DEADLINE, || ready().then_some(())).with_context(|| self.log())
+        let (Some(admin), Some((_, process))) = (admin, self.processes.first()) else { return Ok(()) };
+        process.wait_ready(admin).with_context(|| self.log())
     }
 }
 

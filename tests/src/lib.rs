@@ -49,4 +49,4 @@ pub use origin::{EchoServer, HttpOrigin};
 pub use process::Process;
 pub use tunnel::Tunnel;
 pub use turn::{Turn, turn};
-pub use wait::{DEADLINE, until};
+pub use wait::{DEADLINE, eventually, until, until_ok};

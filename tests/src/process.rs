@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::{DEADLINE, until};
+use crate::{Curl, DEADLINE, binary, until};
 
 /// A process of ours with its output in a file. Ended when it is dropped: asked first, so that it ends what it started.
 #[derive(Debug)]
@@ -25,6 +25,26 @@ impl Process {
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         let child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
         Ok(Self { child, log: log.to_owned() })
+    }
+
+    /// Starts one of our programs as `<name>.yaml` in `folder` says; it runs there, and its log is beside that file.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn component(program: &str, folder: &Path, name: &str) -> Result<Self> {
+        let mut command = Command::new(binary(program)?);
+        command.arg("--config").arg(folder.join(format!("{name}.yaml"))).current_dir(folder);
+        Self::start(command, &folder.join(format!("{name}.log")))
+    }
+
+    /// Waits until it says at its administration port that it is ready.
+    ///
+    /// # Errors
+    /// When it is not by the deadline; the error has the log.
+    pub fn wait_ready(&self, admin: u16) -> Result<()> {
+        let url = format!("http://127.0.0.1:{admin}/readyz");
+        let ready = || Curl::default().get(&url).is_ok_and(|answer| answer.code == 200);
+        until("readiness", DEADLINE, || ready().then_some(())).with_context(|| self.log())
     }
 
     /// Its process id.

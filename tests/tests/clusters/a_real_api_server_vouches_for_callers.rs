@@ -117,13 +117,8 @@ fn rcgen_pem(pem: &str) -> CertificateDer<'static> {
     CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()
 }
 
-async fn eventually(what: &str, mut so: impl AsyncFnMut() -> bool) {
-    let asking = async {
-        while !so().await {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(60), asking).await.unwrap_or_else(|_late| panic!("never: {what}"));
+async fn eventually(what: &str, so: impl AsyncFnMut() -> bool) {
+    alcazar_testkit::eventually(what, Duration::from_secs(60), so).await.unwrap();
 }
 
 const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";

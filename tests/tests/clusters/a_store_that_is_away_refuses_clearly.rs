@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use alcazar_identity::{Credentials, Fingerprint};
-use alcazar_testkit::{CaProcess, DEADLINE, Etcd, EtcdCluster};
+use alcazar_testkit::{CaProcess, DEADLINE, Etcd, EtcdCluster, until_ok};
 use rcgen::KeyPair;
 use tonic::{Code, Status};
 
@@ -51,15 +51,8 @@ async fn in_time<T>(what: &str, asked: impl Future<Output = Result<T, Status>>) 
     outcome.unwrap_or_else(|_| panic!("{what}: no answer after {:?}", start.elapsed()))
 }
 
-async fn until<T, E: std::fmt::Debug>(what: &str, mut look: impl AsyncFnMut() -> Result<T, E>) -> T {
-    let start = Instant::now();
-    loop {
-        match look().await {
-            Ok(seen) => return seen,
-            Err(error) => assert!(start.elapsed() < DEADLINE, "{what}: {error:?}"),
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+async fn until<T, E: std::fmt::Debug>(what: &str, look: impl AsyncFnMut() -> Result<T, E>) -> T {
+    until_ok(what, DEADLINE, look).await.unwrap()
 }
 
 /// While the store is away: what needs it is refused in time, in words, and what does not goes on.

@@ -4,10 +4,9 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
-use alcazar_testkit::{Curl, DEADLINE, Etcd, Machine, Process, binary, free_port, openssl_s_client, until};
+use alcazar_testkit::{Etcd, Machine, Process, binary, free_port, openssl_s_client, until};
 
 const PATIENCE: Duration = Duration::from_secs(150);
 
@@ -65,12 +64,8 @@ impl Replica {
 }
 
 fn process(machine: &Machine, program: &str, name: &str, admin: u16) -> Process {
-    let mut command = Command::new(binary(program).unwrap());
-    command.arg("--config").arg(machine.file(format!("{name}.yaml"))).current_dir(machine.path());
-    let process = Process::start(command, &machine.file("log")).unwrap();
-    let ready =
-        || Curl::default().get(&format!("http://127.0.0.1:{admin}/readyz")).is_ok_and(|answer| answer.code == 200);
-    until("readiness", DEADLINE, || ready().then_some(())).unwrap_or_else(|error| panic!("{error}: {}", process.log()));
+    let process = Process::component(program, machine.path(), name).unwrap();
+    process.wait_ready(admin).unwrap();
     process
 }
 

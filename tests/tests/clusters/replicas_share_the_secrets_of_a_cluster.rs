@@ -9,7 +9,7 @@ use alcazar_ca::{Ca, Config, KubernetesConfig, StoreConfig};
 use alcazar_identity::SpiffeId;
 use alcazar_mtls::{Connector, Expected, grpc};
 use alcazar_service::{Readiness, Shutdown, clock};
-use alcazar_testkit::{DEADLINE, Kubernetes};
+use alcazar_testkit::{DEADLINE, Kubernetes, eventually};
 use rcgen::{CertificateParams, KeyPair};
 use serde_json::json;
 use tokio::{net::TcpListener, time::timeout};
@@ -70,11 +70,8 @@ async fn replicas_share_the_secrets_of_a_cluster() {
     assert_eq!(first.root, second.root);
     assert_ne!(first.intermediate, second.intermediate);
     // A replica that serves tells the others a moment later.
-    let start = tokio::time::Instant::now();
-    while one.ca.replicas().await.unwrap().len() != 2 {
-        assert!(start.elapsed() < DEADLINE, "the replicas do not hear of each other");
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
+    let heard = async || one.ca.replicas().await.unwrap().len() == 2;
+    eventually("the replicas hear of each other", DEADLINE, heard).await.unwrap();
 
     for round in 0..3 {
         let node = SpiffeId::node(one.ca.trust_domain(), "local", &format!("n{round}")).unwrap();

@@ -12,7 +12,7 @@ use alcazar_store::{
     EtcdStore, Expected, Key, LeaseError, Prefix, Revision, Store, StoreError, WatchError, WriteError, conformance,
     etcd::{EtcdConfig, EtcdTls, EtcdUser, OpenEtcdError},
 };
-use alcazar_testkit::{Etcd, free_port};
+use alcazar_testkit::{DEADLINE, Etcd, free_port, until_ok};
 use tokio::time::timeout;
 
 fn key(text: &str) -> Key {
@@ -129,14 +129,7 @@ async fn an_etcd_that_hangs_is_a_typed_error_in_time_and_goes_on_afterwards() {
 
 /// Reads until the store answers.
 async fn until_answered(store: &EtcdStore, name: &str) -> alcazar_store::Entry {
-    let start = tokio::time::Instant::now();
-    loop {
-        match store.get(&key(name)).await {
-            Ok(entry) => return entry.unwrap(),
-            Err(error) => assert!(start.elapsed() < Duration::from_secs(30), "{error}"),
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    until_ok("an answer", DEADLINE, async || store.get(&key(name)).await).await.unwrap().unwrap()
 }
 
 #[tokio::test]
@@ -214,26 +207,13 @@ async fn of_two_processes_racing_for_a_key_or_a_lease_one_wins() {
     assert!(matches!(lost, LeaseError::Held { .. }), "{lost}");
 }
 
-#[tokio::test]
-async fn tls_and_users_are_checked_both_ways() {
-    alcazar_mtls::install_default_provider();
-    let Some(etcd) = Etcd::start_with_tls().unwrap() else { return };
-    let tls = EtcdTls {
-        ca: etcd.pem("ca.pem"),
-        client: Some((etcd.pem("cert.pem"), etcd.pem("key.pem"))),
-        server_name: None,
-    };
-    let good = EtcdConfig { tls: Some(tls.clone()), ..config(&etcd, "test") };
-    let store = EtcdStore::open(good.clone()).await.unwrap();
-    let at = store.put_if(&key("a"), Expected::Absent, vec![1]).await.unwrap();
+fn tls(etcd: &Etcd) -> EtcdTls {
+    let client = Some((etcd.pem("cert.pem"), etcd.pem("key.pem")));
+    EtcdTls { ca: etcd.pem("ca.pem"), client, server_name: None }
+}
 
-    let nobody = EtcdConfig { tls: Some(EtcdTls { client: None, ..tls.clone() }), ..good.clone() };
-    assert!(matches!(EtcdStore::open(nobody).await, Err(OpenEtcdError::Store(_))));
-    let elsewhere =
-        EtcdConfig { tls: Some(EtcdTls { server_name: Some("other.example".into()), ..tls }), ..good.clone() };
-    assert!(matches!(EtcdStore::open(elsewhere).await, Err(OpenEtcdError::Store(_))));
-
-    // etcd takes the name in a certificate for a user, but for a client with a token: so the users decide from here on.
+/// Has etcd know users from here on; the one whose place is `test`, with its password in a file.
+fn with_users(etcd: &Etcd) -> EtcdUser {
     for command in [
         &["user", "add", "root:rootpw"][..],
         &["user", "grant-role", "root", "root"],
@@ -247,7 +227,28 @@ async fn tls_and_users_are_checked_both_ways() {
     }
     let password = etcd.pem("password");
     std::fs::write(&password, "secret\n").unwrap();
-    let user = EtcdConfig { user: Some(EtcdUser { name: "ca".into(), password: password.clone() }), ..good.clone() };
+    EtcdUser { name: "ca".into(), password }
+}
+
+#[tokio::test]
+async fn tls_and_users_are_checked_both_ways() {
+    alcazar_mtls::install_default_provider();
+    let Some(etcd) = Etcd::start_with_tls().unwrap() else { return };
+    let tls = tls(&etcd);
+    let good = EtcdConfig { tls: Some(tls.clone()), ..config(&etcd, "test") };
+    let store = EtcdStore::open(good.clone()).await.unwrap();
+    let at = store.put_if(&key("a"), Expected::Absent, vec![1]).await.unwrap();
+
+    let nobody = EtcdConfig { tls: Some(EtcdTls { client: None, ..tls.clone() }), ..good.clone() };
+    assert!(matches!(EtcdStore::open(nobody).await, Err(OpenEtcdError::Store(_))));
+    let elsewhere =
+        EtcdConfig { tls: Some(EtcdTls { server_name: Some("other.example".into()), ..tls }), ..good.clone() };
+    assert!(matches!(EtcdStore::open(elsewhere).await, Err(OpenEtcdError::Store(_))));
+
+    // etcd takes the name in a certificate for a user, but for a client with a token: so the users decide from here on.
+    let user = with_users(&etcd);
+    let password = user.password.clone();
+    let user = EtcdConfig { user: Some(user), ..good.clone() };
     let store = EtcdStore::open(user.clone()).await.unwrap();
     let mut watch = store.watch(&Prefix::all(), at).await.unwrap();
     let next = store.put_if(&key("a"), Expected::At(at), vec![2]).await.unwrap();
@@ -263,24 +264,9 @@ async fn tls_and_users_are_checked_both_ways() {
 async fn a_change_of_users_or_roles_stops_no_store_that_is_open() {
     alcazar_mtls::install_default_provider();
     let Some(etcd) = Etcd::start_with_signed_tokens().unwrap() else { return };
-    for command in [
-        &["user", "add", "root:rootpw"][..],
-        &["user", "grant-role", "root", "root"],
-        &["user", "add", "ca:secret"],
-        &["role", "add", "ca"],
-        &["role", "grant-permission", "ca", "--prefix=true", "readwrite", "test/"],
-        &["user", "grant-role", "ca", "ca"],
-        &["auth", "enable"],
-    ] {
-        etcd.ctl(command).unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    }
-    let password = etcd.pem("password");
-    std::fs::write(&password, "secret\n").unwrap();
-    let client = Some((etcd.pem("cert.pem"), etcd.pem("key.pem")));
-    let tls = EtcdTls { ca: etcd.pem("ca.pem"), client, server_name: None };
-    let user = EtcdUser { name: "ca".into(), password };
-    let store =
-        EtcdStore::open(EtcdConfig { tls: Some(tls), user: Some(user), ..config(&etcd, "test") }).await.unwrap();
+    let user = with_users(&etcd);
+    let certified = EtcdConfig { tls: Some(tls(&etcd)), user: Some(user), ..config(&etcd, "test") };
+    let store = EtcdStore::open(certified).await.unwrap();
     let mut at = store.put_if(&key("a"), Expected::Absent, vec![0]).await.unwrap();
     for round in 1..4u8 {
         // The token that the store has is of an earlier state of the users from here on.

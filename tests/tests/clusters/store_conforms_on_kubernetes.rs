@@ -12,7 +12,7 @@ use alcazar_store::{
     Event, Expected, Key, KubernetesStore, Prefix, Revision, Store, StoreError, WatchError, WriteError, conformance,
     kubernetes::{KubernetesStoreConfig, OpenKubernetesError},
 };
-use alcazar_testkit::Kubernetes;
+use alcazar_testkit::{Kubernetes, until_ok};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{
     Api, Client, Config,
@@ -304,12 +304,6 @@ async fn an_api_that_hangs_or_restarts_loses_no_event_and_says_when_history_is_g
 
 /// Reads until the API answers; the revision.
 async fn until_answered(store: &KubernetesStore) -> Revision {
-    let start = tokio::time::Instant::now();
-    loop {
-        match store.get(&key("k")).await {
-            Ok(entry) => return entry.unwrap().revision(),
-            Err(error) => assert!(start.elapsed() < Duration::from_secs(60), "{error}"),
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    let read = until_ok("an answer", Duration::from_secs(60), async || store.get(&key("k")).await);
+    read.await.unwrap().unwrap().revision()
 }

@@ -16,7 +16,7 @@ use alcazar_api::{
 use alcazar_identity::{CertificateDer, Credentials, SvidLeaf};
 use alcazar_service::clock;
 use alcazar_store::{KubernetesStore, Store, kubernetes::KubernetesStoreConfig};
-use alcazar_testkit::{CaProcess, DEADLINE, Etcd, Kubernetes, until};
+use alcazar_testkit::{CaProcess, DEADLINE, Etcd, Kubernetes, eventually, until};
 use prost_types::{Struct, Value, value::Kind};
 use rcgen::{CertificateParams, KeyPair};
 use rustls_pki_types::pem::PemObject;
@@ -186,10 +186,6 @@ async fn in_the_store(cluster: &Kubernetes, node: &str) -> String {
 }
 
 /// An API server takes its time to come back.
-async fn until_so(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
-    let begun = Instant::now();
-    while !is_so().await {
-        assert!(begun.elapsed() < 4 * DEADLINE, "never: {what}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+async fn until_so(what: &str, is_so: impl AsyncFnMut() -> bool) {
+    eventually(what, 4 * DEADLINE, is_so).await.unwrap();
 }

@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
 
-use alcazar_testkit::{Curl, DEADLINE, HttpOrigin, Process, binary, curl, turn, until};
+use alcazar_testkit::{Curl, HttpOrigin, Process, binary, curl, turn};
 
 const POLICY: &str = "apiVersion: rbac.istio.io/v1alpha1
 kind: ClusterRbacConfig
@@ -51,7 +51,7 @@ fn components_run_as_separate_processes() {
     let mut proxies = ["reviews", "caller"].map(|name| start(home.path(), "alcazar-proxy", name));
     let mut control = start(home.path(), "alcazar-control", "control");
     let mut ca = start(home.path(), "alcazar-ca", "ca");
-    is_ready(&ca, ports.ca_admin);
+    ca.wait_ready(ports.ca_admin).unwrap();
     let token = Command::new(binary("alcazar-ca").unwrap())
         .args(["token", "--node", "one", "--config"])
         .arg(home.path().join("ca.yaml"))
@@ -62,10 +62,10 @@ fn components_run_as_separate_processes() {
     fs::write(home.path().join("token"), token.stdout.trim_ascii()).unwrap();
     let mut agent = start(home.path(), "alcazar-node-agent", "agent");
     for (process, port) in [(&agent, ports.agent_admin), (&control, ports.control_admin)] {
-        is_ready(process, port);
+        process.wait_ready(port).unwrap();
     }
     for (process, port) in proxies.iter().zip([ports.reviews_admin, ports.caller_admin]) {
-        is_ready(process, port);
+        process.wait_ready(port).unwrap();
     }
 
     let proxy = format!("127.0.0.1:{}", ports.caller_outbound);
@@ -87,17 +87,8 @@ fn components_run_as_separate_processes() {
     assert_eq!(curl(&proxy, &url).unwrap().code, 503);
 }
 
-fn start(home: &Path, binary_name: &str, name: &str) -> Process {
-    let mut command = Command::new(binary(binary_name).unwrap());
-    command.arg("--config").arg(home.join(format!("{name}.yaml"))).current_dir(home);
-    Process::start(command, &home.join(format!("{name}.log"))).unwrap()
-}
-
-fn is_ready(process: &Process, admin: u16) {
-    let ready =
-        || Curl::default().get(&format!("http://127.0.0.1:{admin}/readyz")).is_ok_and(|answer| answer.code == 200);
-    let waited = until("readiness", DEADLINE, || ready().then_some(()));
-    assert!(waited.is_ok(), "{waited:?}\n{}", process.log());
+fn start(home: &Path, program: &str, name: &str) -> Process {
+    Process::component(program, home, name).unwrap()
 }
 
 fn write_files(home: &Path, ports: &Ports, origin: u16) {

@@ -5,7 +5,6 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    process::Command,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -23,7 +22,7 @@ use alcazar_identity::{
 };
 use alcazar_mtls::{Connector, Expected, Side, grpc, verify_peer};
 use alcazar_service::clock;
-use alcazar_testkit::{Curl, DEADLINE, Etcd, Process, binary, free_port, turn, until};
+use alcazar_testkit::{DEADLINE, Etcd, Process, free_port, turn, until};
 use rcgen::{CertificateParams, KeyPair};
 use tokio::sync::watch;
 use tonic::transport::{Channel, Endpoint};
@@ -57,16 +56,11 @@ impl Replica {
     }
 
     fn run(home: &Path, name: &str) -> Process {
-        let mut command = Command::new(binary("alcazar-ca").unwrap());
-        command.arg("--config").arg(home.join(format!("{name}.yaml")));
-        Process::start(command, &home.join(format!("{name}.log"))).unwrap()
+        Process::component("alcazar-ca", home, name).unwrap()
     }
 
     fn wait_ready(&self) {
-        let url = format!("http://127.0.0.1:{}/readyz", self.admin);
-        let ready = || Curl::default().get(&url).is_ok_and(|answer| answer.code == 200);
-        let waited = until("readiness of a replica", DEADLINE, || ready().then_some(()));
-        assert!(waited.is_ok(), "{waited:?}\n{}", self.process.log());
+        self.process.wait_ready(self.admin).unwrap();
     }
 
     async fn operator(&self) -> Channel {

@@ -11,14 +11,7 @@ use alcazar_testkit::{DEADLINE, HttpOrigin, Mesh, openssl_s_client, turn, until}
 fn strangers_are_refused() {
     let _turn = turn();
     let origin = HttpOrigin::start("reviews").unwrap();
-    let mesh = format!(
-        "workloads:
-- {{name: reviews, namespace: shop, serviceAccount: reviews, address: 127.0.0.1, ports: [{{name: http, number: {}, protocol: HTTP}}]}}
-- {{name: caller, namespace: shop, serviceAccount: caller, address: 127.0.0.1}}
-",
-        origin.port()
-    );
-    let mesh = Mesh::of(&mesh, &[]).unwrap();
+    let mesh = mesh(&origin);
     let inbound = mesh.workload("shop/reviews").unwrap().inbound;
     let home = tempfile::tempdir().unwrap();
     for (name, san, more, reason) in [
@@ -55,14 +48,7 @@ fn strangers_are_refused() {
 fn a_request_that_two_servers_would_read_differently_goes_nowhere() {
     let _turn = turn();
     let origin = HttpOrigin::start("reviews").unwrap();
-    let mesh = format!(
-        "workloads:
-- {{name: reviews, namespace: shop, serviceAccount: reviews, address: 127.0.0.1, ports: [{{name: http, number: {}, protocol: HTTP}}]}}
-- {{name: caller, namespace: shop, serviceAccount: caller, address: 127.0.0.1}}
-",
-        origin.port()
-    );
-    let mesh = Mesh::of(&mesh, &[]).unwrap();
+    let mesh = mesh(&origin);
     let outbound = mesh.workload("shop/caller").unwrap().outbound;
     let host = format!("reviews.shop:{}", origin.port());
     let line = format!("POST http://{host}/ HTTP/1.1\r\nhost: {host}\r\n");
@@ -85,6 +71,18 @@ fn a_request_that_two_servers_would_read_differently_goes_nowhere() {
         assert!(answer.starts_with("HTTP/1.1 4") || sent.is_err() || read.is_err(), "{shown:?}: {answer}");
         assert!(!answer.contains("200 OK") && !answer.contains("reviews\n"), "{shown:?}: {answer}");
     }
+}
+
+/// A mesh of `shop/reviews`, which is this application, and of somebody who calls it.
+fn mesh(reviews: &HttpOrigin) -> Mesh {
+    let text = format!(
+        "workloads:
+- {{name: reviews, namespace: shop, serviceAccount: reviews, address: 127.0.0.1, ports: [{{name: http, number: {}, protocol: HTTP}}]}}
+- {{name: caller, namespace: shop, serviceAccount: caller, address: 127.0.0.1}}
+",
+        reviews.port()
+    );
+    Mesh::of(&text, &[]).unwrap()
 }
 
 /// A self-signed certificate and its key, by OpenSSL.
