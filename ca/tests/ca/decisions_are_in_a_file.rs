@@ -4,7 +4,6 @@ use std::{
     net::SocketAddr,
     path::Path,
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
 };
 
 use alcazar_api::ca::v1::{
@@ -17,7 +16,7 @@ use alcazar_service::clock;
 use serde_json::Value;
 use tonic::{Code, Request, transport::Channel};
 
-use crate::support::{csr, key, node};
+use crate::support::{csr, key, node, soon};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const SPAN: &str = "00f067aa0ba902b7";
@@ -57,14 +56,8 @@ impl Program {
 
 /// The administration socket, once somebody answers there.
 async fn operator(folder: &Path) -> AdministrationClient<Channel> {
-    let (socket, start) = (folder.join("ca/admin.sock"), Instant::now());
-    loop {
-        match AdministrationClient::connect(format!("unix:{}", socket.display())).await {
-            Ok(client) => return client,
-            Err(error) => assert!(start.elapsed() < Duration::from_secs(60), "nobody answers: {error}"),
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let socket = format!("unix:{}", folder.join("ca/admin.sock").display());
+    soon("nobody answers", async || AdministrationClient::connect(socket.clone()).await).await
 }
 
 fn attest(token: &str) -> Request<v1::AttestNodeRequest> {

@@ -13,24 +13,10 @@ use alcazar_mtls::{Side, verify_peer};
 use tonic::Status;
 
 use crate::revocation::hands::{Follower, identity, issue, peer, revoke, serial};
-use crate::support::{Hands, Served, csr, id, key, node, registration, svid};
+use crate::support::{Hands, Served, csr, id, key, node, registration, soon, svid};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
-/// A CA looks at its clock every second, and a machine may be busy.
-const SOON: Duration = Duration::from_secs(60);
-
-/// Asks until it is answered: what is due by a new time takes the CA a second or two to do.
-async fn soon<T>(what: &str, mut ask: impl AsyncFnMut() -> Result<T, String>) -> T {
-    let start = tokio::time::Instant::now();
-    loop {
-        match ask().await {
-            Ok(answer) => return answer,
-            Err(why) => assert!(start.elapsed() < SOON, "{what}: {why}"),
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
 
 /// Believed by its own CA, at this moment, on both sides of a connection.
 fn check(served: &Served, svid: &X509Svid) {

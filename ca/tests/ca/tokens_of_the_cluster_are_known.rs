@@ -12,7 +12,7 @@ use serde_json::json;
 use tonic::Code;
 
 use crate::callers_support::{Ask, Tokens, api::ApiServer, encode, pod_claims, stock, with};
-use crate::support::{Hands, START, Served, csr, key, node, svid};
+use crate::support::{Hands, START, Served, csr, eventually, key, node, svid};
 
 const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
 const DB: &str = "spiffe://cluster.local/ns/shop/sa/db";
@@ -283,14 +283,4 @@ async fn the_clusters_keys_alone_tell_good_tokens_from_bad_ones() {
     assert_eq!(Ask::with(&good).refusal(stock(&served)).await, Code::Unauthenticated);
     served.stop().await;
     api.stop().await;
-}
-
-/// Asks until it is so, and says what never was.
-async fn eventually(what: &str, mut so: impl AsyncFnMut() -> bool) {
-    let asking = async {
-        while !so().await {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), asking).await.unwrap_or_else(|_late| panic!("never: {what}"));
 }

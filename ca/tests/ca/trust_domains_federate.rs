@@ -23,7 +23,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyUsagePurpose, 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tonic::Code;
 
-use crate::support::{Hands, Served, key};
+use crate::support::{Hands, Served, eventually, key};
 
 fn td(name: &str) -> TrustDomain {
     name.parse().unwrap()
@@ -103,13 +103,7 @@ fn verify(svid: &X509Svid, bundles: &TrustBundles, hands: &Hands) -> Result<(), 
 /// Waits until a CA believes what the test waits for. It is looked at again and again: nodes are told of a change by
 /// `WatchTrustBundles`, and a CA that has no nodes yet tells nobody.
 async fn until(served: &Served, what: &str, believes: impl Fn(&TrustBundles) -> bool) {
-    for _ in 0..2000 {
-        if believes(&served.ca.trust_bundles()) {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    panic!("not in ten seconds: {what}");
+    eventually(what, async || believes(&served.ca.trust_bundles())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

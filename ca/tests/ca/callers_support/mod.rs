@@ -1,5 +1,5 @@
 //! What the tests of callers share: issuers of tokens, an API server in small, and a client as stock clients are.
-#![allow(dead_code, unreachable_pub, reason = "each test uses a part of it")]
+#![allow(unreachable_pub, reason = "the tests' own")]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
 
 pub mod api;

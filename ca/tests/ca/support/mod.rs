@@ -1,11 +1,11 @@
 //! What the CA's tests share: keys, requests, a CA with a clock that the test moves, and clients.
-#![allow(dead_code, unreachable_pub, reason = "each test uses a part of it")]
+#![allow(unreachable_pub, reason = "the tests' own")]
 
 pub mod workshop;
 
 use std::{
     net::SocketAddr,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -96,12 +96,31 @@ pub fn registration(name: &str, of: &SpiffeId, identity: &SpiffeId) -> Registrat
     Registration::new(name.parse().unwrap(), of.clone(), identity.clone(), [selector], None).unwrap()
 }
 
+/// What a CA does by itself may take it a second or two, and a machine may be busy.
+const SOON: Duration = Duration::from_secs(60);
+
+/// Asks until it is answered well: of what a CA does by itself it tells nobody.
+pub async fn soon<T, E: std::fmt::Display>(what: &str, mut ask: impl AsyncFnMut() -> Result<T, E>) -> T {
+    let start = tokio::time::Instant::now();
+    loop {
+        match ask().await {
+            Ok(answer) => return answer,
+            Err(why) => assert!(start.elapsed() < SOON, "{what}: {why}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Looks until it is so.
+pub async fn eventually(what: &str, mut so: impl AsyncFnMut() -> bool) {
+    soon(what, async || if so().await { Ok(()) } else { Err("never") }).await;
+}
+
 /// A CA that serves on the loopback.
 pub struct Served {
     pub ca: Ca,
     pub address: SocketAddr,
     pub hands: Hands,
-    pub folder: PathBuf,
     shutdown: Shutdown,
     outer: Shutdown,
 }
@@ -117,7 +136,6 @@ impl Served {
     }
 
     pub async fn serve(ca: Ca, hands: &Hands) -> Self {
-        let folder = ca.config().data_dir.clone();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (outer, readiness) = (Shutdown::new(), Readiness::new());
@@ -125,7 +143,7 @@ impl Served {
         let running = ca.run(listener, shutdown.clone(), readiness.clone());
         outer.spawn("the CA of a test", async move { running.await.unwrap() });
         readiness.wait().await;
-        Self { ca, address, hands: hands.clone(), folder, shutdown, outer }
+        Self { ca, address, hands: hands.clone(), shutdown, outer }
     }
 
     /// Ends it; its files are free when this returns.
