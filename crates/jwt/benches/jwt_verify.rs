@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark stops at the first surprise")]
 
 #[path = "../tests/jwt/support/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "the tests use the rest of it")]
 mod support;
 
 use std::hint::black_box;

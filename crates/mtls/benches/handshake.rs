@@ -14,6 +14,7 @@
 )]
 
 #[path = "../tests/mtls/common/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "the tests use the rest of it")]
 mod common;
 
 use alcazar_mtls::{Clients, Expected, Side, verify_peer};

@@ -43,13 +43,12 @@ pub(crate) struct Ca {
     /// By which way the node came, in order.
     pub(crate) node_log: Vec<&'static str>,
     /// What is to be issued anew.
-    #[allow(dead_code, reason = "not every test has a CA that rotates")]
+    #[allow(dead_code, reason = "the unit tests have a CA that rotates")]
     pub(crate) reissue: v1::Reissue,
     /// What the node has reported.
-    #[allow(dead_code, reason = "not every test has a CA that rotates")]
+    #[allow(dead_code, reason = "the unit tests have a CA that rotates")]
     pub(crate) reports: Vec<v1::ReportAdoptionRequest>,
     /// What is revoked, signed.
-    #[allow(dead_code, reason = "not every test has a CA that revokes")]
     pub(crate) revoked: Vec<v1::SignedRevocationList>,
 }
 

@@ -1,5 +1,4 @@
 //! A log of small texts, in small segments.
-#![allow(dead_code, reason = "each test file uses what it needs")]
 
 use std::{ops::ControlFlow, path::Path};
 

@@ -1,7 +1,5 @@
 //! A small PKI that makes good chains and every kind of bad one, and a clock that the tests set.
 
-#![allow(dead_code, reason = "each test file uses a part of it")]
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};

@@ -111,6 +111,7 @@ pub(crate) fn careless_client(holder: &Holder) -> Arc<ClientConfig> {
 }
 
 /// A client on another TLS stack: it offers no hybrid group, and judges the server as ours do.
+#[allow(dead_code, reason = "the benchmark's")]
 pub(crate) fn verifying_client(holder: &Holder, bundles: &TrustBundles) -> Arc<ClientConfig> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
@@ -178,6 +179,7 @@ macro_rules! believe_signatures {
 }
 
 #[derive(Debug)]
+#[allow(dead_code, reason = "the benchmark's")]
 struct Careful(Arc<CryptoProvider>, TrustBundles);
 
 impl ServerCertVerifier for Careful {

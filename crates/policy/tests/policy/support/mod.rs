@@ -1,13 +1,12 @@
 //! What several tests need: a workload, a request by a few words.
 
 #![allow(
-    dead_code,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
     unreachable_pub,
-    reason = "shared by tests, each of which uses a part of it and stops at the first surprise"
+    reason = "shared by tests, which stop at the first surprise"
 )]
 
 use std::collections::BTreeMap;
