@@ -96,7 +96,8 @@ pub use replicas::{
 };
 pub use reserve::wait_for_room;
 pub use revocation::{
-    Barred, CrlUrl, ParseCrlUrlError, RefreshError, RevocationConfig, RevokeError, crl::CrlError, crl_routes,
+    Barred, CrlUrl, ParseCrlUrlError, RefreshError, RevocationConfig, RevokeError, UnknownError, crl::CrlError,
+    crl_routes,
 };
 pub use rotation::{ClusterConfig, ClusterConfigError};
 pub use run::{ADMIN_SOCKET, RunError};

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use alcazar_identity::SpiffeId;
+use alcazar_identity::{Fingerprint, SpiffeId};
 use alcazar_ledger::AppendError;
 use thiserror::Error;
 use tonic::{Code, Status};
@@ -173,6 +173,10 @@ pub(crate) enum RequestError {
     Note(#[from] NoteError),
     #[error(transparent)]
     Revoked(#[from] Barred),
+    #[error(
+        "the intermediate {0}, with which this replica signs, is revoked: nothing is issued until it has another one"
+    )]
+    RevokedIssuer(Fingerprint),
     #[error("the join token is none")]
     TokenText(#[source] ParseJoinTokenError),
     #[error("the join token is refused")]
@@ -251,6 +255,7 @@ impl RequestError {
             Self::Issue(_)
             | Self::Jwt(_)
             | Self::Raced(_)
+            | Self::RevokedIssuer(_)
             | Self::Untold(_)
             | Self::AwayTooLong(_)
             | Self::Kept(_)

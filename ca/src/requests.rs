@@ -70,7 +70,7 @@ impl Ca {
         stranger.proved();
         drop(turn);
         let _pass = self.admit(record.node.as_str(), None).await?;
-        let (hierarchy, now) = (self.hierarchy(), (self.0.clock)());
+        let (hierarchy, now) = (self.issuing()?, (self.0.clock)());
         let permit = self.permits(&record.node)?;
         let leaf = match attestation {
             Attestation::Repeat { leaf, finish } if is_repeatable(&hierarchy, &leaf, permit, now) => {
@@ -208,7 +208,7 @@ impl Ca {
         csr: &Csr,
         ttl: Duration,
     ) -> Result<Reply, RequestError> {
-        let (hierarchy, profile) = (self.hierarchy(), self.profile(registration)?);
+        let (hierarchy, profile) = (self.issuing()?, self.profile(registration)?);
         let id = registration.spiffe_id();
         // The allow-list may have become shorter since the names were registered.
         let (dns, more): (Vec<_>, Vec<_>) =
@@ -237,12 +237,20 @@ impl Ca {
         }
         // Who is no node of ours says nothing of what it enforces. Before the hierarchy is looked at: a rotation sees the note.
         self.note_unreported(ttl.min(self.0.profiles.default().max_ttl())).await?;
-        let hierarchy = self.hierarchy();
+        let hierarchy = self.issuing()?;
         let permit = self.permits(id)?;
         let issued =
             sign(&hierarchy, self.0.profiles.default(), csr, id.into(), Some(ttl), permit, (self.0.clock)()).await?;
         self.record(&issued, caller, plug).await?;
         Ok(reply(hierarchy, issued.id.clone(), Leaf::from(&issued)))
+    }
+
+    /// What to issue under: nothing where nobody would believe it.
+    fn issuing(&self) -> Result<Arc<Hierarchy>, RequestError> {
+        match self.revoked_issuer() {
+            Some((intermediate, _)) => Err(RequestError::RevokedIssuer(intermediate)),
+            None => Ok(self.hierarchy()),
+        }
     }
 
     /// On record first, then in the log; the reply comes after.

@@ -47,6 +47,7 @@ impl Ca {
     /// Tells of certificates whose end comes near, and whether this CA can issue, until the end.
     pub(crate) async fn watch_horizon(self, issuance: Part, shutdown: Shutdown) {
         let (mut horizon, mut looked) = (Horizon::default(), 0_u32);
+        let (mut hierarchy, mut revocations) = (self.0.hierarchy.subscribe(), self.follow_revocations());
         loop {
             // The store is asked for all nodes now and then alone.
             if looked.is_multiple_of(SELDOM)
@@ -68,19 +69,27 @@ impl Ca {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = tokio::time::sleep(LOOK) => {}
+                _ = hierarchy.changed() => {}
+                _ = revocations.changed() => {}
             }
         }
     }
 
     /// Whether it can issue, and what to look at if it can. A certificate that nears its end is no reason to send callers away:
     /// every replica would, together.
-    fn health(&self, points: &[Point], now: SystemTime) -> Result<Option<String>, String> {
+    pub(crate) fn health(&self, points: &[Point], now: SystemTime) -> Result<Option<String>, String> {
         let signing = self.hierarchy();
         let bounds = signing.signing().bounds();
         if !bounds.contains(now) {
             let now = rfc3339(now);
             return Err(format!(
                 "the intermediate, with what is above it, is good from {bounds}, and the clock here says {now}: nothing can be issued"
+            ));
+        }
+        if let Some((print, revoked)) = self.revoked_issuer() {
+            let since = rfc3339(revoked.since);
+            return Err(format!(
+                "the intermediate {print}, with which this replica signs, is revoked since {since}: nothing is issued until it has another one"
             ));
         }
         // A leaf of a node is for the log: the node may be gone.

@@ -122,6 +122,7 @@ impl RootFolder {
         let chain = vec![self.info().certificate.to_vec()];
         let crl = self.crl(&list, *now)?;
         let carried = v1::RevocationLists {
+            force: false,
             lists: vec![v1::SignedRevocationList { list: encoded, signature, chain }],
             crls: vec![crl.clone()],
         };

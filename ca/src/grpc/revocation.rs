@@ -84,7 +84,7 @@ impl RevocationAdministration for RevocationAdministrationService {
             Some(revoke_request::Subject::Serial(serial)) => Subject::Serial(serial),
             Some(revoke_request::Subject::SpiffeId(id)) => Subject::Identity(id.parse().map_err(invalid)?),
             Some(revoke_request::Subject::Intermediate(print)) => {
-                Subject::Intermediate(print.parse().map_err(invalid)?)
+                Subject::Intermediate { print: print.parse().map_err(invalid)?, force: message.force }
             }
             None => return Err(Status::invalid_argument("say what to revoke")),
         };
@@ -148,8 +148,8 @@ impl RevocationAdministration for RevocationAdministrationService {
         &self,
         request: Request<v1::RevocationLists>,
     ) -> Result<Response<v1::ImportRevocationsResponse>, Status> {
-        let v1::RevocationLists { lists, crls } = request.into_inner();
-        let mut taken = self.ca.import_revocations(v1::SignedRevocations { lists }).await.map_err(status)?;
+        let v1::RevocationLists { lists, crls, force } = request.into_inner();
+        let mut taken = self.ca.import_revocations(v1::SignedRevocations { lists }, force).await.map_err(status)?;
         let of = self.ca.import_crls(&crls).await.map_err(status)?;
         taken.extend(of.into_iter().map(|root| format!("the CRL of {}", ListIssuer::Root(root))));
         Ok(Response::new(v1::ImportRevocationsResponse { taken }))
@@ -182,7 +182,7 @@ impl RevocationAdministration for RevocationAdministrationService {
     ) -> Result<Response<v1::RevocationLists>, Status> {
         let crls = self.ca.imported_crls().await.map_err(|error| status(error.into()))?;
         let lists = self.ca.follow_revocations().borrow().signed.lists.clone();
-        Ok(Response::new(v1::RevocationLists { lists, crls }))
+        Ok(Response::new(v1::RevocationLists { lists, crls, force: false }))
     }
 }
 
@@ -216,7 +216,7 @@ fn words(subject: &Subject) -> String {
     match subject {
         Subject::Serial(serial) => format!("the certificate {}", serial.chars().take(80).collect::<String>()),
         Subject::Identity(id) => format!("the identity {id}"),
-        Subject::Intermediate(print) => format!("the intermediate {print}"),
+        Subject::Intermediate { print, .. } => format!("the intermediate {print}"),
     }
 }
 
@@ -256,11 +256,13 @@ fn status(error: RevokeError) -> Status {
         | RevokeError::NotOnHold { .. }
         | RevokeError::Final
         | RevokeError::Signs(_)
+        | RevokeError::SignsElsewhere { .. }
         | RevokeError::RootKey { .. } => Status::failed_precondition(reason),
         RevokeError::Sign(_)
         | RevokeError::Refresh(_)
         | RevokeError::Records(_)
         | RevokeError::Ledger(_)
+        | RevokeError::Unknown(_)
         | RevokeError::Interrupted => {
             tracing::error!(reason, "could not serve the operator");
             Status::unavailable(reason)

@@ -2,9 +2,9 @@
 
 use std::time::SystemTime;
 
-use alcazar_identity::TrustDomain;
+use alcazar_identity::{Fingerprint, TrustDomain};
 
-use super::{Entry, Ledger, LedgerError};
+use super::{Entry, Ledger, LedgerError, Query, Recorded, Term, term};
 use crate::{authority::AuthorityInfo, ca::Ca};
 
 impl Ledger {
@@ -26,6 +26,20 @@ impl Ledger {
             tracing::info!(target: "alcazar::issued", serial, fingerprint = %info.fingerprint, not_after = %alcazar_identity::rfc3339(info.validity.not_after()), "an authority of this CA is on record");
         }
         Ok(())
+    }
+
+    /// An authority that was put on record, whoever has its key.
+    pub(crate) async fn authority(
+        &self,
+        print: Fingerprint,
+        trust_domain: &TrustDomain,
+    ) -> Result<Option<AuthorityInfo>, LedgerError> {
+        let of_all = Some((term::IDENTITY, Term::of(trust_domain.to_uri().as_bytes())));
+        let is_it = move |found: &Recorded| {
+            found.kind.is_authority() && found.kind.certificate().is_some_and(|der| Fingerprint::of(der) == print)
+        };
+        let found = self.search(Query { term: of_all, ..Query::default() }, 1, is_it).await?.pop();
+        Ok(found.and_then(|found| AuthorityInfo::parse(found.kind.certificate()?.clone()).ok()))
     }
 }
 

@@ -101,6 +101,16 @@ impl ReplicaState {
     pub fn is_gone(&self, now: SystemTime) -> bool {
         !self.here && now.duration_since(self.presence.seen).unwrap_or_default() > GONE
     }
+
+    /// Whether it is another one, which signs at this moment as far as is known.
+    pub(crate) fn signs_elsewhere(&self, now: SystemTime) -> bool {
+        !self.here && self.presence.phase != Phase::Stopped && !self.is_gone(now)
+    }
+
+    /// As people know it.
+    pub(crate) fn name(&self) -> String {
+        format!("the replica {} on {}", self.id, self.presence.host)
+    }
 }
 
 /// What this replica knows of all, and its own last word.

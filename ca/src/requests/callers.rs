@@ -161,7 +161,7 @@ impl Ca {
         let _pass = self.admit(node.as_str(), None).await?;
         let permit = self.permits(&node)?;
         let csr = Csr::from_der(csr)?;
-        let (hierarchy, now) = (self.hierarchy(), (self.0.clock)());
+        let (hierarchy, now) = (self.issuing()?, (self.0.clock)());
         let found = self.0.records.get::<Lineage>(family::NODES, node.principal()).await?;
         // A join token that was consumed before what is found here comes too late to replace this.
         let (expected, began) = match &found {

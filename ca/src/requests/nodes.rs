@@ -162,7 +162,7 @@ impl Ca {
 
     /// A node's next certificate.
     pub(crate) async fn renew(&self, node: Node, csr: &Csr, ttl: Duration) -> Result<Reply, RequestError> {
-        let (hierarchy, now) = (self.hierarchy(), (self.0.clock)());
+        let (hierarchy, now) = (self.issuing()?, (self.0.clock)());
         let permit = self.permits(&node.id)?;
         if let Held::Pending(pending) = &node.lineage
             && pending.is_too_old(now)

@@ -17,7 +17,7 @@ use rcgen::{CertificateRevocationListParams, KeyIdMethod, RevokedCertParams, Ser
 use thiserror::Error;
 use x509_parser::{certificate::X509Certificate, extensions::ParsedExtension, prelude::FromDer};
 
-use super::{Named, Published, RefreshError};
+use super::{Named, Published, RefreshError, UnknownError};
 use crate::{
     authority::{Authority, AuthorityInfo},
     ca::Ca,
@@ -132,11 +132,7 @@ impl Ca {
         let mut revoked = BTreeMap::new();
         let list = published.revocations.list(self.trust_domain(), &ListIssuer::Root(root));
         for (print, revocation) in list.into_iter().flat_map(|list| list.intermediates()) {
-            let known = match self.intermediate_on_record(print).await? {
-                None => self.intermediate_in_files(print).await?,
-                known => known,
-            };
-            match known.as_ref().and_then(serial_of) {
+            match self.known_intermediate(print).await?.as_ref().and_then(serial_of) {
                 Some(serial) => {
                     revoked.insert(serial, revocation);
                 }
@@ -146,14 +142,6 @@ impl Ca {
             }
         }
         Ok(revoked)
-    }
-
-    /// The certificate of an intermediate whose key is, or was not long ago, here.
-    async fn intermediate_in_files(&self, print: Fingerprint) -> Result<Option<AuthorityInfo>, CrlError> {
-        let files = self.0.files.clone();
-        let found = tokio::task::spawn_blocking(move || files.intermediate_certificate(print));
-        let found = found.await.map_err(|_ending| CrlError::Interrupted)?;
-        found.map_err(|source| CrlError::Files(Box::new(source)))
     }
 }
 
@@ -228,9 +216,9 @@ pub enum CrlError {
     /// Its issuer's key is elsewhere, and nobody has brought one.
     #[error("the issuer's key is not here, and no CRL of it was brought")]
     Unknown(#[source] Box<HierarchyError>),
-    /// The certificates on the disk cannot be read.
-    #[error("the certificates on the disk cannot be read")]
-    Files(#[source] Box<HierarchyError>),
+    /// Which intermediates are known is not known.
+    #[error("the certificates of revoked intermediates cannot be looked for")]
+    Intermediates(#[from] UnknownError),
     /// The records cannot be read.
     #[error(transparent)]
     Records(#[from] RecordError),

@@ -9,7 +9,7 @@ use alcazar_api::{
 use alcazar_identity::{Fingerprint, RevocationReason, SpiffeId, rfc3339};
 use thiserror::Error;
 
-use super::refresh::RefreshError;
+use super::{intermediates::UnknownError, refresh::RefreshError};
 use crate::{hierarchy::HierarchyError, ledger::LedgerError, records::RecordError, signer::SignError};
 
 /// Why nothing was revoked, or given back.
@@ -87,8 +87,20 @@ pub enum RevokeError {
     #[error("the revocation of an intermediate is final; make another one")]
     Final,
     /// It signs.
-    #[error("the intermediate {0} is the one that signs here; replace it first (`alcazar ca rotate`), then revoke it")]
+    #[error(
+        "the intermediate {0} is the one that signs here; replace it first (`alcazar ca rotate`), then revoke it. If its key is in other hands, --force revokes it now: nothing is issued here until there is another one, and whoever has a certificate of it is cut off"
+    )]
     Signs(Fingerprint),
+    /// Another replica signs with it.
+    #[error(
+        "the intermediate {intermediate} is the one that {replica} signs with; replace it there first (`alcazar ca rotate` by that replica's socket), then revoke it. If its key is in other hands, --force revokes it now: that replica issues nothing until it has another one, and whoever has a certificate of it is cut off"
+    )]
+    SignsElsewhere {
+        /// Which.
+        intermediate: Fingerprint,
+        /// Which signs with it.
+        replica: String,
+    },
     /// The root is offline.
     #[error(
         "the intermediate {intermediate} can be revoked by its root alone, whose key is not here; have the list signed where the root is kept: `alcazar root revoke-intermediate` there, `alcazar revocations import FILE` at each CA under it"
@@ -130,6 +142,9 @@ pub enum RevokeError {
     /// The ledger cannot be read.
     #[error("the ledger cannot be asked for the certificate")]
     Ledger(#[from] LedgerError),
+    /// Neither the records nor the disk nor the ledger say which it is.
+    #[error("the certificate of the intermediate cannot be looked for")]
+    Unknown(#[from] UnknownError),
     /// The process is ending.
     #[error("interrupted")]
     Interrupted,

@@ -10,22 +10,29 @@ use alcazar_identity::{Fingerprint, ListIssuer, Revocation, RevocationList, Revo
 use alcazar_store::Expected;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
-use super::{RevokeError, entry::SKEW, error::MAX_ALL, sign::sign};
+use super::{RefreshError, RevokeError, entry::SKEW, error::MAX_ALL, sign::sign};
 use crate::{
     authority::{Authority, AuthorityInfo},
     ca::Ca,
+    hierarchy::{HierarchyError, blocking},
+    ledger::LedgerError,
     records::{RecordError, family, seconds},
 };
 
 impl Ca {
-    /// Takes over lists that others signed; whose.
-    pub(crate) async fn import_revocations(&self, lists: v1::SignedRevocations) -> Result<Vec<String>, RevokeError> {
+    /// Takes over lists that others signed; whose. By `force` also one that revokes an intermediate that still signs.
+    pub(crate) async fn import_revocations(
+        &self,
+        lists: v1::SignedRevocations,
+        force: bool,
+    ) -> Result<Vec<String>, RevokeError> {
         let own = ListIssuer::Cluster(self.0.config.cluster.clone());
         let mut taken = Vec::new();
         let turn = self.0.revoking.roots.lock().await;
         for signed in lists.lists {
-            let (hierarchy, now) = (self.hierarchy(), (self.0.clock)());
+            let now = (self.0.clock)();
             let mut keeper = self.0.revoking.refreshing.lock().await.keeper.clone();
             let shown = v1::SignedRevocations { lists: vec![signed.clone()] };
             let outcome = keeper.take(&shown, &self.trust_bundles(), now);
@@ -43,9 +50,9 @@ impl Ca {
             if !changed || is_own {
                 continue;
             }
-            let ours = hierarchy.intermediate().info().fingerprint;
-            if keeper.current().of_intermediate(self.trust_domain(), ours).is_some() {
-                return Err(RevokeError::Signs(ours));
+            let says = |print| keeper.current().of_intermediate(self.trust_domain(), print).is_some();
+            if !force {
+                self.check_that_none_signs(|print| says(print) && self.revoked_intermediate(print).is_none()).await?;
             }
             self.put_imported(&list, &signed).await?;
             let name = match list.trust_domain() == self.trust_domain() {
@@ -56,8 +63,16 @@ impl Ca {
             taken.push(name);
         }
         drop(turn);
-        self.refresh_revocations().await?;
+        self.refresh_by(force).await?;
         Ok(taken)
+    }
+
+    /// By force also what signs here is revoked: then this cluster's own list can be told once another one signs, and not before.
+    async fn refresh_by(&self, force: bool) -> Result<(), RefreshError> {
+        match self.refresh_revocations().await {
+            Err(error) if force && error.is_of_the_list() => Ok(()),
+            outcome => outcome,
+        }
     }
 
     /// Never in place of a newer one.
@@ -74,24 +89,40 @@ impl Ca {
         }
     }
 
+    /// Whoever has a certificate of one that signs would be cut off: it is to be replaced first.
+    async fn check_that_none_signs(&self, revoked: impl Fn(Fingerprint) -> bool) -> Result<(), RevokeError> {
+        let now = (self.0.clock)();
+        for state in self.replicas().await? {
+            let intermediate = state.presence.signing.intermediate;
+            match revoked(intermediate) {
+                true if state.here => return Err(RevokeError::Signs(intermediate)),
+                true if state.signs_elsewhere(now) => {
+                    return Err(RevokeError::SignsElsewhere { intermediate, replica: state.name() });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Has the root that signed an intermediate take it back; what the operator should know besides.
     pub(super) async fn revoke_intermediate(
         &self,
         intermediate: Fingerprint,
         reason: RevocationReason,
+        force: bool,
         by: &str,
     ) -> Result<Vec<String>, RevokeError> {
-        if self.hierarchy().intermediate().info().fingerprint == intermediate {
-            return Err(RevokeError::Signs(intermediate));
+        if !force {
+            self.check_that_none_signs(|signing| signing == intermediate).await?;
         }
         // One after the other: each list says what the one before it says.
         let turn = self.0.revoking.roots.lock().await;
         let (hierarchy, now) = (self.hierarchy(), (self.0.clock)());
-        let remembered = self.intermediate_on_record(intermediate).await?;
+        let known = self.known_intermediate(intermediate).await?;
         let (files, roots) = (self.0.files.clone(), hierarchy.roots().to_vec());
         let default = hierarchy.root().fingerprint;
         let opened = tokio::task::spawn_blocking(move || {
-            let known = files.intermediate_certificate(intermediate)?.or(remembered);
             let signer = known.as_ref().and_then(|known| roots.iter().find(|root| known.is_signed_by(root)));
             let root = signer.map_or(default, |root| root.fingerprint);
             files.root_signer(root, now).map(|authority| (authority, known))
@@ -105,7 +136,7 @@ impl Ca {
         }
         self.extend_list_of(&root, intermediate, revocation, now).await?;
         drop(turn);
-        self.refresh_revocations().await?;
+        self.refresh_by(force).await?;
         tracing::warn!(target: "alcazar::revoked", %intermediate, %reason, by, "an intermediate was revoked");
         Ok(match known {
             Some(_) => Vec::new(),
@@ -159,15 +190,34 @@ impl Ca {
         }
     }
 
-    /// The certificate of an intermediate that was kept.
-    pub(super) async fn intermediate_on_record(
-        &self,
-        print: Fingerprint,
-    ) -> Result<Option<AuthorityInfo>, RecordError> {
+    /// The certificate of an intermediate: one that was kept, whose key is here, or that is in this replica's ledger, where also
+    /// those are that it gave to others.
+    pub(super) async fn known_intermediate(&self, print: Fingerprint) -> Result<Option<AuthorityInfo>, UnknownError> {
         let name = format!("{CERTIFICATES}/{print}");
         let found = self.0.records.get::<CertificateRecord>(family::REVOCATION_LISTS, &name).await?;
-        Ok(found.and_then(|found| found.record.read()))
+        if let Some(kept) = found.and_then(|found| found.record.read()) {
+            return Ok(Some(kept));
+        }
+        let files = self.0.files.clone();
+        if let Some(here) = blocking(move || files.intermediate_certificate(print)).await? {
+            return Ok(Some(here));
+        }
+        Ok(self.0.ledger.authority(print, self.trust_domain()).await?)
     }
+}
+
+/// Why it is not known whether an intermediate is known.
+#[derive(Debug, Error)]
+pub enum UnknownError {
+    /// The records cannot be read.
+    #[error(transparent)]
+    Records(#[from] RecordError),
+    /// The certificates on the disk cannot be read.
+    #[error("the certificates on the disk cannot be read")]
+    Files(#[from] HierarchyError),
+    /// The ledger cannot be read.
+    #[error("the ledger cannot be asked for the certificate")]
+    Ledger(#[from] LedgerError),
 }
 
 /// The list that says this besides all that those before it say, newer than each of them.

@@ -46,7 +46,7 @@ use std::{
 };
 
 use alcazar_api::ca::v1;
-use alcazar_identity::{Revocation, RevocationList, Revocations, SpiffeId, rfc3339};
+use alcazar_identity::{Fingerprint, Revocation, RevocationList, Revocations, SpiffeId, rfc3339};
 use thiserror::Error;
 use tokio::sync::{Mutex, watch};
 
@@ -61,6 +61,7 @@ pub(crate) use self::{
 pub use self::{
     config::{CrlUrl, ParseCrlUrlError, RevocationConfig},
     error::RevokeError,
+    intermediates::UnknownError,
     pages::routes as crl_routes,
     refresh::RefreshError,
 };
@@ -141,6 +142,18 @@ impl Ca {
     pub(crate) fn permits(&self, id: &SpiffeId) -> Result<Permit, Barred> {
         let published = self.0.revoking.published.borrow().clone();
         permits(published.revocations.lists().chain(published.own.as_deref()), id)
+    }
+
+    /// Since when an intermediate of this trust domain is revoked, and why.
+    pub(crate) fn revoked_intermediate(&self, intermediate: Fingerprint) -> Option<Revocation> {
+        let published = self.0.revoking.published.borrow();
+        published.revocations.of_intermediate(self.trust_domain(), intermediate).map(|revoked| revoked.revocation)
+    }
+
+    /// The intermediate that signs here, where that is revoked.
+    pub(crate) fn revoked_issuer(&self) -> Option<(Fingerprint, Revocation)> {
+        let signs = self.hierarchy().intermediate().info().fingerprint;
+        self.revoked_intermediate(signs).map(|revocation| (signs, revocation))
     }
 
     /// What is revoked now.

@@ -18,7 +18,11 @@ use crate::{
 pub(crate) enum Subject {
     Serial(String),
     Identity(SpiffeId),
-    Intermediate(Fingerprint),
+    Intermediate {
+        print: Fingerprint,
+        /// Also where a replica signs with it.
+        force: bool,
+    },
 }
 
 impl Ca {
@@ -31,8 +35,8 @@ impl Ca {
     ) -> Result<Revoked, RevokeError> {
         let now = (self.0.clock)();
         let (entry, already) = match subject {
-            Subject::Intermediate(print) => {
-                let notes = self.revoke_intermediate(print, reason, by).await?;
+            Subject::Intermediate { print, force } => {
+                let notes = self.revoke_intermediate(print, reason, force, by).await?;
                 return Ok(Revoked { entry: None, already: false, notes });
             }
             Subject::Serial(text) => {
@@ -59,7 +63,7 @@ impl Ca {
     /// Lifts the hold of a certificate, or reinstates an identity; the entry that stays, if one does.
     pub(crate) async fn unrevoke(&self, subject: Subject, by: &str) -> Result<Option<Entry>, RevokeError> {
         let key = match &subject {
-            Subject::Intermediate(_) => return Err(RevokeError::Final),
+            Subject::Intermediate { .. } => return Err(RevokeError::Final),
             Subject::Serial(text) => {
                 let serial = RevocationList::normal_serial(text).ok_or_else(|| RevokeError::Serial(text.clone()))?;
                 format!("serial/{serial}")

@@ -68,7 +68,7 @@ async fn a_list_longer_than_a_value_of_the_store_is_kept_whole() {
         sign::sign(&list, now, signer.signer().clone(), &chain).await.unwrap()
     };
     let import = async |list| {
-        let taken = ca.import_revocations(v1::SignedRevocations { lists: vec![list] }).await.unwrap();
+        let taken = ca.import_revocations(v1::SignedRevocations { lists: vec![list] }, false).await.unwrap();
         assert_eq!(taken, [issuer.to_string()]);
     };
     let parts = async || {
@@ -160,5 +160,29 @@ async fn serial_numbers_for_crls_outlive_a_clock_that_is_ahead_for_a_moment() {
     look(NOON + 10_000, 1).await;
     look(NOON + 13_599, 1).await;
     look(NOON + 13_600, 0).await;
+    ca.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_given_to_a_replica_that_is_lost_is_named_in_the_roots_crl() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = Ca::open(Config::new(folder.path()), at_noon()).await.unwrap();
+    let root = ca.fingerprints().root.fingerprint;
+    // As a replica is answered: its key and its ledger are elsewhere, and gone.
+    let (_, request) = ca.0.files.joining_request().unwrap();
+    let (spki, _) = crate::hierarchy::check_request(&request, ca.trust_domain(), "local").unwrap();
+    let gift = ca.0.files.certify(root, &spki, (ca.0.clock)()).unwrap();
+    let Some(crate::hierarchy::Gift::Certificate { chain, .. }) = gift else { panic!("the root is here") };
+    let given = crate::AuthorityInfo::parse(chain[0].clone()).unwrap();
+    ca.record_authority(&given).await.unwrap();
+    let subject = |print| Subject::Intermediate { print, force: false };
+    let revoked = ca.revoke(subject(given.fingerprint), RevocationReason::CaCompromise, "a test").await.unwrap();
+    assert_eq!(revoked.notes, Vec::<String>::new());
+    let unknown =
+        ca.revoke(subject(Fingerprint::of(b"mistyped")), RevocationReason::CaCompromise, "a test").await.unwrap();
+    assert_eq!(unknown.notes.len(), 1);
+    let crl = ca.crl(root).await.unwrap();
+    let serial = crl::serial_of(&given).unwrap();
+    assert!(crl.windows(serial.len()).any(|window| window == serial), "the CRL names it");
     ca.close().await;
 }

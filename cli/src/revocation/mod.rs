@@ -25,6 +25,9 @@ pub(crate) struct RevokeArgs {
     /// Why, as RFC 5280 has it: keyCompromise, superseded, cessationOfOperation, privilegeWithdrawn, certificateHold, ...
     #[arg(long, value_name = "REASON")]
     reason: RevocationReason,
+    /// Also an intermediate that is still signed with, because its key is in other hands: whoever has a certificate of it is cut off
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     ca: CaArg,
 }
@@ -103,6 +106,9 @@ enum Files {
         /// The file
         #[arg(value_name = "FILE")]
         file: PathBuf,
+        /// Also a list that revokes an intermediate that is still signed with
+        #[arg(long)]
+        force: bool,
         #[command(flatten)]
         ca: CaArg,
     },
@@ -117,7 +123,8 @@ pub(crate) fn revoke(args: &RevokeArgs) -> ExitCode {
                 revoke_request::Subject::Intermediate(intermediate.clone().unwrap_or_default())
             }
         };
-        let request = v1::RevokeRequest { subject: Some(subject), reason: args.reason.code().into() };
+        let request =
+            v1::RevokeRequest { subject: Some(subject), reason: args.reason.code().into(), force: args.force };
         let mut client = connect(&args.ca).await?;
         let reply = client.revoke(request).await?.into_inner();
         let mut said = match &reply.entry {
@@ -173,10 +180,12 @@ pub(crate) fn list(args: &RevocationsArgs) -> ExitCode {
             said.extend(dropped.notes.iter().map(|note| format!("note: {note}\n")));
             Ok(say(&said))
         }),
-        Some(Files::Import { file, ca }) => operator::run(async {
+        Some(Files::Import { file, force, ca }) => operator::run(async {
             let failed = |error: &dyn std::fmt::Display| OperatorError::Answer(format!("{}: {error}", file.display()));
             let bytes = std::fs::read(file).map_err(|error| failed(&error))?;
             let lists = v1::RevocationLists::decode(bytes.as_slice()).map_err(|error| failed(&error))?;
+            // Whether by force is for whoever imports to say, and not for the file.
+            let lists = v1::RevocationLists { force: *force, ..lists };
             let mut client = connect(ca).await?;
             let taken = client.import_revocations(lists).await?.into_inner().taken;
             Ok(say(&match taken.as_slice() {

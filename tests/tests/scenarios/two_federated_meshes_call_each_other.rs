@@ -252,7 +252,7 @@ async fn two_federated_meshes_call_each_other() {
     eventually("a call by a stolen key", &thief, &[403]).await;
     let mut operator = RevocationAdministrationClient::new(one.operator().await);
     let subject = Some(revoke_request::Subject::SpiffeId(one.id("gone").to_string()));
-    let request = RevokeRequest { subject, reason: RevocationReason::KeyCompromise.code().into() };
+    let request = RevokeRequest { subject, reason: RevocationReason::KeyCompromise.code().into(), force: false };
     operator.revoke(request).await.unwrap();
     assert_eq!(ask(&thief).await, 403, "two has not heard of it");
     let lists = operator.export_revocations(ExportRevocationsRequest {}).await.unwrap().into_inner();

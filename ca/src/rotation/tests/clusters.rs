@@ -187,9 +187,12 @@ async fn what_a_revoked_intermediate_has_stated_does_not_count() {
     let next = west.ca.make_intermediate(first.root.fingerprint).await.unwrap().fingerprint;
     west.ca.activate(next).await.unwrap();
     let first = first.intermediate.fingerprint;
-    west.ca.revoke(Subject::Intermediate(first), RevocationReason::KeyCompromise, "a test").await.unwrap();
+    west.ca
+        .revoke(Subject::Intermediate { print: first, force: false }, RevocationReason::KeyCompromise, "a test")
+        .await
+        .unwrap();
     let lists = west.ca.follow_revocations().borrow().signed.clone();
-    east.ca.import_revocations(lists).await.unwrap();
+    east.ca.import_revocations(lists, false).await.unwrap();
 
     assert_eq!(heard(&east).await, [("the cluster west".to_owned(), false)], "it has said nothing that counts");
     let refused = east.ca.import_state(after.as_bytes()).await.unwrap_err().to_string();

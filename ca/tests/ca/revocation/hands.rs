@@ -38,7 +38,7 @@ pub(crate) async fn said(
     subject: revoke_request::Subject,
     reason: RevocationReason,
 ) -> Result<v1::RevokeResponse, Status> {
-    let request = v1::RevokeRequest { subject: Some(subject), reason: reason.code().into() };
+    let request = v1::RevokeRequest { subject: Some(subject), reason: reason.code().into(), force: false };
     operator(served).await.revoke(request).await.map(tonic::Response::into_inner)
 }
 

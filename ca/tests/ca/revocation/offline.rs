@@ -70,7 +70,7 @@ async fn what_an_offline_root_has_taken_back_is_taken_over_and_never_an_older_li
     assert!(served.renew(&one, &key()).await.is_err(), "its intermediate is revoked");
     assert!(served.renew(&two, &key()).await.is_ok());
     // What came earlier and arrives late changes nothing.
-    let older = import(v1::RevocationLists { lists: Vec::new(), crls: once.crls }).await.unwrap().into_inner();
+    let older = import(v1::RevocationLists { crls: once.crls, ..Default::default() }).await.unwrap().into_inner();
     assert!(older.taken.is_empty(), "{older:?}");
     assert_eq!(served.ca.crl(print).await.unwrap(), twice.crls[0]);
     let exported =
@@ -84,7 +84,7 @@ async fn what_an_offline_root_has_taken_back_is_taken_over_and_never_an_older_li
     let last = altered.len() - 1;
     altered[last] ^= 1;
     for crls in [theirs.crls.clone(), vec![altered], vec![b"no list".to_vec()]] {
-        let refused = import(v1::RevocationLists { lists: Vec::new(), crls }).await.unwrap_err();
+        let refused = import(v1::RevocationLists { crls, ..Default::default() }).await.unwrap_err();
         assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
     }
     assert_eq!(import(theirs).await.unwrap_err().code(), Code::InvalidArgument);
