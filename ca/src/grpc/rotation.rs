@@ -188,6 +188,7 @@ fn answer(outcome: Result<Shown, RotationError>) -> Result<Response<v1::Rotation
         | RotationError::UnderWay(_)
         | RotationError::MovedOn(_)
         | RotationError::Plugged(_)
+        | RotationError::Shared(_)
         | RotationError::WhichRoot(_)
         | RotationError::RootOver { .. }
         | RotationError::Abort(_)

@@ -87,9 +87,12 @@ impl Ca {
     /// Signs with this intermediate from now on. Its root must be trusted.
     ///
     /// # Errors
-    /// When it is not here or its root is not trusted.
+    /// When it is not here, is revoked, or its root is not trusted.
     pub async fn activate(&self, intermediate: Fingerprint) -> Result<(), HierarchyError> {
         let _turn = self.0.hierarchy_turn.lock().await;
+        if self.revoked_intermediate(intermediate).is_some() {
+            return Err(HierarchyError::Revoked { intermediate });
+        }
         let files = self.0.files.clone();
         let now = (self.0.clock)();
         let signing = blocking(move || files.load(intermediate, now)).await?;
@@ -98,6 +101,8 @@ impl Ca {
             return Err(HierarchyError::NotTrusted { intermediate, root: signing.root.fingerprint });
         }
         self.record_authority(signing.authority.info()).await?;
+        let (files, before) = (self.0.files.clone(), self.hierarchy().intermediate().info().fingerprint);
+        blocking(move || files.succeed(intermediate, before, now)).await?;
         remember_active(&self.0.records, intermediate).await?;
         self.publish(&trust, signing).await
     }
@@ -280,15 +285,23 @@ impl Ca {
         self.forget_what_is_over(active, remembered.leaf_life, now).await
     }
 
-    /// Forgets the intermediates that were replaced, once no leaf of them is alive.
+    /// Forgets the intermediates that were replaced, once no leaf of them is alive: not one that a rotation may go back to, nor one
+    /// that another replica signs with, perhaps by the same key in a token.
     async fn forget_what_is_over(
         &self,
         active: Fingerprint,
         leaf_life: Duration,
         now: SystemTime,
     ) -> Result<(), HierarchyError> {
+        if self.0.records.rotation().await?.is_some_and(|found| !found.record.rotation.is_over()) {
+            return Ok(());
+        }
         let files = self.0.files.clone();
-        let over = blocking(move || files.over(active, leaf_life, now)).await?;
+        let mut over = blocking(move || files.over(active, leaf_life, now)).await?;
+        let known = self.0.presences.known();
+        over.retain(|old| {
+            !known.iter().any(|state| state.signs_elsewhere(now) && state.presence.signing.intermediate == *old)
+        });
         for old in self.0.hierarchy_patience.replaced.over(over, now) {
             let files = self.0.files.clone();
             blocking(move || files.forget_intermediate(old)).await?;

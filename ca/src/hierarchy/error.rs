@@ -40,6 +40,12 @@ pub enum HierarchyError {
         /// The root that is there.
         found: Fingerprint,
     },
+    /// Nobody believes what it signs.
+    #[error("the intermediate {intermediate} is revoked: nothing is signed with it any more; have another one made")]
+    Revoked {
+        /// Which.
+        intermediate: Fingerprint,
+    },
     /// A part of the set is missing.
     #[error("the file {} is missing beside others of its set; restore it from a backup", file.display())]
     Missing {

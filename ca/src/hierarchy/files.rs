@@ -15,6 +15,7 @@ use super::{
     heard::Heard,
     making::FIRST,
     plugged::Plugged,
+    signing::Renewal,
     trust::TrustState,
 };
 use crate::{
@@ -230,9 +231,13 @@ impl HierarchyFiles {
         let signer = self.keys.open(&held.label)?;
         let authority = Authority::new(held.info.certificate.clone(), signer);
         let authority = authority.map(|authority| authority.published_at(self.crls.as_ref()));
-        // One with its root beside it was signed elsewhere.
-        let signing =
-            authority.and_then(|authority| Signing::new(authority, held.chain.clone(), root, held.root.is_none()));
+        let renewal = match &held.root {
+            // One with its root beside it was signed elsewhere.
+            Some(_) => Renewal::Person,
+            None if self.is_shared(held) => Renewal::Sharer,
+            None => Renewal::Itself,
+        };
+        let signing = authority.and_then(|authority| Signing::new(authority, held.chain.clone(), root, renewal));
         signing.map_err(|source| self.wrong(&held.label, source))
     }
 

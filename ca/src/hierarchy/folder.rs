@@ -209,9 +209,20 @@ impl Folder {
         Ok(labels.map(|label| (label.clone(), when(&label).unwrap_or(now))).collect())
     }
 
-    /// Forgets both notes.
+    /// Notes that the key of this label is another replica's, in the token that both have.
+    pub(crate) fn note_another(&self, label: &KeyLabel) -> Result<(), HierarchyError> {
+        let path = self.named(ANOTHERS, label);
+        write_atomic(&path, b"", 0o600).map_err(|source| io_error("write", &path, source))
+    }
+
+    pub(crate) fn is_of_another(&self, label: &KeyLabel) -> bool {
+        self.named(ANOTHERS, label).exists()
+    }
+
+    /// Forgets what is noted of it.
     pub(crate) fn forget_notes(&self, label: &KeyLabel) -> Result<(), HierarchyError> {
         self.remove_file(&self.named(ANSWERED, label))?;
+        self.remove_file(&self.named(ANOTHERS, label))?;
         self.remove_file(&self.named(REPLACED, label))
     }
 
@@ -306,6 +317,7 @@ const KEY: &str = "-key.pem";
 const REQUEST: &str = ".csr";
 const MAKING: &str = "making-";
 const ANSWERED: &str = "answered-";
+const ANOTHERS: &str = "shares-";
 const REPLACED: &str = "replaced-";
 
 pub(crate) fn io_error(doing: &'static str, path: &Path, source: io::Error) -> HierarchyError {

@@ -4,6 +4,7 @@
 //! intermediate-<id>.joining            what was asked for, with the key that waits for it
 //! intermediate-<id>.pem                what was given for it
 //! intermediate-shared-<id>.pem         what another replica signs with too
+//! shares-<label>                       the same, where the key is another's in a token that both have
 //! root-elsewhere-<fingerprint>.pem     the root above it, whose key is not here
 //! ```
 
@@ -14,7 +15,7 @@ use alcazar_service::files::write_atomic;
 use zeroize::Zeroizing;
 
 use super::{
-    HierarchyError, HierarchyFiles, Signing,
+    HierarchyError, HierarchyFiles, Renewal, Signing,
     files::Remembered,
     folder::{Held, Sort, io_error},
     trust::TrustState,
@@ -205,6 +206,10 @@ impl HierarchyFiles {
         if !info.validity.contains(now) {
             return Err(refused("it is not good at this moment, by the clock here"));
         }
+        // Gone back to, in an order in which both are there.
+        if !matches!(given.key, GivenKey::Asked(_)) && self.folder.has_intermediate(info.fingerprint) {
+            return Ok(info);
+        }
         let (label, signer) = match &given.key {
             GivenKey::Asked(label) | GivenKey::Token(label) => (label.clone(), self.keys.open(label)?),
             GivenKey::Pkcs8(pkcs8) => {
@@ -224,10 +229,14 @@ impl HierarchyFiles {
                 return Err(HierarchyError::Make(source));
             }
         };
-        let signing = Signing::new(authority, given.chain.clone(), root.clone(), true).map_err(HierarchyError::Make)?;
+        let signing = Signing::new(authority, given.chain.clone(), root.clone(), Renewal::Itself)
+            .map_err(HierarchyError::Make)?;
         self.try_out(self.folder.path(), trust, &signing)?;
         // The root first: an intermediate whose root is nowhere would be damage.
         self.hold_root_elsewhere(&root)?;
+        if matches!(given.key, GivenKey::Token(_)) {
+            self.folder.note_another(&label)?;
+        }
         self.folder.write(&label, &given.chain)?;
         self.folder.finish(&label)?;
         self.remove_joining(&label)?;
@@ -266,22 +275,27 @@ impl HierarchyFiles {
         self.folder.write(&label, std::slice::from_ref(&root.certificate))
     }
 
-    /// Whether what signs is to be asked for anew: it is past half of its life, another signs with it too, or its root is going.
-    pub(crate) fn wants_another(&self, signing: &Signing, now: SystemTime) -> Result<Wants, HierarchyError> {
+    /// How what signs here stands, as far as other replicas are concerned: what is made or plugged in here is none of theirs.
+    pub(crate) fn condition(&self, signing: &Signing, now: SystemTime) -> Result<Condition, HierarchyError> {
         let info = signing.authority.info();
         let held = self.folder.held(Sort::Intermediate)?.into_iter().find(|held| held.info == *info);
-        let Some(held) = held else { return Ok(Wants::Nothing) };
+        let Some(held) = held else { return Ok(Condition::Good) };
         let roots = self.folder.held(Sort::Root)?;
         if roots.iter().any(|root| root.info == signing.root && !root.is_elsewhere()) {
-            return Ok(Wants::Nothing);
+            return Ok(Condition::Good);
         }
         let old = info.validity.remaining(now) <= info.validity.lifetime() / 2;
         let bounded = signing.root.validity.not_after() <= info.validity.not_after();
-        Ok(match (held.is_shared(), old && !bounded) {
-            (true, _) => Wants::ItsOwn,
-            (false, true) => Wants::Fresh,
-            (false, false) => Wants::Nothing,
+        Ok(match (self.is_shared(&held), old && !bounded) {
+            (true, _) => Condition::Shared,
+            (false, true) => Condition::Old,
+            (false, false) => Condition::Good,
         })
+    }
+
+    /// Whether another replica gave it with its key, and signs with it too.
+    pub(super) fn is_shared(&self, held: &Held) -> bool {
+        held.label.as_str().starts_with(SHARED) || self.folder.is_of_another(&held.label)
     }
 
     /// Every intermediate here with its root, and the roots whose keys are here.
@@ -313,24 +327,20 @@ pub(crate) struct Holdings {
     pub(crate) roots: Vec<Fingerprint>,
 }
 
-/// What a replica asks the others for.
+/// How an intermediate stands that another replica gave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wants {
-    Nothing,
-    /// One of its own in place of the shared one.
-    ItsOwn,
-    /// A younger one.
-    Fresh,
+pub(crate) enum Condition {
+    Good,
+    /// Past half of its life, and a younger one would live longer.
+    Old,
+    /// Another replica signs with it too, whatever its age.
+    Shared,
 }
 
 impl Held {
     /// Whether it is a root whose key is with another replica.
     pub(crate) fn is_elsewhere(&self) -> bool {
         self.label.as_str().starts_with(ELSEWHERE)
-    }
-
-    fn is_shared(&self) -> bool {
-        self.label.as_str().starts_with(SHARED)
     }
 }
 

@@ -36,9 +36,9 @@ pub(crate) use self::{
     acts::{HierarchyPatience, blocking, held, open, remembered},
     files::HierarchyFiles,
     folder::{Folder, Sort},
-    joined::{Gift, Given, GivenKey, SharedKey, Standing, Wants, check_request},
+    joined::{Condition, Gift, Given, GivenKey, SharedKey, Standing, check_request},
     plugged::INSTALLED,
-    signing::Signing,
+    signing::{Renewal, Signing},
     trust::TrustState,
 };
 pub use self::{error::HierarchyError, files::Authorities, follow::HierarchyChanges};

@@ -18,6 +18,7 @@ use super::{
     heard::Heard,
     making::is_fresh,
     replaced::SLACK,
+    signing::Renewal,
     trust::TrustState,
 };
 use crate::{
@@ -204,7 +205,7 @@ impl HierarchyFiles {
             }
             let authority = self.plugged_authority(found)?;
             self.check_cluster(authority.info())?;
-            return Signing::new(authority, upper, root, false).map_err(HierarchyError::Make);
+            return Signing::new(authority, upper, root, Renewal::Person).map_err(HierarchyError::Make);
         }
         let authority = self.plugged_authority(found)?;
         self.folder.make()?;

@@ -22,6 +22,12 @@ impl HierarchyFiles {
 
     fn forget(&self, sort: Sort, fingerprint: Fingerprint) -> Result<(), HierarchyError> {
         for held in self.folder.held(sort)?.iter().filter(|held| held.info.fingerprint == fingerprint) {
+            // Its key is not ours to destroy; the note goes last, so that it never is.
+            if self.folder.is_of_another(&held.label) {
+                self.folder.remove(&held.label)?;
+                self.folder.forget_notes(&held.label)?;
+                continue;
+            }
             // With the note first, a crash between the removals is cleared by the next start.
             self.folder.begin(&held.label)?;
             self.folder.remove(&held.label)?;
@@ -38,6 +44,19 @@ impl HierarchyFiles {
             self.folder.replace(&held.label, now)?;
         }
         Ok(())
+    }
+
+    /// Notes that one signs from now on, and not the one before it.
+    pub(super) fn succeed(
+        &self,
+        intermediate: Fingerprint,
+        before: Fingerprint,
+        now: SystemTime,
+    ) -> Result<(), HierarchyError> {
+        if before != intermediate {
+            self.replace(before, now)?;
+        }
+        self.intermediate(intermediate)?.iter().try_for_each(|held| self.folder.unreplace(&held.label))
     }
 
     /// The replaced intermediates of which no leaf is alive any more, where none lives longer than `leaf_life`.

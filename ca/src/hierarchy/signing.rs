@@ -13,8 +13,18 @@ pub(crate) struct Signing {
     /// From the intermediate itself up, the root excluded.
     pub(crate) upper: Vec<CertificateDer<'static>>,
     pub(crate) root: AuthorityInfo,
-    /// Whether the key above it is here, so that it is renewed without a person.
-    pub(crate) renews_itself: bool,
+    pub(crate) renewal: Renewal,
+}
+
+/// Who sees to the next one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Renewal {
+    /// Nobody need: the key above it is here, or with a replica that is asked.
+    Itself,
+    /// A person, who plugs it in.
+    Person,
+    /// The replica whose it is, and which gave it to this one with the key: this one goes over to what that signs with then.
+    Sharer,
 }
 
 impl Signing {
@@ -23,11 +33,11 @@ impl Signing {
         authority: Authority,
         upper: Vec<CertificateDer<'static>>,
         root: AuthorityInfo,
-        renews_itself: bool,
+        renewal: Renewal,
     ) -> Result<Self, AuthorityError> {
         let infos = above(&upper)?;
         let authority = authority.below(infos.iter().map(|info| info.validity).chain([root.validity]));
-        Ok(Self { authority: Arc::new(authority), upper, root, renews_itself })
+        Ok(Self { authority: Arc::new(authority), upper, root, renewal })
     }
 
     /// When what it signs can be verified.

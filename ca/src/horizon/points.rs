@@ -7,7 +7,7 @@ use alcazar_identity::{Fingerprint, Validity};
 use super::Point;
 use crate::{
     ca::Ca,
-    hierarchy::Hierarchy,
+    hierarchy::{Hierarchy, Renewal},
     records::{Lineage, RecordError, family, prefix, read},
 };
 
@@ -21,20 +21,27 @@ impl Ca {
             point("root", info.fingerprint, info.validity, false, mend)
         };
         let mut points: Vec<_> = hierarchy.roots().iter().map(root).collect();
-        let renews = hierarchy.signing().renews_itself;
+        let renewal = hierarchy.signing().renewal;
         let folder = self.0.files.plugged.default_folder();
         for upper in hierarchy.signing().above() {
             let mend = format!("have it renewed by its owner, and put it into cert-chain.pem in {}", folder.display());
             points.push(point("upper", upper.fingerprint, upper.validity, false, Some(mend)));
         }
         let intermediate = hierarchy.intermediate().info();
-        let mend = (!renews).then(|| {
-            format!(
-                "run here: alcazar ca request --config ca.yaml; where the root is kept: alcazar root sign REQUEST --root DIR; and \
-                 here: alcazar ca install DIR --config ca.yaml (or put new files into {})",
-                folder.display()
-            )
-        });
+        let plug_in = format!(
+            "run here: alcazar ca request --config ca.yaml; where the root is kept: alcazar root sign REQUEST --root DIR; and \
+             here: alcazar ca install DIR --config ca.yaml (or put new files into {})",
+            folder.display()
+        );
+        let mend = match renewal {
+            Renewal::Itself => None,
+            Renewal::Person => Some(plug_in),
+            Renewal::Sharer => Some(format!(
+                "install a renewed one at {}, and this replica goes over to it; or give it one of its own: {plug_in}",
+                self.whose_is_shared()
+            )),
+        };
+        let renews = renewal == Renewal::Itself;
         points.push(point("intermediate", intermediate.fingerprint, intermediate.validity, renews, mend));
         let serving = self.0.serving.borrow().clone();
         if let Some(leaf) = serving.svid().chain().first() {
@@ -45,7 +52,7 @@ impl Ca {
     }
 
     fn mend_root(&self, hierarchy: &Hierarchy) -> String {
-        if hierarchy.signing().renews_itself && matches!(self.0.files.plugged.folder(), Ok(None)) {
+        if hierarchy.signing().renewal == Renewal::Itself && matches!(self.0.files.plugged.folder(), Ok(None)) {
             return "run: alcazar root rotate".into();
         }
         format!(

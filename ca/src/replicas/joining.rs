@@ -9,7 +9,7 @@
 use std::{path::Path, time::Duration};
 
 use alcazar_identity::{Fingerprint, TrustDomain};
-use alcazar_service::{Shutdown, clock::Clock, process};
+use alcazar_service::{clock::Clock, process};
 use alcazar_store::{Expected, LeaseError};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
@@ -17,8 +17,8 @@ use thiserror::Error;
 use tokio::time::Instant;
 
 use super::{
-    ReplicaId, ReplicaState,
-    letters::{Answer, AnswerKey, LetterError, Request, is_fresh},
+    ReplicaId,
+    letters::{Answer, AnswerKey, LetterError, Request, Shares, is_fresh},
     sealed::{Context, Purpose, SealError, Secret, SecretError},
 };
 use crate::{
@@ -27,12 +27,10 @@ use crate::{
     config::Config,
     csr::KeyHash,
     hierarchy::{
-        self, Given, GivenKey, Hierarchy, HierarchyError, HierarchyFiles, Standing, TrustState, Wants, blocking,
-        check_request,
+        self, Given, GivenKey, Hierarchy, HierarchyError, HierarchyFiles, Standing, TrustState, blocking, check_request,
     },
     keys::KeyLabel,
     records::{RecordError, Records, family},
-    rotation::{Anchor, Kind},
 };
 
 /// A sealed letter. Records `ca/joining/requests/<id>` and `ca/joining/answers/<id>`.
@@ -133,7 +131,7 @@ impl Asker<'_> {
     async fn join(&self, trust: &TrustState) -> Result<(), JoinError> {
         let Some(secret) = self.secret().await? else { return Err(JoinError::NoSecret) };
         tracing::info!(target: "alcazar::rotation", replica = %self.records.replica(), "this replica joins: it asks the others for an intermediate");
-        let given = self.ask(&secret, trust, None, true).await?;
+        let given = self.ask(&secret, trust, None, Shares::Any).await?;
         tracing::info!(target: "alcazar::rotation", intermediate = %given.fingerprint, "this replica has joined");
         Ok(())
     }
@@ -150,7 +148,7 @@ impl Asker<'_> {
         secret: &Secret,
         trust: &TrustState,
         root: Option<Fingerprint>,
-        shared: bool,
+        shared: Shares,
     ) -> Result<AuthorityInfo, JoinError> {
         let files = self.files.clone();
         let (label, csr) = blocking(move || files.joining_request()).await?;
@@ -232,19 +230,32 @@ impl Ca {
     }
 
     /// An intermediate of this replica's own under a trusted root: made here where the root's key is, else given by a replica that has
-    /// it; or, where `shared`, the one that another replica signs with. Nothing signs with it until it is activated.
+    /// it; or, where that is `shared`, the one that another replica signs with. Nothing signs with it until it is activated.
     ///
     /// # Errors
     /// When no replica that can answers within a minute, or what it gives is not good.
-    pub async fn obtain_intermediate(&self, root: Fingerprint, shared: bool) -> Result<AuthorityInfo, JoinError> {
-        let (files, now) = (self.0.files.clone(), (self.0.clock)());
-        if blocking(move || Ok(files.can_certify(root, now))).await? {
+    pub(crate) async fn obtain_intermediate(
+        &self,
+        root: Fingerprint,
+        shared: Shares,
+    ) -> Result<AuthorityInfo, JoinError> {
+        if self.can_certify(root).await? {
             return Ok(self.make_intermediate(root).await?);
         }
         self.ask_others(Some(root), shared).await
     }
 
-    async fn ask_others(&self, root: Option<Fingerprint>, shared: bool) -> Result<AuthorityInfo, JoinError> {
+    /// Whether the key of a root is here.
+    pub(crate) async fn can_certify(&self, root: Fingerprint) -> Result<bool, HierarchyError> {
+        let (files, now) = (self.0.files.clone(), (self.0.clock)());
+        blocking(move || Ok(files.can_certify(root, now))).await
+    }
+
+    pub(super) async fn ask_others(
+        &self,
+        root: Option<Fingerprint>,
+        shared: Shares,
+    ) -> Result<AuthorityInfo, JoinError> {
         let asker = self.asker();
         let secret = asker.secret().await?.ok_or(JoinError::NoSecret)?;
         // There is one letter of a replica at a time.
@@ -252,136 +263,6 @@ impl Ca {
         let trust = self.trust_state().await?.record;
         asker.ask(&secret, &trust, root, shared).await
     }
-
-    /// Looks after an intermediate that was given by another replica: asks for the next in time, and for one of its own in place of
-    /// one that is shared, until the end.
-    pub(crate) async fn keep_given(self, shutdown: Shutdown) {
-        if !self.0.config.store.is_shared() {
-            return;
-        }
-        let mut hierarchy = self.0.hierarchy.subscribe();
-        let mut asked: Option<Instant> = None;
-        loop {
-            let wants = self.wants().await;
-            match wants {
-                Ok(Wants::Nothing) => self.follow_to_the_next_root(&shutdown).await,
-                Ok(wants) if asked.is_none_or(|at| at.elapsed() >= ASK_AGAIN) => {
-                    asked = Some(Instant::now());
-                    let outcome = tokio::select! {
-                        () = shutdown.cancelled() => return,
-                        outcome = self.go_over() => outcome,
-                    };
-                    match outcome {
-                        Ok(()) => {}
-                        Err(error) if wants == Wants::ItsOwn => {
-                            tracing::debug!(reason = %process::chain(&error), "nobody gives this replica an intermediate of its own yet");
-                        }
-                        Err(error) => {
-                            tracing::error!(target: "alcazar::rotation", reason = %process::chain(&error), "no replica gives this one the intermediate that it needs; the present one goes on while it can");
-                        }
-                    }
-                }
-                Ok(_) => {}
-                Err(error) => {
-                    tracing::debug!(reason = %process::chain(&error), "what this replica signs with could not be looked at");
-                }
-            }
-            tokio::select! {
-                () = shutdown.cancelled() => return,
-                () = tokio::time::sleep(LOOK) => {}
-                _ = hierarchy.changed() => {}
-            }
-        }
-    }
-
-    /// While the root is rotated: gets an intermediate under the one that it goes to, from whoever has that root's key. Nothing signs with
-    /// it before the rotation says so, and the rotation waits for every replica that has none.
-    async fn follow_to_the_next_root(&self, shutdown: &Shutdown) {
-        let outcome = tokio::select! {
-            () = shutdown.cancelled() => return,
-            outcome = self.get_ready_for_the_next_root() => outcome,
-        };
-        if let Err(error) = outcome {
-            tracing::warn!(target: "alcazar::rotation", reason = %process::chain(&error), "this replica has no intermediate under the root that the rotation goes to yet; it asks again");
-        }
-    }
-
-    async fn get_ready_for_the_next_root(&self) -> Result<(), JoinError> {
-        let Some((root, brought)) = self.next_root().await? else { return Ok(()) };
-        tracing::info!(target: "alcazar::rotation", %root, "this replica needs an intermediate under the root that the rotation goes to");
-        let given = match self.obtain_intermediate(root, brought).await {
-            // Of a root that is kept offline a person brings the first, which the others share.
-            Err(JoinError::Unanswered { fault: None }) if brought => return Ok(()),
-            outcome => outcome?,
-        };
-        tracing::info!(target: "alcazar::rotation", intermediate = %given.fingerprint, %root, "this replica is ready to sign under the next root");
-        self.tell_presence().await?;
-        Ok(())
-    }
-
-    /// The root that a rotation goes to, where it is trusted, and nothing here is under it; and whether a person brought it.
-    async fn next_root(&self) -> Result<Option<(Fingerprint, bool)>, JoinError> {
-        let rotation = self.0.records.rotation().await?.map(|found| found.record.rotation);
-        let Some(rotation) = rotation.filter(|rotation| rotation.kind == Kind::Root && !rotation.is_over()) else {
-            return Ok(None);
-        };
-        let hierarchy = self.hierarchy();
-        let to = rotation.to().and_then(Anchor::fingerprint);
-        let Some(root) = hierarchy.roots().iter().find(|root| Some(root.fingerprint) == to).cloned() else {
-            return Ok(None);
-        };
-        // What is plugged in here is a person's to exchange.
-        let plugged = self.0.files.plugged.folder()?.is_some();
-        if plugged || hierarchy.root().fingerprint == root.fingerprint {
-            return Ok(None);
-        }
-        let here = self.authorities().await?.intermediates;
-        let has = here.iter().any(|info| info.is_signed_by(&root));
-        Ok((!has).then_some((root.fingerprint, rotation.brought.is_some())))
-    }
-
-    /// What is to be asked of the others.
-    async fn wants(&self) -> Result<Wants, HierarchyError> {
-        let (hierarchy, now) = (self.hierarchy(), (self.0.clock)());
-        let trust = self.trust_state().await?.record;
-        if !trust.trusts(hierarchy.root().fingerprint) {
-            return Ok(Wants::Fresh);
-        }
-        let (files, signing) = (self.0.files.clone(), hierarchy.signing().clone());
-        let wants = blocking(move || files.wants_another(&signing, now)).await?;
-        let root = hierarchy.root().fingerprint;
-        let answers = |state: &ReplicaState| !state.here && !state.is_gone(now) && state.presence.roots.contains(&root);
-        // Nobody has the root at the moment: what is shared goes on.
-        if wants == Wants::ItsOwn && !self.0.presences.known().iter().any(answers) {
-            return Ok(Wants::Nothing);
-        }
-        Ok(wants)
-    }
-
-    async fn go_over(&self) -> Result<(), JoinError> {
-        let (files, now, trust) = (self.0.files.clone(), (self.0.clock)(), self.trust_state().await?.record);
-        let trusted: Vec<_> = trust.infos()?.iter().map(|root| root.fingerprint).collect();
-        let rotation = self.root_to_sign_by().await?;
-        let roots = to_sign_under(trusted, self.hierarchy().root().fingerprint, rotation.as_ref());
-        let here = blocking(move || Ok(roots.into_iter().find(|root| files.can_certify(*root, now)))).await?;
-        let given = match here {
-            Some(root) => self.make_intermediate(root).await?,
-            None => self.ask_others(rotation.as_ref().and_then(Anchor::fingerprint), false).await?,
-        };
-        self.activate(given.fingerprint).await?;
-        tracing::info!(target: "alcazar::rotation", intermediate = %given.fingerprint, "this replica goes on with another intermediate");
-        Ok(())
-    }
-}
-
-/// The roots under which a replica may make itself an intermediate, in the order in which it does: while a root is rotated the one
-/// that is to sign and no other, since not everybody may have heard of it; else the one that it signs under before others.
-fn to_sign_under(mut trusted: Vec<Fingerprint>, present: Fingerprint, rotation: Option<&Anchor>) -> Vec<Fingerprint> {
-    if let Some(signing) = rotation {
-        trusted.retain(|root| Anchor::from(*root) == *signing);
-    }
-    trusted.sort_by_key(|root| *root != present);
-    trusted
 }
 
 impl Records {
@@ -469,22 +350,3 @@ const FIRST_TTL: Duration = Duration::from_secs(20);
 const PATIENCE: Duration = Duration::from_secs(60);
 const AGAIN: Duration = Duration::from_millis(300);
 const TELL: Duration = Duration::from_secs(10);
-const LOOK: Duration = Duration::from_secs(5);
-const ASK_AGAIN: Duration = Duration::from_secs(60);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_replica_goes_over_to_the_root_that_signs_and_to_no_other() {
-        let [a, b, c] = [b"a", b"b", b"c"].map(|root| Fingerprint::of(root));
-        assert_eq!(to_sign_under(vec![a, b, c], b, None), [b, a, c]);
-        // What it signs under is trusted no more.
-        assert_eq!(to_sign_under(vec![a, c], b, None), [a, c]);
-        // Everybody is about to hear of `a`, and `b` signs; later it is the other way round.
-        assert_eq!(to_sign_under(vec![a, b], b, Some(&b.into())), [b]);
-        assert_eq!(to_sign_under(vec![a, b], b, Some(&a.into())), [a]);
-        assert_eq!(to_sign_under(vec![a], b, Some(&c.into())), []);
-    }
-}

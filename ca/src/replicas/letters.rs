@@ -1,7 +1,7 @@
 //! What is in the letters: a replica that joins asks for an intermediate, and another gives it one.
 //!
 //! ```text
-//! request   at 8 │ root 32, or zeros │ shared? 1 │ certificate request, PEM
+//! request   at 8 │ root 32, or zeros │ shared? 1: no, any, or this │ fingerprint 32, of this │ certificate request, PEM
 //! answer    at 8 │ hash of the requested key 32 │ kind 1 │ number of certificates 1 │ { length 4 │ DER }… │ key
 //!           the certificates: the intermediate, what is above it, the root; the key: none, PKCS#8, or a label in the token
 //! ```
@@ -20,9 +20,28 @@ pub(crate) struct Request {
     pub(crate) at: SystemTime,
     /// Under this root; `None` for whichever signs.
     pub(crate) root: Option<Fingerprint>,
-    /// Whether one that another signs with will do.
-    pub(crate) shared: bool,
+    pub(crate) shared: Shares,
     pub(crate) csr: String,
+}
+
+/// Whether one that another replica signs with will do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shares {
+    No,
+    Any,
+    /// This one and no other: it takes the place of one that is shared.
+    This(Fingerprint),
+}
+
+impl Shares {
+    /// Whether this one will do.
+    pub(super) fn takes(self, intermediate: Fingerprint) -> bool {
+        match self {
+            Self::No => false,
+            Self::Any => true,
+            Self::This(wanted) => wanted == intermediate,
+        }
+    }
 }
 
 /// A replica gives another an intermediate.
@@ -50,7 +69,12 @@ impl Request {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let root = self.root.map_or([0; 32], |root| *root.as_bytes());
         let at = seconds::of(self.at).to_be_bytes();
-        [at.as_slice(), &root, &[u8::from(self.shared)], self.csr.as_bytes()].concat()
+        let (kind, this) = match &self.shared {
+            Shares::No => (0, [].as_slice()),
+            Shares::Any => (1, [].as_slice()),
+            Shares::This(wanted) => (2, wanted.as_bytes().as_slice()),
+        };
+        [at.as_slice(), &root, &[kind], this, self.csr.as_bytes()].concat()
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, LetterError> {
@@ -58,8 +82,9 @@ impl Request {
         let at = reader.moment()?;
         let root = reader.chunk::<32>()?;
         let shared = match reader.chunk::<1>()? {
-            [0] => false,
-            [1] => true,
+            [0] => Shares::No,
+            [1] => Shares::Any,
+            [2] => Shares::This(reader.chunk::<32>()?.into()),
             _ => return Err(LetterError::Malformed),
         };
         let csr = std::str::from_utf8(reader.0).map_err(|_reason| LetterError::Malformed)?.to_owned();
@@ -190,8 +215,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_request_is_read_as_it_was_written(second in 0u64..1 << 40, root in proptest::option::of(1u8..), shared: bool, csr in "\\PC*") {
+        fn a_request_is_read_as_it_was_written(second in 0u64..1 << 40, root in proptest::option::of(1u8..), kind in 0u8..3, csr in "\\PC*") {
             let root = root.map(|byte| Fingerprint::from([byte; 32]));
+            let shared = match kind {
+                0 => Shares::No,
+                1 => Shares::Any,
+                _ => Shares::This(Fingerprint::from([9; 32])),
+            };
             let request = Request { at: at(second), root, shared, csr };
             prop_assert_eq!(Request::decode(&request.encode()).unwrap(), request);
         }

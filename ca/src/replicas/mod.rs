@@ -24,9 +24,11 @@ mod drain;
 mod folder;
 mod follow;
 mod joining;
+mod keeping;
 mod letters;
 mod presence;
 mod sealed;
+mod sharing;
 mod welcome;
 mod witness;
 
@@ -38,4 +40,4 @@ pub use self::{
     presence::{HeldIntermediate, Phase, Presence, ReplicaState},
     sealed::{SealError, SecretError, open_letter},
 };
-pub(crate) use self::{folder::DataFolder, joining::open_hierarchy, presence::Presences};
+pub(crate) use self::{folder::DataFolder, joining::open_hierarchy, letters::Shares, presence::Presences};

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use super::ReplicaId;
 use crate::{
     ca::Ca,
-    hierarchy::blocking,
+    hierarchy::{Renewal, blocking},
     records::{RecordError, family, prefix, read, seconds, text},
     serial::random_bytes,
 };
@@ -43,6 +43,9 @@ pub struct Presence {
     pub round: u64,
     /// What it signs with.
     pub signing: HeldIntermediate,
+    /// Whether another replica gave it that, with the key, and signs with it too.
+    #[serde(default)]
+    pub shared: bool,
     /// The end of what it signs with.
     #[serde(with = "seconds")]
     pub not_after: SystemTime,
@@ -206,6 +209,7 @@ impl Ca {
             sequence: sequence(hierarchy.bundles()),
             round: self.0.rotations.reissue.borrow().round,
             signing: own,
+            shared: hierarchy.signing().renewal == Renewal::Sharer,
             not_after: hierarchy.intermediate().info().validity.not_after(),
             serving: issuer.unwrap_or(own.intermediate),
             serving_sequence: sequence(serving.bundles()),

@@ -138,7 +138,9 @@ impl Ca {
         }
         let (files, signing) = (self.0.files.clone(), hierarchy.signing().clone());
         // Somebody who has the root may answer better.
-        let share = request.shared && since.elapsed() >= OTHERS_FIRST && signing.root.fingerprint == root;
+        let own = signing.authority.info().fingerprint;
+        let share = request.shared.takes(own) && self.revoked_intermediate(own).is_none();
+        let share = share && since.elapsed() >= OTHERS_FIRST && signing.root.fingerprint == root;
         let gift = blocking(move || match files.certify(root, &spki, now)? {
             None if share => files.share(&signing),
             gift => Ok(gift),

@@ -19,8 +19,9 @@ use crate::{
     authority::{AuthorityError, AuthorityInfo},
     ca::Ca,
     federation::unfit,
-    hierarchy::pem,
+    hierarchy::{Renewal, pem},
     records::RecordError,
+    replicas::ReplicaState,
 };
 
 /// A rotation, for people.
@@ -71,6 +72,9 @@ impl Ca {
     }
 
     async fn start(&self, kind: Kind, brought: Option<(Anchor, String)>) -> Result<Shown, RotationError> {
+        if kind == Kind::Intermediate {
+            self.check_whose_intermediate_it_is().await?;
+        }
         let found = self.0.records.rotation().await?;
         let expected = match &found {
             Some(found) if !found.record.rotation.is_over() => {
@@ -108,6 +112,22 @@ impl Ca {
         tracing::info!(target: "alcazar::rotation", %kind, old = %rotation.old, "a rotation began");
         self.0.rotations.wake.notify_one();
         self.show(rotation).await
+    }
+
+    /// One that another replica gave with its key is that one's to rotate: this one follows. Where the root's key is at hand it has
+    /// one of its own in a moment.
+    async fn check_whose_intermediate_it_is(&self) -> Result<(), RotationError> {
+        let (hierarchy, now) = (self.hierarchy(), (self.0.clock)());
+        let root = hierarchy.root().fingerprint;
+        if hierarchy.signing().renewal != Renewal::Sharer {
+            return Ok(());
+        }
+        let replicas = self.replicas().await?;
+        let has_root = |state: &ReplicaState| state.signs_elsewhere(now) && state.presence.roots.contains(&root);
+        match replicas.iter().any(has_root) {
+            true => Ok(()),
+            false => Err(RotationError::Shared(self.whose_is_shared())),
+        }
     }
 
     /// Replaces the keys for JWT-SVIDs at once, because one was stolen: nobody is waited for.
@@ -287,6 +307,11 @@ pub(crate) enum RotationError {
     /// One at a time.
     #[error("a rotation of the {0} is under way; wait for its end, or abort it")]
     UnderWay(Kind),
+    /// It is another replica's.
+    #[error(
+        "the intermediate that this replica signs with is shared: ask {0}, whose it is, by its own socket, and this one follows; or give this one an intermediate of its own (alcazar ca request, alcazar root sign, alcazar ca install)"
+    )]
+    Shared(String),
     /// How far this cluster is was not stated.
     #[error("how far this cluster is cannot be stated")]
     State(#[from] StateError),

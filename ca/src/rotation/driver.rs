@@ -190,7 +190,11 @@ impl Ca {
         let mut memory = None;
         loop {
             let begun = Instant::now();
-            let looked = self.look_at_rotation(&mut memory).await;
+            // Another replica may be asked for something, and takes its time.
+            let looked = tokio::select! {
+                () = shutdown.cancelled() => return,
+                looked = self.look_at_rotation(&mut memory) => looked,
+            };
             // Of a large fleet a look is dear, and reports come all the time: most of the time goes to issuing.
             let apart = apart(begun.elapsed());
             let pause = match looked {

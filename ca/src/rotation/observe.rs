@@ -18,7 +18,7 @@ use crate::{
     hierarchy::{Authorities, Hierarchy, blocking},
     jwt_authority::keys::JwtKey,
     records::{Lineage, RecordError, family, prefix, read},
-    replicas::{Phase as Doing, ReplicaState},
+    replicas::{Phase as Doing, Presence, ReplicaState},
 };
 
 /// Which certificate stands under which anchor.
@@ -130,14 +130,17 @@ impl Ca {
         let name = format!("the CA of {}", self.config().cluster);
         let mut parties = vec![Party { name, class: Class::Observed(own) }];
         let now = (self.0.clock)();
-        // Each has an intermediate of its own, and goes on with it when another exchanges its own.
-        let others = replicas.iter().filter(|state| !state.here && rotation.kind != Kind::Intermediate);
+        // Of an intermediate: those that share it. The others go on with their own.
+        let concerns = |said: &Presence| match rotation.from().and_then(Anchor::fingerprint) {
+            _ if rotation.kind != Kind::Intermediate => true,
+            from => [said.signing.intermediate, said.serving].into_iter().any(|print| Some(print) == from),
+        };
+        let others = replicas.iter().filter(|state| !state.here && concerns(&state.presence));
         for other in others.filter(|state| state.presence.phase != Doing::Stopped) {
             let report = self.replica_report(rotation, other, sequence, &lookup);
             let silent = apart(now, other.presence.seen);
             let observed = Observed { role: Role::Replica, silent, report: Some(report) };
-            let name = format!("the replica {} on {}", other.id.as_str(), other.presence.host);
-            parties.push(Party { name, class: Class::Observed(observed) });
+            parties.push(Party { name: other.name(), class: Class::Observed(observed) });
         }
         parties.extend(self.nodes(&lookup).await?);
         parties.extend(self.timed(rotation).await?);
@@ -163,6 +166,11 @@ impl Ca {
             able: said.held.iter().map(|held| held.root.into()).collect(),
             behind: Vec::new(),
         };
+        if rotation.kind == Kind::Intermediate {
+            // Whatever else it has gone over to, it has followed.
+            let stays = rotation.from() == Some(&said.signing.intermediate.into());
+            report.signing = if stays { rotation.from() } else { rotation.to() }.cloned();
+        }
         if rotation.kind == Kind::Jwt {
             // Which key of its own signs follows from the trust state that it has read.
             let new = |key: &&JwtKey| key.generation == Some(rotation.begun);

@@ -26,7 +26,7 @@ pub(crate) struct Rotation {
     /// What lay here when it began: nothing of that was made for it.
     #[serde(default)]
     pub(crate) here: BTreeSet<Anchor>,
-    /// The replica that it is of, by its id: of intermediates each replica has its own. `None`: of all.
+    /// The replica that it is of, by its id: an intermediate is rotated by whose it is. `None`: of all.
     #[serde(default)]
     pub(crate) replica: Option<String>,
     /// Whether it was aborted, and goes back to `old`.

@@ -13,6 +13,7 @@ use crate::{
     hierarchy::{HierarchyError, blocking},
     jwt_authority::JwtKeyError,
     records::RecordError,
+    replicas::{JoinError, ReplicaState, Shares},
 };
 
 /// Why the world was not seen, or not changed.
@@ -27,6 +28,20 @@ pub(crate) enum WorldError {
     /// The keys for JWT-SVIDs.
     #[error(transparent)]
     Jwt(#[from] JwtKeyError),
+    /// No other replica has made an intermediate for this one.
+    #[error("another replica is to sign the next intermediate of this one, and has not")]
+    Join(#[source] Box<JoinError>),
+    /// Whoever has the root's key is not there.
+    #[error(
+        "the key of the root {root} is not here, and nobody who has it is there: {}; start it, or abort the rotation",
+        if holders.is_empty() { "no replica that is known has it" } else { holders.as_str() }
+    )]
+    RootAway {
+        /// The root.
+        root: Fingerprint,
+        /// Who had it when they were last heard of.
+        holders: String,
+    },
     /// What is ordered is not there.
     #[error("nothing here is {0}")]
     Missing(Anchor),
@@ -100,15 +115,30 @@ impl Ca {
             Kind::Root => {
                 let (hierarchy, authorities) = (self.hierarchy(), self.authorities().await?);
                 match newest(rotation, &hierarchy, &authorities.roots) {
-                    // Made before a crash, without its intermediate.
-                    Some(root) => root,
-                    None => self.make_root().await?.fingerprint,
+                    // Made before a crash, without its intermediate. Nobody could sign one under a root that is not trusted but here.
+                    Some(root) if self.can_certify(root).await? => root,
+                    _ => self.make_root().await?.fingerprint,
                 }
             }
-            Kind::Intermediate => self.hierarchy().root().fingerprint,
+            Kind::Intermediate => {
+                let root = self.hierarchy().root().fingerprint;
+                self.check_root_is_at_hand(root).await?;
+                root
+            }
         };
-        self.make_intermediate(root).await?;
+        self.obtain_intermediate(root, Shares::No).await.map_err(|error| WorldError::Join(Box::new(error)))?;
         Ok(())
+    }
+
+    /// Whom to ask is there, or need not be asked: else a person is told at once whom to start.
+    async fn check_root_is_at_hand(&self, root: Fingerprint) -> Result<(), WorldError> {
+        let (replicas, now) = (self.replicas().await?, (self.0.clock)());
+        let has = |state: &&ReplicaState| state.presence.roots.contains(&root);
+        if self.can_certify(root).await? || replicas.iter().filter(has).any(|state| state.signs_elsewhere(now)) {
+            return Ok(());
+        }
+        let holders = replicas.iter().filter(|state| !state.here).filter(has).map(ReplicaState::name);
+        Err(WorldError::RootAway { root, holders: holders.collect::<Vec<_>>().join(", ") })
     }
 
     /// On the way back what is plugged in must not stand on the root that is left: it would sign by that again and again.

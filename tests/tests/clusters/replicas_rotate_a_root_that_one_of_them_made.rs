@@ -8,16 +8,23 @@ use std::time::Duration;
 
 use alcazar_testkit::{Etcd, Machine, Process, binary, free_port, openssl_s_client, until};
 
-const PATIENCE: Duration = Duration::from_secs(150);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(150);
 
-struct Replica {
-    machine: Machine,
-    process: Process,
+/// A replica of the CA of the cluster `east`: its machine, and its process.
+pub(crate) struct Replica {
+    pub(crate) machine: Machine,
+    pub(crate) process: Process,
     port: u16,
+    admin: u16,
 }
 
 impl Replica {
-    fn start(home: &Path, etcd: &Etcd, name: &str) -> Self {
+    pub(crate) fn start(home: &Path, etcd: &Etcd, name: &str) -> Self {
+        Self::start_once(home, etcd, name, |_| ())
+    }
+
+    /// The same, after something was done with its configuration.
+    pub(crate) fn start_once(home: &Path, etcd: &Etcd, name: &str, ready: impl FnOnce(&Machine)) -> Self {
         let machine = Machine::new(home, name).unwrap();
         let (port, admin) = (free_port().unwrap(), free_port().unwrap());
         let text = format!(
@@ -28,19 +35,39 @@ impl Replica {
             home.join("all/secret").display(),
         );
         machine.write("ca.yaml", &text).unwrap();
+        ready(&machine);
         let process = process(&machine, "alcazar-ca", "ca", admin);
-        Self { machine, process, port }
+        Self { machine, process, port, admin }
     }
 
-    fn alcazar(&self, line: &str) -> String {
+    /// Starts it again, after its end.
+    pub(crate) fn start_again(&mut self) {
+        self.process = process(&self.machine, "alcazar-ca", "ca", self.admin);
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        Curl::default().get(&format!("http://127.0.0.1:{}/readyz", self.admin)).is_ok_and(|answer| answer.code == 200)
+    }
+
+    /// What `alcazar` says when it refuses.
+    pub(crate) fn refused(&self, line: &str) -> String {
+        self.machine.refused(&format!("{line} --ca {}", self.machine.file("data/admin.sock").display())).unwrap()
+    }
+
+    pub(crate) fn alcazar(&self, line: &str) -> String {
         let socket = self.machine.file("data/admin.sock");
         let said = self.machine.alcazar(&format!("{line} --ca {}", socket.display()));
         said.unwrap_or_else(|error| panic!("{error}: {}", self.process.log()))
     }
 
     fn root(&self) -> String {
+        self.stands_on("root")
+    }
+
+    /// The fingerprint of its root or of its intermediate.
+    pub(crate) fn stands_on(&self, kind: &str) -> String {
         let said = self.alcazar("ca hierarchy");
-        said.lines().find_map(|line| line.strip_prefix("root")?.split_whitespace().next()).unwrap().to_owned()
+        said.lines().find_map(|line| line.strip_prefix(kind)?.split_whitespace().next()).unwrap().to_owned()
     }
 
     /// What it shows is verified by a bundle.
@@ -53,7 +80,7 @@ impl Replica {
     }
 
     /// The certificates of authorities in its folder, and those whose keys are there.
-    fn holds(&self) -> (usize, BTreeSet<String>) {
+    pub(crate) fn holds(&self) -> (usize, BTreeSet<String>) {
         let files = fs::read_dir(self.machine.file("data/hierarchy")).unwrap();
         let names: BTreeSet<String> = files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
         let is_key = |name: &&String| name.ends_with("-key.pem");

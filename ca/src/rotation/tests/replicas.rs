@@ -102,6 +102,46 @@ async fn an_intermediate_is_exchanged_by_the_replica_whose_it_is_and_no_other_wa
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_replica_that_shares_the_intermediate_is_waited_for_until_it_signs_with_another() {
+    let mut whole = Whole::open(|_| ()).await;
+    let old = whole.ca.hierarchy().intermediate().info().fingerprint;
+    let root = whole.ca.hierarchy().root().fingerprint;
+    let shares = HeldIntermediate { intermediate: old, root };
+    other_says(&whole, |_| ()).await;
+    whole.ca.start_rotation(Kind::Intermediate).await.unwrap();
+    let stands_at = async |whole: &mut Whole, phase: Phase, why: Why| {
+        for _ in 0..12 {
+            whole.look().await;
+        }
+        let shown = whole.ca.rotation().await.unwrap().unwrap();
+        assert_eq!(shown.rotation.phase, phase, "{:?}", shown.waits);
+        let [wait] = &*shown.waits else { panic!("{:?}", shown.waits) };
+        assert_eq!((wait.party.as_str(), &wait.why), (&*format!("the replica {OTHER} on two"), &why));
+    };
+    stands_at(&mut whole, Phase::Switch, Why::Signer).await;
+    // What it serves with is of the old one for a moment yet.
+    let after = HeldIntermediate { intermediate: Fingerprint::of(b"another"), root };
+    other_says(&whole, |said| (said.signing, said.serving, said.round) = (after, shares.intermediate, u64::MAX)).await;
+    stands_at(&mut whole, Phase::Reissue, Why::Leaves { count: 1, behind: Vec::new() }).await;
+    other_says(&whole, |said| (said.signing, said.serving) = (after, after.intermediate)).await;
+    whole.run_to_the_end().await;
+    // The way back is waited for alike.
+    let new = whole.ca.hierarchy().intermediate().info().fingerprint;
+    other_says(&whole, |_| ()).await;
+    whole.ca.start_rotation(Kind::Intermediate).await.unwrap();
+    stands_at(&mut whole, Phase::Switch, Why::Signer).await;
+    let its = whole.rotation().await.new.unwrap().fingerprint().unwrap();
+    let went = HeldIntermediate { intermediate: its, root };
+    other_says(&whole, |said| (said.signing, said.serving) = (went, its)).await;
+    whole.ca.abort_rotation().await.unwrap();
+    stands_at(&mut whole, Phase::Switch, Why::Signer).await;
+    other_says(&whole, |said| (said.signing.intermediate, said.serving) = (new, new)).await;
+    whole.run_to_the_end().await;
+    assert_eq!(whole.ca.hierarchy().intermediate().info().fingerprint, new);
+    whole.ca.close().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn another_replica_is_waited_for_until_it_has_a_jwt_key_of_its_own() {
     let mut whole = Whole::open(|_| ()).await;
     other_says(&whole, |_| ()).await;

@@ -10,7 +10,7 @@ use alcazar_api::{
     },
     revocations::Keeper,
 };
-use alcazar_identity::{RevocationReason, Revocations, SpiffeId, X509Svid};
+use alcazar_identity::{Fingerprint, RevocationReason, Revocations, SpiffeId, X509Svid};
 use alcazar_mtls::{PeerIdentity, Side, verify_peer};
 use tokio::time::timeout;
 use tonic::{Status, Streaming, transport::Channel};
@@ -40,6 +40,13 @@ pub(crate) async fn said(
 ) -> Result<v1::RevokeResponse, Status> {
     let request = v1::RevokeRequest { subject: Some(subject), reason: reason.code().into(), force: false };
     operator(served).await.revoke(request).await.map(tonic::Response::into_inner)
+}
+
+/// Also an intermediate that signs.
+pub(crate) async fn by_force(served: &Served, intermediate: Fingerprint) -> Result<(), Status> {
+    let subject = Some(revoke_request::Subject::Intermediate(intermediate.to_string()));
+    let reason = RevocationReason::KeyCompromise.code().into();
+    operator(served).await.revoke(v1::RevokeRequest { subject, reason, force: true }).await.map(drop)
 }
 
 pub(crate) async fn unrevoke(served: &Served, subject: unrevoke_request::Subject) -> Result<(), Status> {

@@ -11,7 +11,7 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, KeyUsage
 use tonic::Code;
 
 use super::crls;
-use super::hands::{Follower, operator, peer, revoke, said};
+use super::hands::{Follower, by_force, operator, peer, revoke, said};
 use crate::support::{Hands, Served, key, node};
 
 fn intermediate(print: Fingerprint) -> revoke_request::Subject {
@@ -50,6 +50,33 @@ async fn an_intermediate_is_revoked_by_its_root_once_another_signs() {
     assert_eq!(refused.code(), Code::InvalidArgument);
 
     crls::check(&served, folder.path(), &old, &two, first).await;
+    served.stop().await;
+}
+
+/// Waits until it signs with another one.
+async fn signs_otherwise(served: &Served, than: Fingerprint) {
+    let mut changes = served.ca.hierarchy_changes();
+    while served.ca.fingerprints().intermediate.fingerprint == than {
+        changes.next().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_signs_is_revoked_by_force_and_another_signs_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let hands = Hands::new();
+    let served = Served::start(folder.path(), &hands).await;
+    let one = served.attested(&node("one")).await;
+    let first = served.ca.fingerprints().intermediate.fingerprint;
+    by_force(&served, first).await.unwrap();
+    signs_otherwise(&served, first).await;
+    assert!(served.renew(&one, &key()).await.is_err(), "it attests anew");
+    let two = served.attested(&node("two")).await;
+    served.renew(&two, &key()).await.unwrap();
+    let mut follower = Follower::start(&served, &two).await;
+    let held = follower.until(&served, |held| !held.is_empty()).await;
+    assert_eq!(peer(&served, &one).revoked_by(&held).unwrap().rule, RevokedBy::Intermediate(first));
+    assert_eq!(peer(&served, &two).revoked_by(&held), None);
     served.stop().await;
 }
 
@@ -138,9 +165,16 @@ async fn a_list_that_revokes_the_intermediate_that_signs_is_not_imported() {
     served.stop().await;
 
     let served = Served::start(&here, &hands).await;
-    let refused = operator(&served).await.import_revocations(lists).await.unwrap_err();
+    let refused = operator(&served).await.import_revocations(lists.clone()).await.unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition);
     assert!(refused.message().contains("is the one that signs here; replace it first"), "{refused:?}");
-    assert!(served.renew(&served.attested(&node("one")).await, &key()).await.is_ok());
+    let one = served.attested(&node("one")).await;
+    assert!(served.renew(&one, &key()).await.is_ok());
+    // Unless its key is in other hands.
+    let lists = v1::RevocationLists { force: true, ..lists };
+    assert_eq!(operator(&served).await.import_revocations(lists).await.unwrap().into_inner().taken.len(), 1);
+    signs_otherwise(&served, first).await;
+    assert!(served.renew(&one, &key()).await.is_err());
+    assert!(served.renew(&served.attested(&node("two")).await, &key()).await.is_ok());
     served.stop().await;
 }
