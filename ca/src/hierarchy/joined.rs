@@ -153,6 +153,12 @@ impl HierarchyFiles {
         Ok(self.plugged_root(now)?.filter(|plugged| plugged.info().fingerprint == root))
     }
 
+    /// The roots that were made here: their keys are.
+    pub(crate) fn own_roots(&self) -> Result<Vec<AuthorityInfo>, HierarchyError> {
+        let held = self.folder.held(Sort::Root)?.into_iter().filter(|held| !held.is_elsewhere());
+        Ok(held.map(|held| held.info).collect())
+    }
+
     /// Whether the key of a root is here.
     pub(crate) fn can_certify(&self, root: Fingerprint, now: SystemTime) -> bool {
         matches!(self.root_at_hand(root, now), Ok(Some(_)))
@@ -301,17 +307,19 @@ impl HierarchyFiles {
     /// Every intermediate here with its root, and the roots whose keys are here.
     pub(crate) fn holdings(&self, signing: &Signing, trusted: &[AuthorityInfo]) -> Result<Holdings, HierarchyError> {
         let roots = self.folder.held(Sort::Root)?;
-        let mut held = Vec::new();
+        let signs = signing.authority.info().fingerprint;
+        let (mut held, mut made_here) = (Vec::new(), false);
         for found in self.folder.held(Sort::Intermediate)? {
+            made_here |= found.info.fingerprint == signs && found.root.is_none();
             let mut all = roots.iter().map(|root| &root.info).chain(trusted);
             let above = all.find(|root| found.info.is_signed_by(root));
             held.extend(above.map(|root| (found.info.fingerprint, root.fingerprint)));
         }
         let own = roots.iter().filter(|root| !root.is_elsewhere()).map(|root| root.info.fingerprint);
         let mut own: Vec<_> = own.collect();
-        // A root that is plugged in with its key has signed an intermediate that lies here.
-        let signs = signing.authority.info().fingerprint;
-        if self.plugged.folder()?.is_some() && held.iter().any(|(info, _)| *info == signs) {
+        // A root that is plugged in with its key has signed an intermediate that lies here; beside one that was signed elsewhere lies
+        // its root.
+        if self.plugged.folder()?.is_some() && made_here {
             own.push(signing.root.fingerprint);
         }
         Ok(Holdings { intermediates: held, roots: own })

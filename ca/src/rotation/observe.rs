@@ -108,7 +108,11 @@ impl Ca {
                         Kind::Root => hierarchy.roots().iter().map(|root| root.fingerprint.into()).collect(),
                         _ => BTreeSet::new(),
                     },
-                    made: made(rotation, &hierarchy, here, &able).or(brought),
+                    made: match kind {
+                        Kind::Root if !rotation.back => made(rotation, &hierarchy, &self.own_roots().await?, &able),
+                        _ => made(rotation, &hierarchy, here, &able),
+                    }
+                    .or(brought),
                     signing: signs,
                     known: here.iter().map(|info| info.fingerprint.into()).collect(),
                     able,

@@ -113,11 +113,10 @@ impl Ca {
         let root = match rotation.kind {
             Kind::Jwt => return Ok(self.make_jwt_generation(rotation.begun).await?),
             Kind::Root => {
-                let (hierarchy, authorities) = (self.hierarchy(), self.authorities().await?);
-                match newest(rotation, &hierarchy, &authorities.roots) {
-                    // Made before a crash, without its intermediate. Nobody could sign one under a root that is not trusted but here.
-                    Some(root) if self.can_certify(root).await? => root,
-                    _ => self.make_root().await?.fingerprint,
+                match newest(rotation, &self.hierarchy(), &self.own_roots().await?) {
+                    // Made before a crash, without its intermediate.
+                    Some(root) => root,
+                    None => self.make_root().await?.fingerprint,
                 }
             }
             Kind::Intermediate => {
@@ -128,6 +127,12 @@ impl Ca {
         };
         self.obtain_intermediate(root, Shares::No).await.map_err(|error| WorldError::Join(Box::new(error)))?;
         Ok(())
+    }
+
+    /// Of these one may have been made for a rotation; what another replica has made is not ours to go on with.
+    pub(super) async fn own_roots(&self) -> Result<Vec<AuthorityInfo>, WorldError> {
+        let files = self.0.files.clone();
+        Ok(blocking(move || files.own_roots()).await?)
     }
 
     /// Whom to ask is there, or need not be asked: else a person is told at once whom to start.

@@ -48,6 +48,8 @@ async fn each_renewal_is_by_another_key_and_the_old_ones_are_destroyed() {
     let (config, by) = (Config::new(at("data")), root(&at("root"), &hands));
     let mut keys = vec![round(&config, &by, &at("set"), &hands)];
     let ca = Ca::open(config.clone(), hands.clock()).await.unwrap();
+    let presence = ca.replicas().await.unwrap().remove(0).presence;
+    assert_eq!((presence.roots, presence.shared), (vec![], false), "the root's key is elsewhere");
     for _ in 0..3 {
         hands.advance(200 * DAY);
         keys.push(round(&config, &by, &at("set"), &hands));

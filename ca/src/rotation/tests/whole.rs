@@ -255,6 +255,26 @@ async fn a_root_that_was_begun_is_the_only_one_that_is_made_whatever_the_clock_s
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_root_whose_key_another_replica_has_is_not_taken_for_the_one_that_was_begun() {
+    let mut whole = Whole::open(|_| ()).await;
+    whole.ca.start_rotation(Kind::Root).await.unwrap();
+    // What is left of a rotation that another replica drove.
+    for _ in 0..6 {
+        let other = Whole::open(|_| ()).await;
+        let root = other.ca.hierarchy().root().clone();
+        let name = format!("hierarchy/root-elsewhere-{}.pem", &root.fingerprint.to_string()[..16]);
+        fs::write(whole.folder.path().join(name), pem(&root.certificate)).unwrap();
+        other.ca.close().await;
+    }
+    let keys = async |whole: &Whole| whole.ca.own_roots().await.unwrap().len();
+    whole.run_to(Phase::Distribute).await;
+    assert_eq!(keys(&whole).await, 2, "the old one and one new one");
+    whole.run_to_the_end().await;
+    assert_eq!(keys(&whole).await, 1);
+    whole.ca.close().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_token_is_checked_by_every_bundle_for_as_long_as_it_is_good() {
     let mut whole = Whole::open(|_| ()).await;
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(NOON);
