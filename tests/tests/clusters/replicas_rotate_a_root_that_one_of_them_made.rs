@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use alcazar_testkit::{Etcd, Machine, Process, binary, free_port, openssl_s_client, until};
+use alcazar_testkit::{Curl, Etcd, Machine, Process, binary, free_port, openssl_s_client, until};
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(150);
 

@@ -8,12 +8,11 @@ use alcazar_testkit::{Etcd, Machine, Vault, until};
 
 use super::replicas_rotate_a_root_that_one_of_them_made::{PATIENCE, Replica};
 
-fn home(etcd: &Etcd) -> (tempfile::TempDir, impl Fn(&str, &dyn Fn(&Machine)) -> Replica) {
+fn home() -> tempfile::TempDir {
     let home = tempfile::tempdir().unwrap();
     let all = Machine::new(home.path(), "all").unwrap();
     all.write("secret", "a secret of at least thirty-two bytes\n").unwrap();
-    let path = home.path().to_path_buf();
-    (home, move |name: &str, ready: &dyn Fn(&Machine)| Replica::start_once(&path, etcd, name, ready))
+    home
 }
 
 fn wait(what: &str, replicas: &[&Replica], look: impl Fn() -> bool) {
@@ -30,8 +29,9 @@ fn id(replica: &Replica) -> String {
 #[test]
 fn a_replica_without_the_roots_key_has_its_next_intermediate_from_the_one_that_has_it() {
     let Some(etcd) = Etcd::start().unwrap() else { return };
-    let (_home, start) = home(&etcd);
-    let (mut one, two) = (start("one", &|_| ()), start("two", &|_| ()));
+    let home = home();
+    let mut one = Replica::start(home.path(), &etcd, "one");
+    let two = Replica::start(home.path(), &etcd, "two");
     let signs = |replica: &Replica| replica.stands_on("intermediate");
     let (first, before) = (signs(&one), signs(&two));
     two.alcazar("ca rotate --yes");
@@ -87,10 +87,10 @@ fn vault(home: &Path) -> Vault {
 #[test]
 fn replicas_that_share_an_intermediate_leave_it_together() {
     let Some(etcd) = Etcd::start().unwrap() else { return };
-    let (home, start) = home(&etcd);
+    let home = home();
     let vault = vault(home.path());
-    let one = start("one", &|machine| certify(&vault, machine, "first"));
-    let two = start("two", &|_| ());
+    let one = Replica::start_once(home.path(), &etcd, "one", |machine| certify(&vault, machine, "first"));
+    let two = Replica::start(home.path(), &etcd, "two");
     let signs = |replica: &Replica| replica.stands_on("intermediate");
     let first = signs(&one);
     assert_eq!(signs(&two), first, "the root is kept offline");
