@@ -28,7 +28,7 @@ pub(crate) struct CaMetrics {
     pub(crate) bad_requests: Counter,
     /// Certificates and JWT-SVIDs that the CA's keys did not sign.
     pub(crate) sign_errors: Counter,
-    /// Nodes that were renewed without the store, and lineages of which two holders were found afterwards.
+    /// Nodes that were renewed without the store, and lineages of which two holders were found.
     pub(crate) provisional_renewals: Counter,
     pub(crate) forked_lineages: Counter,
     /// JWT-SVIDs that were asked for, and issued, and how long that took.
@@ -66,10 +66,8 @@ impl CaMetrics {
             ),
             provisional_renewals: on
                 .counter("alcazar_ca_provisional_renewals", "Nodes that were renewed while the store was away"),
-            forked_lineages: on.counter(
-                "alcazar_ca_forked_lineages",
-                "Certificates of nodes that two holders renewed while the store was away",
-            ),
+            forked_lineages: on
+                .counter("alcazar_ca_forked_lineages", "Lineages of nodes of which two holders were found"),
             tokens_asked: on.counter("alcazar_ca_jwt_svids_asked", "JWT-SVIDs that were asked for"),
             tokens_issued: on.counter("alcazar_ca_jwt_svids_issued", "JWT-SVIDs that were issued"),
             token_issuance: on.histogram(

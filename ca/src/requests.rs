@@ -27,6 +27,7 @@ use crate::{
 };
 
 mod callers;
+mod forks;
 mod nodes;
 
 pub(crate) use self::{

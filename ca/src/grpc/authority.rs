@@ -17,7 +17,7 @@ use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status};
 
 use super::{
-    address, caller, calling, epoch, measured, node, refusal, registrations, room::Room, svid, svid_and_bundles,
+    address, caller, calling, epoch, measured, node, peer, refusal, registrations, room::Room, svid, svid_and_bundles,
 };
 use crate::{
     admission::Call,
@@ -112,7 +112,10 @@ impl CertificateAuthority for AuthorityService {
 
     async fn renew_node(&self, request: Request<v1::RenewNodeRequest>) -> Result<Response<v1::IssuedSvid>, Status> {
         let outcome = async {
-            let node = node(&self.ca, &request).await?;
+            let node = match node(&self.ca, &request).await {
+                Err(refusal) => return Err(self.ca.refused_at_renewal(peer(&request).as_ref(), refusal).await),
+                Ok(node) => node,
+            };
             let _pass = self.ca.admit(node.id.as_str(), Some(node.not_after())).await?;
             let csr = Csr::from_der(&request.get_ref().csr)?;
             self.ca.renew(node, &csr, self.ca.0.profiles.node().default_ttl()).await

@@ -27,7 +27,13 @@ impl IstioService {
         request: &Request<IstioCertificateRequest>,
     ) -> Result<IstioCertificateResponse, RequestError> {
         let headers = request.metadata().as_ref();
-        let caller = self.ca.caller(headers, peer(request).as_ref(), address(request)).await?;
+        let peer = peer(request);
+        let caller = match self.ca.caller(headers, peer.as_ref(), address(request)).await {
+            Err(refusal) if matches!(impersonated(request.get_ref()), Ok(None)) => {
+                return Err(self.ca.refused_at_renewal(peer.as_ref(), refusal).await);
+            }
+            caller => caller?,
+        };
         self.ca.right_cluster(&caller, headers)?;
         let message = request.get_ref();
         let ttl = self.ca.0.profile.ttl(message.validity_duration)?;

@@ -14,7 +14,7 @@ use crate::{csr::KeyHash, issue::Issued};
 /// The latest certificate of a node, and the one before it.
 ///
 /// Only the latest renews, so that a certificate and key that were stolen cannot renew for ever: either the thief or the
-/// node renews first, and the other is refused and seen.
+/// node renews first, and when the other one would, there are two holders, and the lineage ends.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Lineage {
     pub(crate) latest: Leaf,
@@ -30,6 +30,9 @@ pub(crate) struct Lineage {
     /// Its first certificate, which tells lineages apart. Earlier versions kept none.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "optional_text")]
     origin: Option<Fingerprint>,
+    /// Since when all certificates of the node are of this lineage. Earlier versions kept nothing: of theirs, since a renewal.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "optional_seconds")]
+    since: Option<SystemTime>,
     /// The keys of the certificates before the latest, the newest first: the last few.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     keys: Vec<KeyTag>,
@@ -109,18 +112,29 @@ pub(crate) enum LineageRefusal {
         /// The serial that would renew.
         latest: String,
     },
+    /// One that another holder has renewed: one of the two has stolen its key.
+    #[error(
+        "another holder has renewed the certificate with serial {presented} before ({latest} is the latest): its key was copied, and the lineage is ended"
+    )]
+    TwoHolders {
+        /// The serial that was presented.
+        presented: String,
+        /// The serial that renewed until now.
+        latest: String,
+    },
 }
 
 impl Lineage {
     /// A lineage that begins with this certificate, for a token consumed at this revision.
     pub(crate) fn begin(leaf: Leaf, consumed: Revision) -> Self {
-        let origin = Some(leaf.print);
+        let (origin, since) = (Some(leaf.print), Some(leaf.issued_at));
         Self {
             latest: leaf,
             previous: None,
             previous_print: None,
             began: consumed.get(),
             origin,
+            since,
             keys: Vec::new(),
             twin: None,
             adopted: None,
@@ -170,6 +184,24 @@ impl Lineage {
         }
     }
 
+    /// Whether a renewal by this certificate, which was issued then, for this key shows that the lineage has two holders: the
+    /// latest came from it, by somebody else. Whoever has one goes on from the latest alone, or asks again with the latest key.
+    /// A certificate of an earlier lineage proves nothing of this one.
+    pub(crate) fn is_forked_by(&self, presented: &Mark, issued: SystemTime, key: Option<KeyHash>) -> bool {
+        if self.is_latest(presented) || issued > self.latest.issued_at {
+            return false;
+        }
+        if self.was_latest(presented) {
+            return key.is_some_and(|key| key != self.latest.key);
+        }
+        self.origin == Some(presented.print) || self.since.is_some_and(|since| issued > since)
+    }
+
+    /// What is said to the holder of the certificate that has forked it.
+    pub(crate) fn forked(&self, presented: &Mark) -> LineageRefusal {
+        LineageRefusal::TwoHolders { presented: presented.serial.clone(), latest: self.latest.serial.clone() }
+    }
+
     fn superseded(&self, presented: &Mark) -> LineageRefusal {
         LineageRefusal::Superseded { presented: presented.serial.clone(), latest: self.latest.serial.clone() }
     }
@@ -182,12 +214,14 @@ impl Lineage {
     /// The lineage after the holder of its latest certificate, who presented it, got `leaf`.
     pub(crate) fn next(&self, leaf: Leaf, presented: &Mark) -> Self {
         let keys = std::iter::once(&self.latest.key.tag()).chain(&self.keys).take(KEYS).cloned().collect();
+        let since = self.since.or(Some(leaf.issued_at));
         Self {
             latest: leaf,
             previous: Some(presented.serial.clone()),
             previous_print: Some(presented.print),
             began: self.began,
             origin: self.origin,
+            since,
             keys,
             twin: None,
             adopted: self.adopted.clone(),
@@ -312,6 +346,24 @@ mod optional_text {
     }
 }
 
+mod optional_seconds {
+    use super::{Deserialize, Deserializer, Serializer, SystemTime, seconds};
+
+    #[derive(Deserialize)]
+    struct At(#[serde(with = "seconds")] SystemTime);
+
+    pub(super) fn serialize<S: Serializer>(at: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {
+        match at {
+            Some(at) => seconds::serialize(at, serializer),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SystemTime>, D::Error> {
+        Ok(Option::<At>::deserialize(deserializer)?.map(|At(at)| at))
+    }
+}
+
 mod hex_hash {
     use super::{Deserialize, Deserializer, Fingerprint, KeyHash, Serializer};
 
@@ -336,6 +388,8 @@ fn from_base64<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Certificate
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -376,6 +430,38 @@ mod tests {
     }
 
     #[test]
+    fn a_renewal_by_what_was_renewed_shows_two_holders() {
+        let key = |number: u32| KeyHash::of(&number.to_be_bytes());
+        let at = |second| SystemTime::UNIX_EPOCH + Duration::from_secs(second);
+        let leaf = |serial, second| Leaf { issued_at: at(second), ..Leaf::sample(serial, key(serial)) };
+        let mark = |serial| leaf(serial, 0).mark();
+        let first = Lineage::begin(leaf(1, 100), Revision::new(7));
+        let second = first.next(leaf(2, 200), &mark(1));
+        let fourth = second.next(leaf(3, 300), &mark(2)).next(leaf(4, 400), &mark(3));
+        let check = |lineage: &Lineage, serial, issued, asks, expected| {
+            assert_eq!(lineage.is_forked_by(&mark(serial), at(issued), asks), expected, "{serial} asks for {asks:?}");
+        };
+        // The one before the latest asks again for what it was given, or for something else.
+        check(&second, 1, 100, Some(key(2)), false);
+        check(&second, 1, 100, Some(key(9)), true);
+        // However often the other one has renewed since, whatever it asks for.
+        for asks in [None, Some(key(4)), Some(key(9))] {
+            check(&fourth, 1, 100, asks, true);
+            check(&fourth, 2, 200, asks, true);
+        }
+        // The latest is right, one of an earlier lineage proves nothing, and one of another replica may be younger than what is known.
+        check(&fourth, 4, 400, Some(key(9)), false);
+        check(&fourth, 8, 99, Some(key(9)), false);
+        check(&fourth, 8, 100, Some(key(9)), false);
+        check(&fourth, 8, 401, Some(key(9)), false);
+        // One of an earlier version is known as far as it says something.
+        let earlier = Lineage { since: None, origin: None, ..first };
+        let renewed = earlier.next(leaf(2, 200), &mark(1)).next(leaf(3, 300), &mark(2)).next(leaf(4, 400), &mark(3));
+        check(&renewed, 1, 100, None, false);
+        check(&renewed, 2, 201, None, true);
+    }
+
+    #[test]
     fn of_twins_either_renews_and_its_lost_reply_is_repeated() {
         let (one, two) = (KeyHash::of(b"1"), KeyHash::of(b"2"));
         let twins = Lineage::begin(Leaf::sample(1, one), Revision::new(7)).with_twin(&Leaf::sample(9, one));
@@ -392,7 +478,7 @@ mod tests {
         let lineage = first.next(Leaf::sample(2, KeyHash::of(b"2")), &first.latest.mark());
         let mut value = serde_json::to_value(&lineage).unwrap();
         assert_eq!(serde_json::from_value::<Lineage>(value.clone()).unwrap(), lineage);
-        for new in ["previous_print", "origin", "keys"] {
+        for new in ["previous_print", "origin", "since", "keys"] {
             assert!(value.as_object_mut().unwrap().remove(new).is_some(), "{new}");
         }
         let old: Lineage = serde_json::from_value(value).unwrap();

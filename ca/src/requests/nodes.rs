@@ -169,15 +169,17 @@ impl Ca {
         {
             return Err(RequestError::AwayTooLong(node.id));
         }
-        let refused = |source| RequestError::Lineage { node: node.id.clone(), source };
         let renewal = match &node.lineage {
             Held::Younger(_) => Ok(Renewal::Issue),
             held => held.record().renew(&node.presented.mark, csr.key_hash()),
         };
-        let stepped = match renewal.map_err(refused)? {
-            Renewal::Issue => true,
+        let stepped = match renewal {
+            Err(refusal) => {
+                return Err(self.refused_renewal(node.id, &node.presented, Some(csr.key_hash()), refusal).await);
+            }
+            Ok(Renewal::Issue) => true,
             // In place of one that was never received, where that cannot be repeated.
-            Renewal::Repeat(leaf) => match self.repeated(&node, leaf, &hierarchy, permit, now).await {
+            Ok(Renewal::Repeat(leaf)) => match self.repeated(&node, leaf, &hierarchy, permit, now).await {
                 Some(leaf) => return Ok(reply(hierarchy, node.id, leaf)),
                 None => false,
             },
