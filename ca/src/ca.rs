@@ -32,6 +32,7 @@ use crate::{
     reserve::{self, Reserve},
     rotation::Unreported,
     run::ADMIN_SOCKET,
+    signing::Signing,
     status::Troubles,
     storage,
 };
@@ -58,6 +59,8 @@ pub(crate) struct Inner {
     pub(crate) ledger: Arc<Ledger>,
     /// Every key of the CA. Its calls block.
     pub(crate) keys: Arc<dyn KeyStore>,
+    /// What those sign that are outside of this process.
+    pub(crate) signing: Signing,
     pub(crate) files: HierarchyFiles,
     pub(crate) hierarchy: watch::Sender<Arc<Hierarchy>>,
     /// Held by whoever changes the hierarchy.
@@ -193,6 +196,7 @@ impl Ca {
             records,
             ledger: Arc::new(ledger),
             keys,
+            signing: Signing::new(),
             files,
             hierarchy: watch::Sender::new(Arc::new(hierarchy)),
             hierarchy_turn: tokio::sync::Mutex::default(),

@@ -60,6 +60,7 @@ mod run;
 mod serial;
 mod serving;
 mod signer;
+mod signing;
 mod status;
 mod storage;
 mod store_health;

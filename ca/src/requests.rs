@@ -22,7 +22,6 @@ use crate::{
     refusal::RequestError,
     revocation::Permit,
     serial::Serial,
-    signer::SignError,
     token::{JoinToken, TokenHash},
 };
 
@@ -82,7 +81,7 @@ impl Ca {
             }
             Attestation::Issue | Attestation::Repeat { .. } => {
                 let issued =
-                    sign(&hierarchy, self.0.profiles.node(), &csr, (&record.node).into(), None, permit, now).await?;
+                    self.sign(&hierarchy, self.0.profiles.node(), &csr, (&record.node).into(), None, permit).await?;
                 let caller = format!("join token {}", hash.as_str().chars().take(16).collect::<String>());
                 self.record(&issued, &caller, Plug::JoinToken).await?;
                 let leaf = Leaf::from(&issued);
@@ -218,7 +217,7 @@ impl Ca {
             tracing::warn!(registration = %registration.id(), spiffe_id = %id, names = ?more, "a certificate goes without DNS names that its profile does not allow any more");
         }
         let (subject, permit) = (Subject { id, dns: &dns }, self.permits(id)?);
-        let issued = sign(&hierarchy, profile, csr, subject, Some(ttl), permit, (self.0.clock)()).await?;
+        let issued = self.sign(&hierarchy, profile, csr, subject, Some(ttl), permit).await?;
         self.record(&issued, node.id.as_str(), Plug::NodeCertificate).await?;
         Ok(reply(hierarchy, issued.id.clone(), Leaf::from(&issued)))
     }
@@ -240,8 +239,7 @@ impl Ca {
         self.note_unreported(ttl.min(self.0.profiles.default().max_ttl())).await?;
         let hierarchy = self.issuing()?;
         let permit = self.permits(id)?;
-        let issued =
-            sign(&hierarchy, self.0.profiles.default(), csr, id.into(), Some(ttl), permit, (self.0.clock)()).await?;
+        let issued = self.sign(&hierarchy, self.0.profiles.default(), csr, id.into(), Some(ttl), permit).await?;
         self.record(&issued, caller, plug).await?;
         Ok(reply(hierarchy, issued.id.clone(), Leaf::from(&issued)))
     }
@@ -252,6 +250,39 @@ impl Ca {
             Some((intermediate, _)) => Err(RequestError::RevokedIssuer(intermediate)),
             None => Ok(self.hierarchy()),
         }
+    }
+
+    /// By the profile; its default life where `ttl` is none. A signer that waits for a token does so where a thread may wait.
+    async fn sign(
+        &self,
+        hierarchy: &Arc<Hierarchy>,
+        profile: &Profile,
+        csr: &Csr,
+        subject: Subject<'_>,
+        ttl: Option<Duration>,
+        permit: Permit,
+    ) -> Result<Issued, RequestError> {
+        let now = (self.0.clock)();
+        profile.check_key(csr.kind())?;
+        let ttl = ttl.unwrap_or(profile.default_ttl()).min(profile.max_ttl());
+        let (serial, earliest) = (Serial::random()?, permit.earliest);
+        if !hierarchy.intermediate().signer().is_remote() {
+            return Ok(issue::issue_from(csr, subject, ttl, hierarchy.intermediate(), serial, now, earliest)?);
+        }
+        let (hierarchy, csr) = (Arc::clone(hierarchy), csr.clone());
+        let (id, dns) = (subject.id.clone(), subject.dns.to_vec());
+        let issued = self.0.signing.with(move || {
+            let subject = Subject { id: &id, dns: &dns };
+            issue::issue_from(&csr, subject, ttl, hierarchy.intermediate(), serial, now, earliest)
+        });
+        let issued = issued.await.map_err(IssueError::Sign).and_then(|issued| issued);
+        match &issued {
+            Ok(_) => self.0.signing.note(Ok(())),
+            Err(IssueError::Sign(error)) => self.0.signing.note(Err(error)),
+            // It has not come to that.
+            Err(_) => {}
+        }
+        Ok(issued?)
     }
 
     /// On record first, then in the log; the reply comes after.
@@ -286,32 +317,6 @@ impl Ca {
             }
         }
     }
-}
-
-/// By the profile; its default life where `ttl` is none. A signer that waits for a token does so where a thread may wait.
-async fn sign(
-    hierarchy: &Arc<Hierarchy>,
-    profile: &Profile,
-    csr: &Csr,
-    subject: Subject<'_>,
-    ttl: Option<Duration>,
-    permit: Permit,
-    now: SystemTime,
-) -> Result<Issued, RequestError> {
-    profile.check_key(csr.kind())?;
-    let ttl = ttl.unwrap_or(profile.default_ttl()).min(profile.max_ttl());
-    let (serial, earliest) = (Serial::random()?, permit.earliest);
-    if !hierarchy.intermediate().signer().is_remote() {
-        return Ok(issue::issue_from(csr, subject, ttl, hierarchy.intermediate(), serial, now, earliest)?);
-    }
-    let (hierarchy, csr) = (Arc::clone(hierarchy), csr.clone());
-    let (id, dns) = (subject.id.clone(), subject.dns.to_vec());
-    let issued = tokio::task::spawn_blocking(move || {
-        let subject = Subject { id: &id, dns: &dns };
-        issue::issue_from(&csr, subject, ttl, hierarchy.intermediate(), serial, now, earliest)
-    });
-    let interrupted = |ending: tokio::task::JoinError| IssueError::Sign(SignError(Box::new(ending)));
-    Ok(issued.await.map_err(interrupted)??)
 }
 
 fn is_repeatable(hierarchy: &Hierarchy, leaf: &Leaf, permit: Permit, now: SystemTime) -> bool {

@@ -61,16 +61,26 @@ impl Ca {
             for (point, level) in horizon.look(&points, now) {
                 say(point, level, now);
             }
-            match self.health(&points, now) {
+            let trouble = tokio::select! {
+                () = shutdown.cancelled() => return,
+                trouble = self.signing_trouble() => trouble,
+            };
+            let signs = trouble.is_none();
+            let health = trouble.map_or_else(
+                || self.health(&points, now),
+                |trouble| Err(format!("the intermediate's key does not sign, so nothing can be issued: {trouble}")),
+            );
+            match health {
                 Ok(None) => issuance.ready(),
                 Ok(Some(concern)) => issuance.degraded(concern),
                 Err(reason) => issuance.not_ready(reason),
             }
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                () = tokio::time::sleep(LOOK) => {}
                 _ = hierarchy.changed() => {}
                 _ = revocations.changed() => {}
+                () = self.0.signing.changed() => {}
+                () = tokio::time::sleep(if signs { LOOK } else { SOON }) => {}
             }
         }
     }
@@ -124,6 +134,8 @@ fn say(point: &Point, level: Level, now: SystemTime) {
 
 const REMEMBERED: usize = 16;
 const LOOK: Duration = Duration::from_secs(30);
+/// Until the next trial of a key that does not sign.
+const SOON: Duration = Duration::from_secs(2);
 /// Looks.
 const SELDOM: u32 = 20;
 

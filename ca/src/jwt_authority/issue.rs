@@ -122,7 +122,7 @@ impl Ca {
             alcazar_jwt::sign(Some("JWT"), &claims, &JwtSigner { key_id: made.key_id.clone(), signer })
         };
         let token = if remote {
-            tokio::task::spawn_blocking(sign).await.map_err(|_panic| JwtIssueError::Interrupted)?
+            self.0.signing.with(sign).await.map_err(|error| SignError::Signer(Box::new(error)))?
         } else {
             sign()
         };
@@ -199,8 +199,6 @@ pub(crate) enum JwtIssueError {
     NoKey,
     #[error(transparent)]
     Sign(#[from] SignError),
-    #[error("signing was interrupted")]
-    Interrupted,
     #[error(transparent)]
     Randomness(#[from] NoRandomness),
 }

@@ -113,8 +113,7 @@ impl Ca {
         };
         let hierarchy = self.hierarchy();
         if hierarchy.intermediate().signer().is_remote() {
-            let signed = tokio::task::spawn_blocking(move || head.sign(&hierarchy)).await;
-            return Ok(signed.map_err(|_panic| LedgerError::Interrupted)??);
+            return Ok(self.0.signing.with(move || head.sign(&hierarchy)).await??);
         }
         Ok(head.sign(&hierarchy)?)
     }

@@ -11,7 +11,7 @@ use alcazar_mtls::PeerIdentity;
 use alcazar_store::{Expected, Revision};
 use http::HeaderMap;
 
-use super::{Node, Reply, reply, sign};
+use super::{Node, Reply, reply};
 use crate::{
     ca::Ca,
     callers::{Bearer, CallerError, Door, MachineEvidence, Plug, bearer_token},
@@ -161,14 +161,14 @@ impl Ca {
         let _pass = self.admit(node.as_str(), None).await?;
         let permit = self.permits(&node)?;
         let csr = Csr::from_der(csr)?;
-        let (hierarchy, now) = (self.issuing()?, (self.0.clock)());
+        let hierarchy = self.issuing()?;
         let found = self.0.records.get::<Lineage>(family::NODES, node.principal()).await?;
         // A join token that was consumed before what is found here comes too late to replace this.
         let (expected, began) = match &found {
             Some(found) => (Expected::At(found.revision), found.revision),
             None => (Expected::Absent, Revision::new(0)),
         };
-        let issued = sign(&hierarchy, self.0.profiles.node(), &csr, (&node).into(), None, permit, now).await?;
+        let issued = self.sign(&hierarchy, self.0.profiles.node(), &csr, (&node).into(), None, permit).await?;
         self.record(&issued, caller, plug).await?;
         let leaf = Leaf::from(&issued);
         let lineage = Lineage::begin(leaf.clone(), began);

@@ -9,7 +9,7 @@ use alcazar_identity::{Fingerprint, SpiffeId, SpiffeIdKind};
 use alcazar_mtls::PeerIdentity;
 use alcazar_store::Expected;
 
-use super::{Reply, is_repeatable, reply, sign};
+use super::{Reply, is_repeatable, reply};
 use crate::{
     ca::Ca,
     callers::Plug,
@@ -184,7 +184,7 @@ impl Ca {
                 None => false,
             },
         };
-        let issued = sign(&hierarchy, self.0.profiles.node(), csr, (&node.id).into(), Some(ttl), permit, now).await?;
+        let issued = self.sign(&hierarchy, self.0.profiles.node(), csr, (&node.id).into(), Some(ttl), permit).await?;
         self.record(&issued, node.id.as_str(), Plug::NodeCertificate).await?;
         let leaf = Leaf::from(&issued);
         self.go_on(&node, &leaf, stepped, now).await?;

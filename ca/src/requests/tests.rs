@@ -6,7 +6,7 @@ use rcgen::{CertificateParams, KeyPair};
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
 use super::*;
-use crate::{authority::AuthorityInfo, config::Config, csr::KeyHash};
+use crate::{authority::AuthorityInfo, config::Config, csr::KeyHash, signer::SignError};
 
 const NOON: u64 = 1_800_000_000;
 

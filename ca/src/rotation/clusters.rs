@@ -227,8 +227,7 @@ impl Ca {
         let message = serde_json::to_vec(&statement).map_err(|_reason| StateError::Malformed)?;
         let signer = Arc::clone(hierarchy.intermediate().signer());
         let to_be_signed = [CONTEXT, &message].concat();
-        let signing = tokio::task::spawn_blocking(move || signer.sign(&to_be_signed));
-        let signature = signing.await.map_err(|ending| SignError(Box::new(ending)))??;
+        let signature = self.0.signing.with(move || signer.sign(&to_be_signed)).await??;
         let chain = hierarchy.upper().iter().map(|one| STANDARD.encode(one)).collect();
         let signed = Signed { statement: STANDARD.encode(message), signature: STANDARD.encode(signature), chain };
         serde_json::to_string(&signed).map_err(|_reason| StateError::Malformed)

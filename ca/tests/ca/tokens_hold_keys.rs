@@ -16,9 +16,10 @@ use alcazar_ca::{
     Ca, Config, KeyAlgorithm, KeyError, KeyLabel, KeyStore, KeysConfig, Pkcs11Config, Pkcs11Keys,
     ceremony::{RootFolder, RootKey},
 };
-use alcazar_service::process::chain;
+use alcazar_service::{Health, process::chain};
+use tonic::Code;
 
-use crate::support::{Hands, Served, key, node};
+use crate::support::{Hands, Served, key, node, ready};
 
 const MODULE: &str = "/usr/lib/softhsm/libsofthsm2.so";
 
@@ -153,6 +154,32 @@ fn a_token_that_goes_and_comes_back_is_used_again() {
         for thread in threads {
             assert_eq!(thread.join().unwrap(), 200);
         }
+    });
+}
+
+#[test]
+fn a_ca_whose_token_is_away_is_not_ready_and_is_again_when_it_is_back() {
+    let name = "a_ca_whose_token_is_away_is_not_ready_and_is_again_when_it_is_back";
+    let Some(folder) = with_tokens(name) else { return };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let served = Served::start_with(config(&folder), &Hands::new()).await;
+        let (one, next) = (served.attested(&node("one")).await, key());
+        served.part_is("issuance", ready).await;
+        let (tokens, away) = (folder.join("tokens"), folder.join("away"));
+        fs::rename(&tokens, &away).unwrap();
+        fs::create_dir(&tokens).unwrap();
+        // SoftHSM looks at its folder when the module is opened.
+        cryptoki::context::Pkcs11::new(MODULE).unwrap().finalize().unwrap();
+        assert_eq!(served.renew(&one, &next).await.unwrap_err().code(), Code::Unavailable);
+        let told = |health: &Health| matches!(health, Health::NotReady(why) if why.contains("no token of this label"));
+        served.part_is("issuance", told).await;
+        fs::remove_dir(&tokens).unwrap();
+        fs::rename(&away, &tokens).unwrap();
+        // Nobody asks for anything, since it is not ready.
+        served.part_is("issuance", ready).await;
+        served.renew(&one, &next).await.unwrap();
+        served.stop().await;
     });
 }
 

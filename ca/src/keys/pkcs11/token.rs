@@ -199,6 +199,7 @@ impl Fault {
         matches!(
             told,
             RvError::DeviceError
+                | RvError::FunctionFailed
                 | RvError::DeviceMemory
                 | RvError::DeviceRemoved
                 | RvError::TokenNotPresent

@@ -19,7 +19,7 @@ use alcazar_api::ca::v1::{
 use alcazar_ca::{Ca, Config, JoinToken, Registration};
 use alcazar_identity::{CertificateDer, Credentials, SpiffeId, SvidKey, TrustBundles, X509Svid};
 use alcazar_mtls::{Connector, Expected, grpc};
-use alcazar_service::{Readiness, Shutdown, clock::Clock};
+use alcazar_service::{Health, Readiness, Shutdown, clock::Clock};
 use rcgen::{CertificateParams, KeyPair};
 use tokio::{net::TcpListener, sync::watch};
 use tonic::transport::Channel;
@@ -116,11 +116,17 @@ pub async fn eventually(what: &str, mut so: impl AsyncFnMut() -> bool) {
     soon(what, async || if so().await { Ok(()) } else { Err("never") }).await;
 }
 
+/// Whether a part does its work, and nobody needs to look.
+pub fn ready(health: &Health) -> bool {
+    *health == Health::Ready
+}
+
 /// A CA that serves on the loopback.
 pub struct Served {
     pub ca: Ca,
     pub address: SocketAddr,
     pub hands: Hands,
+    pub readiness: Readiness,
     shutdown: Shutdown,
     outer: Shutdown,
 }
@@ -143,7 +149,7 @@ impl Served {
         let running = ca.run(listener, shutdown.clone(), readiness.clone());
         outer.spawn("the CA of a test", async move { running.await.unwrap() });
         readiness.wait().await;
-        Self { ca, address, hands: hands.clone(), shutdown, outer }
+        Self { ca, address, hands: hands.clone(), readiness, shutdown, outer }
     }
 
     /// Ends it; its files are free when this returns.
@@ -152,6 +158,15 @@ impl Served {
         self.shutdown.finished(Duration::from_secs(20)).await.unwrap();
         self.outer.trigger("the test is over");
         self.outer.finished(Duration::from_secs(20)).await.unwrap();
+    }
+
+    /// How a part of it is, once that is as wanted.
+    pub async fn part_is(&self, part: &str, wanted: impl Fn(&Health) -> bool) {
+        let look = async || {
+            let health = self.readiness.parts().into_iter().find(|(name, _)| name == part).map(|(_, health)| health);
+            if health.as_ref().is_some_and(&wanted) { Ok(()) } else { Err(format!("{health:?}")) }
+        };
+        soon(part, look).await;
     }
 
     pub async fn token(&self, node: &SpiffeId) -> String {
