@@ -64,6 +64,7 @@ mod signing;
 mod status;
 mod storage;
 mod store_health;
+mod strangers;
 mod token;
 
 pub use admission::{Limit, Limits};

@@ -1,6 +1,6 @@
 //! The bundle endpoint: our bundle document over HTTPS, for everybody.
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc};
 
 use alcazar_api::spiffe::{BundleDocumentError, write_bundle};
 use alcazar_identity::{Fingerprint, TrustBundle};
@@ -10,21 +10,20 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header
 use http_body_util::Full;
 use hyper::{
     body::{Bytes, Incoming},
-    server::conn::http1,
     service::service_fn,
 };
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use thiserror::Error;
 use tokio::{
     net::{TcpListener, TcpStream},
     task, time,
 };
 
-use super::{
-    config::{BundleEndpointConfig, EndpointProfile},
-    places::{Bounds, Places},
+use super::config::{BundleEndpointConfig, EndpointProfile};
+use crate::{
+    ca::Ca,
+    strangers::{Gone, http, serve_strangers},
 };
-use crate::ca::Ca;
 
 /// The endpoint, before it serves.
 pub(crate) struct Endpoint {
@@ -56,54 +55,23 @@ impl Endpoint {
 
     /// Serves until the end.
     pub(crate) async fn run(self, shutdown: Shutdown) {
-        let mut places = Places::new(Bounds::default());
-        let mut look = time::interval(LOOK_AT_FILES);
-        loop {
-            let accepted = tokio::select! {
-                () = shutdown.cancelled() => return,
-                _ = look.tick() => {
-                    self.reload().await;
-                    continue;
-                }
-                accepted = self.listener.accept() => accepted,
-            };
-            let (tcp, from) = match accepted {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    tracing::debug!(%error, "the bundle endpoint could not accept a connection");
-                    // The system may have no more sockets for now.
-                    time::sleep(PAUSE).await;
-                    continue;
-                }
-            };
-            // One waits for a place; whoever comes after waits in the queue of the system.
-            let place = tokio::select! {
-                () = shutdown.cancelled() => return,
-                place = places.take(from.ip()) => place,
-            };
-            let Some(mut place) = place else {
-                tracing::debug!(%from, "closed a connection to the bundle endpoint: as many from there as may be are served");
-                continue;
-            };
-            let (ca, acceptor, end) = (self.ca.clone(), self.acceptor.clone(), shutdown.clone());
-            shutdown.spawn("a client of the bundle endpoint", async move {
-                let serve = time::timeout(CONNECTION, serve(ca, acceptor, tcp));
-                tokio::select! {
-                    () = end.cancelled() => {}
-                    () = place.is_wanted() => {}
-                    served = serve => {
-                        if let Ok(Err(error)) = served {
-                            tracing::debug!(%from, reason = %process::chain(&*error), "a client of the bundle endpoint went away");
-                        }
-                    }
-                }
-                drop(place);
-            });
+        let (ca, acceptor) = (self.ca, self.acceptor.clone());
+        let served = serve_strangers(self.listener, "the bundle endpoint", &shutdown, move |tcp| {
+            serve(ca.clone(), acceptor.clone(), tcp)
+        });
+        tokio::select! {
+            () = served => {}
+            () = look_after_files(self.acceptor) => {}
         }
     }
+}
 
-    async fn reload(&self) {
-        let acceptor = self.acceptor.clone();
+/// Takes over a certificate that was exchanged, for as long as it is asked.
+async fn look_after_files(acceptor: WebAcceptor) {
+    let mut look = time::interval(LOOK_AT_FILES);
+    loop {
+        look.tick().await;
+        let acceptor = acceptor.clone();
         match task::spawn_blocking(move || acceptor.reload()).await {
             Ok(Ok(true)) => tracing::info!(target: "alcazar::reload", "the bundle endpoint has a new certificate"),
             Ok(Ok(false)) | Err(_) => {}
@@ -114,20 +82,13 @@ impl Endpoint {
     }
 }
 
-async fn serve(
-    ca: Ca,
-    acceptor: WebAcceptor,
-    tcp: TcpStream,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync + 'static>> {
+async fn serve(ca: Ca, acceptor: WebAcceptor, tcp: TcpStream) -> Result<(), Gone> {
     let tls = acceptor.accept(tcp).await?;
     let answer = service_fn(move |request: Request<Incoming>| {
         let ca = ca.clone();
         async move { Ok::<_, Infallible>(ca.answer(request.method(), request.uri().path(), request.headers())) }
     });
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(HEAD).max_headers(HEADERS);
-    // One document: who has it has no more to ask.
-    http.keep_alive(false).serve_connection(TokioIo::new(tls), answer).await?;
+    http().serve_connection(TokioIo::new(tls), answer).await?;
     Ok(())
 }
 
@@ -219,11 +180,3 @@ pub enum EndpointError {
     #[error("starting the bundle endpoint was interrupted")]
     Interrupted,
 }
-
-/// Strangers that are served at a time.
-/// All that one of them gets, handshake included.
-const CONNECTION: Duration = Duration::from_secs(20);
-const HEAD_TIME: Duration = Duration::from_secs(5);
-const HEAD: usize = 16 << 10;
-const HEADERS: usize = 64;
-const PAUSE: Duration = Duration::from_millis(200);

@@ -19,7 +19,6 @@ mod config;
 mod endpoint;
 mod foreign;
 mod own;
-mod places;
 mod schedule;
 
 pub use self::{

@@ -13,14 +13,20 @@ use alcazar_service::{Shutdown, process};
 use axum::{
     Router,
     extract::{Path, State},
-    http::{StatusCode, header},
+    http::{Request, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::rt::TokioIo;
 use tokio::{net::TcpListener, sync::Mutex, time::Instant};
+use tower::Service;
 
 use super::crl::CrlError;
-use crate::ca::Ca;
+use crate::{
+    ca::Ca,
+    strangers::{http, serve_strangers},
+};
 
 /// The pages of the CRLs. Before the CA is there, they say to come back later.
 pub fn routes(ca: Arc<OnceLock<Ca>>) -> Router {
@@ -46,10 +52,14 @@ impl Ca {
     /// Serves the CRLs on a listener of their own until the end.
     pub(crate) async fn serve_crls(self, listener: TcpListener, shutdown: Shutdown) {
         let pages = routes(Arc::new(OnceLock::from(self)));
-        let end = async move { shutdown.cancelled().await };
-        if let Err(error) = axum::serve(listener, pages).with_graceful_shutdown(end).await {
-            tracing::error!(%error, "the CRLs are not served any more");
-        }
+        let serve = move |tcp| {
+            let pages = pages.clone();
+            async move {
+                let answer = service_fn(|request: Request<Incoming>| pages.clone().call(request));
+                Ok(http().serve_connection(TokioIo::new(tcp), answer).await?)
+            }
+        };
+        serve_strangers(listener, "the CRLs", &shutdown, serve).await;
     }
 }
 

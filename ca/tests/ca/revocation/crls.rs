@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use alcazar_ca::{Config, RevocationConfig};
 use alcazar_identity::{Fingerprint, RevocationReason, X509Svid, pem_block};
@@ -10,11 +11,11 @@ use alcazar_service::{Admin, Readiness, Shutdown};
 use rustls_pki_types::UnixTime;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
 };
 
 use super::hands::{identity, issue, revoke, serial};
-use crate::support::{Hands, Served, node, registration, web};
+use crate::support::{Hands, Served, key, node, registration, web};
 
 fn openssl(arguments: &[&str]) -> String {
     let output = Command::new("openssl").args(arguments).output().unwrap();
@@ -188,4 +189,43 @@ async fn asking_for_the_crls_of_strangers_costs_the_ca_nothing() {
     // Nothing is different, so the same bytes are given out: ECDSA would have signed others.
     assert_eq!(fetch(address, &ours).await, (200, first));
     served.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_holds_connections_to_the_crls_open_holds_up_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let revocation = RevocationConfig { listen: Some("127.0.0.1:0".parse().unwrap()), ..RevocationConfig::default() };
+    let served = Served::start_with(Config { revocation, ..Config::new(folder.path()) }, &Hands::new()).await;
+    let address = served.ca.crl_address().unwrap();
+    let one = served.attested(&node("one")).await;
+    // Of ten hosts, thirty connections each that say nothing: more than there are places.
+    let mut silent = Vec::new();
+    for n in 0..300_u16 {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(format!("127.0.0.{}:0", 2 + n % 10).parse().unwrap()).unwrap();
+        silent.push(socket.connect(address).await.unwrap());
+    }
+    served.renew(&one, &key()).await.unwrap();
+    assert_eq!(fetch(address, "/crl/root.crl").await.0, 200);
+    // From one host there are so many and no more: the rest is closed, and the next one in the place of one that ended is served.
+    let mut greedy = Vec::new();
+    for _ in 0..40 {
+        greedy.push(TcpStream::connect(address).await.unwrap());
+    }
+    let mut closed = 0;
+    for stream in greedy.drain(32..) {
+        closed += u32::from(ended(stream).await);
+    }
+    assert_eq!(closed, 8);
+    drop(silent);
+    // Nor do they hold up the end.
+    let still = TcpStream::connect(address).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(5), served.stop()).await.expect("idle connections held up the end");
+    assert!(ended(still).await);
+}
+
+/// Waits until the other side has closed the connection.
+async fn ended(mut stream: TcpStream) -> bool {
+    let read = stream.read(&mut [0; 1]).await;
+    matches!(read, Ok(0) | Err(_))
 }

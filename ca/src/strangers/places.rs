@@ -1,4 +1,4 @@
-//! Who is served at a time at the bundle endpoint: strangers all, so none of them holds the others up for long.
+//! Who is served at a time: strangers all, so none of them holds the others up for long.
 
 use std::{
     collections::VecDeque,
@@ -75,7 +75,7 @@ impl Places {
             () = sleep_until(oldest) => {
                 self.forget_finished();
                 if let Some(oldest) = self.taken.pop_front() {
-                    tracing::debug!(from = %oldest.by, "ended a connection to the bundle endpoint that had its time while others waited");
+                    tracing::debug!(from = %oldest.by, "ended a connection of a stranger that had its time while others waited");
                     // It may just have ended by itself.
                     oldest.end.send(()).ok();
                 }
