@@ -115,7 +115,20 @@ impl Ca {
     /// # Errors
     /// As [`Ca::open`].
     pub async fn open_hooked(config: Config, clock: Clock, hooks: Hooks) -> Result<Self, OpenError> {
-        Self::open_all(config, clock, Metrics::new(), hooks).await
+        Self::open_over(config, clock, hooks, |store| store).await
+    }
+
+    /// The same, with something between it and its store.
+    ///
+    /// # Errors
+    /// As [`Ca::open`].
+    pub async fn open_over(
+        config: Config,
+        clock: Clock,
+        hooks: Hooks,
+        over: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store> + Send,
+    ) -> Result<Self, OpenError> {
+        Self::open_all(config, clock, Metrics::new(), hooks, over).await
     }
 
     /// The same, counting on these metrics, which may be served already while it opens.
@@ -123,10 +136,16 @@ impl Ca {
     /// # Errors
     /// As [`Ca::open`].
     pub async fn open_with(config: Config, clock: Clock, metrics: Metrics) -> Result<Self, OpenError> {
-        Self::open_all(config, clock, metrics, Hooks::default()).await
+        Self::open_all(config, clock, metrics, Hooks::default(), |store| store).await
     }
 
-    async fn open_all(config: Config, clock: Clock, metrics: Metrics, hooks: Hooks) -> Result<Self, OpenError> {
+    async fn open_all(
+        config: Config,
+        clock: Clock,
+        metrics: Metrics,
+        hooks: Hooks,
+        over: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store> + Send,
+    ) -> Result<Self, OpenError> {
         let checked = config.checked()?;
         let callers = Callers::open(&config, &clock, &metrics).await?;
         let data_dir = config.data_dir.clone();
@@ -154,7 +173,7 @@ impl Ca {
             Ok::<_, OpenError>((renewals, Owed::open(&pending, worst).map_err(failed)?))
         });
         let (renewals, owed) = pending.await.map_err(|_panic| OpenError::Interrupted)??;
-        let store = storage::open(&config, config.data_dir.join("store")).await?;
+        let store = over(storage::open(&config, config.data_dir.join("store")).await?);
         let records = Records::new(store.clone(), folder.replica.clone());
         // Before they are read: what changes in between is noticed.
         let stamp = files.plugged.stamp();

@@ -9,7 +9,7 @@ use std::{
     process::{Command, Stdio},
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -19,19 +19,28 @@ use alcazar_api::ca::v1::{
 use alcazar_ca::{Ca, Config, ledger::verify_files};
 use alcazar_identity::X509Svid;
 use alcazar_ledger::{Hooks, Step};
+use alcazar_store::StoreError;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use rcgen::KeyPair;
 use tokio::task::JoinSet;
 use tonic::Code;
 
-use crate::support::{Hands, Served, csr, key, node, registration, svid, web};
+use crate::support::{
+    Hands, Served, csr, key, node, registration,
+    store::{Call, Watched},
+    svid, web,
+};
 
 const FOLDER: &str = "ALCAZAR_TEST_CA_FOLDER";
 const STEP: &str = "ALCAZAR_TEST_CA_STEP";
 const KIND: &str = "ALCAZAR_TEST_CA_KIND";
 
+/// What a step of the store is told by.
+const FAMILIES: [&str; 3] = ["ca/tokens/", NODES, "ca/rotation/tokens"];
+const NODES: &str = "ca/nodes/";
+
 /// Not a test of its own: what is killed. A CA and its clients in one process, which ends itself by SIGKILL at a step of the
-/// ledger; the serial number of each certificate and the id of each token that a client got is a line on its standard output.
+/// ledger or of the store; the serial number of each certificate and the id of each token that a client got is a line on its standard output.
 #[test]
 fn child_issues_until_killed() {
     let Some(folder) = std::env::var_os(FOLDER).map(PathBuf::from) else { return };
@@ -39,12 +48,33 @@ fn child_issues_until_killed() {
     let (when, kind) = (text(STEP), text(KIND));
     let (step, times) = when.rsplit_once(' ').unwrap();
     let (step, left) = (step.to_owned(), AtomicUsize::new(times.parse().unwrap()));
-    let observe = move |now: Step| {
-        if name(now) == step && left.fetch_sub(1, Ordering::Relaxed) == 1 {
+    let reached = Arc::new(move |now: &str| {
+        if now == step && left.fetch_sub(1, Ordering::Relaxed) == 1 {
             rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL).unwrap();
             loop {
                 std::thread::park();
             }
+        }
+    });
+    let (ledger, store) = (reached.clone(), reached);
+    let observe = move |now: Step| ledger(name(now));
+    // From a word of the clients on, the store is away for lineages.
+    let away = Arc::new(AtomicBool::new(false));
+    let gone = away.clone();
+    let watcher = move |call: Call<'_>| {
+        let gone = gone.load(Ordering::SeqCst);
+        let (when, key) = match call {
+            Call::Put(key) => ("before", key),
+            Call::Made(key) => ("after", key),
+            Call::Get(key) if gone => ("told of", key),
+            Call::Get(_) | Call::List(_) => return Ok(()),
+        };
+        if let Some(family) = FAMILIES.iter().find(|family| key.as_str().starts_with(**family)) {
+            store(&format!("{when} {family}"));
+        }
+        match gone && key.as_str().starts_with(NODES) {
+            true => Err(StoreError::Away { source: Arc::new(StoreError::Closed) }),
+            false => Ok(()),
         }
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -52,7 +82,8 @@ fn child_issues_until_killed() {
         alcazar_mtls::install_default_provider();
         let hands = Hands::new();
         let hooks = Hooks { observe: Some(Arc::new(observe)), ..Hooks::default() };
-        let ca = Ca::open_hooked(Config::new(&folder), hands.clock(), hooks).await.unwrap();
+        let ca = Ca::open_over(Config::new(&folder), hands.clock(), hooks, |store| Watched::over(store, watcher)).await;
+        let ca = ca.unwrap();
         let served = Arc::new(Served::serve(ca, &hands).await);
         served.ca.put_registration(registration("shop.web", &node("one"), &web())).await.unwrap();
         let one = served.attested(&node("one")).await;
@@ -61,6 +92,10 @@ fn child_issues_until_killed() {
             "workloads" => workloads(&served, &one).await,
             "tokens" => tokens(&served, &one).await,
             "renewals" => renewals(&served, &folder, one).await,
+            "renewals without the store" => {
+                away.store(true, Ordering::SeqCst);
+                renewals(&served, &folder, one).await;
+            }
             "joins" => joins(&served, &folder).await,
             other => panic!("{other}"),
         }
@@ -166,13 +201,20 @@ fn killed_at(folder: &Path, kind: &str, step: &str, times: usize) -> Vec<String>
 
 const STEPS: [&str; 4] = ["before the write", "after the write", "after the sync", "before the reply"];
 
-/// Kills it `times` into its work, at each step; all that somebody got is there afterwards, and `then` looks at the rest.
+/// Kills it `times` into its work, at each step of the ledger.
 async fn killed_at_each_step(kind: &str, times: &[usize], then: impl AsyncFn(&Served, &Path)) {
+    let known = killed_at_steps(kind, &STEPS.map(|step| (step, times)), then).await;
+    assert!(known > 12, "only {known} were issued");
+}
+
+/// Kills it at each of these steps, when it comes there for the so-manieth time; all that somebody got is there afterwards, and
+/// `then` looks at the rest. How many were got.
+async fn killed_at_steps(kind: &str, steps: &[(&str, &[usize])], then: impl AsyncFn(&Served, &Path)) -> usize {
     let home = tempfile::tempdir().unwrap();
     let folder = home.path().join("ca");
     let mut known = Vec::new();
-    for step in STEPS {
-        for times in times {
+    for (step, times) in steps {
+        for times in *times {
             known.extend(killed_at(&folder, kind, step, *times));
             let report = verify_files(folder.join("ledger")).unwrap();
             assert_eq!(report.damages, [], "{step} {times}");
@@ -185,7 +227,7 @@ async fn killed_at_each_step(kind: &str, times: &[usize], then: impl AsyncFn(&Se
         then(&served, &folder).await;
         served.stop().await;
     }
-    assert!(known.len() > 12, "only {} were issued", known.len());
+    known.len()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -197,36 +239,60 @@ async fn every_certificate_that_somebody_got_is_in_the_ledger() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_token_that_somebody_got_is_in_the_ledger() {
     killed_at_each_step("tokens", &[3, 6], async |_, _| {}).await;
+    // The note of who holds one comes before the token itself.
+    let steps: [(&str, &[usize]); 2] = [("before ca/rotation/tokens", &[1]), ("after ca/rotation/tokens", &[1])];
+    killed_at_steps("tokens", &steps, async |_, _| {}).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_whose_renewal_was_cut_off_renews_with_the_same_key() {
-    killed_at_each_step("renewals", &[3, 6], async |served, folder| {
-        let asked: [String; 3] = serde_json::from_slice(&fs::read(beside(folder)).unwrap()).unwrap();
-        let [chain, own, next] = asked;
-        let one = X509Svid::from_pem(chain.as_bytes(), own.as_bytes()).unwrap();
-        let next = KeyPair::from_pem(&next).unwrap();
-        let renewed = svid(&served.renew(&one, &next).await.unwrap(), &next);
-        // And the lineage goes on from there, for nobody else.
-        let after = key();
-        svid(&served.renew(&renewed, &after).await.unwrap(), &after);
-        assert_eq!(served.renew(&one, &key()).await.unwrap_err().code(), Code::Unauthenticated);
-    })
-    .await;
+    killed_at_each_step("renewals", &[3, 6], renews_with_the_same_key).await;
+    // The lineage is written in the attestation, and then in each renewal.
+    let steps: [(&str, &[usize]); 2] = [("before ca/nodes/", &[2, 4]), ("after ca/nodes/", &[2, 4])];
+    assert!(killed_at_steps("renewals", &steps, renews_with_the_same_key).await >= 8);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_renewal_without_the_store_was_cut_off_renews_with_the_same_key() {
+    // The ledger has it and the file has not; it is in the file, and the store is about to be told.
+    let steps: [(&str, &[usize]); 2] = [("before ca/nodes/", &[2]), ("told of ca/nodes/", &[1, 3])];
+    killed_at_steps("renewals without the store", &steps, renews_with_the_same_key).await;
+}
+
+async fn renews_with_the_same_key(served: &Served, folder: &Path) {
+    let asked: [String; 3] = serde_json::from_slice(&fs::read(beside(folder)).unwrap()).unwrap();
+    let [chain, own, next] = asked;
+    let one = X509Svid::from_pem(chain.as_bytes(), own.as_bytes()).unwrap();
+    let next = KeyPair::from_pem(&next).unwrap();
+    let renewed = svid(&served.renew(&one, &next).await.unwrap(), &next);
+    // And the lineage goes on from there, for nobody else.
+    let after = key();
+    svid(&served.renew(&renewed, &after).await.unwrap(), &after);
+    assert_eq!(served.renew(&one, &key()).await.unwrap_err().code(), Code::Unauthenticated);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_join_token_whose_use_was_cut_off_admits_the_same_key_and_no_other() {
-    killed_at_each_step("joins", &[3, 6], async |served, folder| {
-        let asked: [String; 2] = serde_json::from_slice(&fs::read(beside(folder)).unwrap()).unwrap();
-        let [token, own] = asked;
-        let own = KeyPair::from_pem(&own).unwrap();
-        let admitted = svid(&served.attest(&token, &own).await.unwrap(), &own);
-        assert_eq!(served.attest(&token, &key()).await.unwrap_err().code(), Code::Unauthenticated);
-        let again = svid(&served.attest(&token, &own).await.unwrap(), &own);
-        assert_eq!(again.serial(), admitted.serial());
-        let next = key();
-        svid(&served.renew(&admitted, &next).await.unwrap(), &next);
-    })
-    .await;
+    killed_at_each_step("joins", &[3, 6], is_admitted_with_the_same_key).await;
+    // A token is written when it is made, and when it is used: that of the node from before, and then each. Between the two
+    // records of an attestation the token is used up and there is no lineage yet.
+    let steps: [(&str, &[usize]); 4] = [
+        ("before ca/tokens/", &[4, 6]),
+        ("after ca/tokens/", &[4, 6]),
+        ("before ca/nodes/", &[2, 3]),
+        ("after ca/nodes/", &[2, 3]),
+    ];
+    assert!(killed_at_steps("joins", &steps, is_admitted_with_the_same_key).await >= 12);
+}
+
+async fn is_admitted_with_the_same_key(served: &Served, folder: &Path) {
+    let asked: [String; 2] = serde_json::from_slice(&fs::read(beside(folder)).unwrap()).unwrap();
+    let [token, own] = asked;
+    let own = KeyPair::from_pem(&own).unwrap();
+    let admitted = svid(&served.attest(&token, &own).await.unwrap(), &own);
+    assert_eq!(served.attest(&token, &key()).await.unwrap_err().code(), Code::Unauthenticated);
+    let again = svid(&served.attest(&token, &own).await.unwrap(), &own);
+    assert_eq!(again.serial(), admitted.serial());
+    let next = key();
+    svid(&served.renew(&admitted, &next).await.unwrap(), &next);
 }

@@ -1,6 +1,7 @@
 //! What the CA's tests share: keys, requests, a CA with a clock that the test moves, and clients.
 #![allow(unreachable_pub, reason = "the tests' own")]
 
+pub mod store;
 pub mod workshop;
 
 use std::{
