@@ -36,7 +36,12 @@ pub(crate) async fn open(
     config: &Config,
     now: SystemTime,
 ) -> Result<Hierarchy, HierarchyError> {
-    let (remembered, heard) = (remembered(records, files).await?, Heard::of(records, config, None, now).await?);
+    let remembered = remembered(records, files).await?;
+    let (opener, known) = (files.clone(), remembered.clone());
+    let heard = match blocking(move || Ok(opener.waits_to_be_heard_of(&known, now))).await? {
+        true => Heard::of(records, config, None, now).await?,
+        false => Heard::default(),
+    };
     let (opener, known) = (files.clone(), remembered.clone());
     let opened = blocking(move || opener.open(&known, None, &heard, now)).await?;
     settle(records, files, &remembered, &opened).await?;
@@ -255,8 +260,14 @@ impl Ca {
         }
         let remembered = remembered(&self.0.records, &self.0.files).await?;
         let patience = &self.0.hierarchy_patience.heard;
-        let heard = Heard::of(&self.0.records, self.config(), Some(patience), now).await?;
-        let heard = heard.with_rotation(self.awaited_before_signing().await?);
+        let (files, known) = (self.0.files.clone(), remembered.clone());
+        let heard = match blocking(move || Ok(files.waits_to_be_heard_of(&known, now))).await? {
+            true => {
+                let heard = Heard::of(&self.0.records, self.config(), Some(patience), now).await?;
+                heard.with_rotation(self.awaited_before_signing().await?)
+            }
+            false => Heard::nobody_waits(&self.0.records, patience, now).await?,
+        };
         let heard = match &remembered.trust {
             Some(trust) => heard.measured(trust, patience, now),
             None => heard,

@@ -80,6 +80,18 @@ impl Heard {
         Ok(Self { nodes, silent, passed: BTreeMap::new(), rotation: None })
     }
 
+    /// The looks while nobody waits for anybody: what is over by then counts as long as it is. The store is not read for it.
+    pub(super) async fn nobody_waits(
+        records: &Records,
+        patience: &HeardPatience,
+        now: SystemTime,
+    ) -> Result<Self, HierarchyError> {
+        patience.nodes.over(records.lineages_over(now).into_iter().map(|(name, _)| name.into()), now);
+        let gone = records.unreported(Note::Certificates).await?.is_some_and(|noted| noted.until <= now);
+        patience.noted.over(gone.then_some(()), now);
+        Ok(Self::default())
+    }
+
     /// The same, with what a rotation waits for.
     pub(super) fn with_rotation(self, rotation: Option<(Fingerprint, Vec<String>)>) -> Self {
         Self { rotation, ..self }

@@ -142,6 +142,15 @@ impl HierarchyFiles {
         Ok(Opened { trust, signing, waits: Vec::new() })
     }
 
+    /// Whether the root that is plugged in is one that nothing has signed under yet, so that it matters who has heard of it. What
+    /// cannot be read is told by whoever opens it.
+    pub(super) fn waits_to_be_heard_of(&self, remembered: &Remembered, now: SystemTime) -> bool {
+        let Ok(Some(folder)) = self.plugged.folder() else { return false };
+        let Ok(found) = self.read_plugged(&folder, now) else { return false };
+        let trusted = remembered.trust.as_ref().and_then(|trust| trust.find(found.root.fingerprint));
+        trusted.is_none_or(|root| root.joined.is_some())
+    }
+
     /// What signed when this CA ended, where its key is here and it can go on.
     fn signed_last(&self, remembered: &Remembered, trust: &TrustState, now: SystemTime) -> Option<Signing> {
         let signing = self.load(remembered.active?, now).ok()?;

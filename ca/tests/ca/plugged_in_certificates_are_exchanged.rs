@@ -1,15 +1,26 @@
 //! Certificates that a person plugs in, and exchanges under a CA that runs or rests: nobody is cut off.
 
-use std::{fs, os::unix::fs::symlink, path::Path, time::Duration};
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use alcazar_api::ca::v1::{self, adoption_client::AdoptionClient};
 use alcazar_ca::{Ca, CacertsConfig, CacertsFiles, Config, check_cacerts};
 use alcazar_identity::{CertificateDer, Fingerprint, X509Svid};
+use alcazar_ledger::Hooks;
 use alcazar_service::{clock, process::chain};
 use rustls_pki_types::pem::PemObject;
 
 use crate::support::{
     Hands, Served, key, node,
+    store::{Call, Watched},
     workshop::{Workshop, openssl, with},
 };
 
@@ -47,6 +58,48 @@ async fn a_ca_issues_under_what_is_plugged_in_and_openssl_verifies_it() {
     fs::remove_dir_all(&folder).unwrap();
     assert!(Ca::open(plugged(&data, &folder), hands.clock()).await.is_err());
     assert!(Ca::open(Config::new(&data), hands.clock()).await.is_err());
+}
+
+#[tokio::test]
+async fn who_has_heard_is_asked_for_while_a_root_waits_for_it_and_no_longer() {
+    let workshop = Workshop::new();
+    let folder = workshop.put("cacerts", &workshop.set());
+    let (hands, data, asked) = (ahead(), workshop.path().join("data"), Arc::new(AtomicUsize::new(0)));
+    let open = async || {
+        let asked = asked.clone();
+        let watcher = move |call: Call<'_>| {
+            if matches!(call, Call::List(prefix) if prefix.as_str() == "ca/nodes/") {
+                asked.fetch_add(1, Ordering::SeqCst);
+            }
+            Ok(())
+        };
+        let over = |store| Watched::over(store, watcher);
+        Ca::open_over(plugged(&data, &folder), hands.clock(), Hooks::default(), over).await.unwrap()
+    };
+    open().await.close().await;
+    asked.store(0, Ordering::SeqCst);
+    let ca = open().await;
+    let look = async || {
+        hands.advance(Duration::from_secs(30));
+        ca.look_after_hierarchy().await.unwrap();
+        asked.swap(0, Ordering::SeqCst)
+    };
+    for _ in 0..3 {
+        assert_eq!(look().await, 0, "nothing waits");
+    }
+    let first = ca.fingerprints();
+    let fresh = under_another_root(&workshop);
+    let both = with(&fresh, "root-cert.pem", workshop.read(&["fresh.pem", "root.pem"]));
+    workshop.put("cacerts", &both);
+    let mut looks = 0;
+    while ca.fingerprints().root == first.root {
+        assert_eq!(look().await, 1);
+        looks += 1;
+        assert!(looks < 10, "nobody is there to wait for");
+    }
+    assert!(looks >= 4, "it settles for a while");
+    assert_eq!(look().await, 0, "it signs");
+    ca.close().await;
 }
 
 #[tokio::test]
