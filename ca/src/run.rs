@@ -94,6 +94,10 @@ impl Ca {
             let (part, end) = (readiness.part("secrets"), shutdown.clone());
             shutdown.spawn("Secrets of service accounts", kubernetes::secrets::run(self.clone(), secrets, part, end));
         }
+        if !self.0.callers.files().is_empty() {
+            let (part, end) = (readiness.part("callers"), shutdown.clone());
+            shutdown.spawn("roots of callers", self.clone().follow_roots_of_callers(part, end));
+        }
         shutdown.spawn("pods of the cluster", self.clone().follow_pods(shutdown.clone()));
         // Certificates are issued without them, and they are tried again.
         if let Err(error) = self.look_after_jwt_svids().await {

@@ -16,7 +16,7 @@ use serde_json::Value;
 use thiserror::Error;
 use tokio::sync::Mutex;
 
-use super::error::CallerError;
+use super::{error::CallerError, roots::RootsFile};
 
 /// Where an issuer's keys are.
 pub(crate) trait FetchKeys: fmt::Display + Send + Sync {
@@ -213,15 +213,33 @@ impl fmt::Display for KeysFile {
     }
 }
 
+/// Whom the servers of an issuer are believed by.
+pub(crate) enum KeysClient {
+    /// The roots of the system.
+    System(WebClient),
+    /// Those in a file, as it is at the moment.
+    By(Arc<RootsFile<WebClient>>),
+}
+
+impl KeysClient {
+    async fn fetch(&self, url: &HttpsUrl) -> Result<Vec<u8>, Box<FetchError>> {
+        let client = match self {
+            Self::System(client) => client.clone(),
+            Self::By(file) => (*file.roots()).clone(),
+        };
+        Ok(client.fetch(url).await?.bytes)
+    }
+}
+
 /// A URL.
 pub(crate) struct KeysUrl {
-    pub(crate) client: WebClient,
+    pub(crate) client: KeysClient,
     pub(crate) url: HttpsUrl,
 }
 
 impl FetchKeys for KeysUrl {
     fn fetch(&self) -> BoxFuture<'_, Result<Vec<u8>, FetchKeysError>> {
-        Box::pin(async { Ok(self.client.fetch(&self.url).await.map_err(Box::new)?.bytes) })
+        Box::pin(async { Ok(self.client.fetch(&self.url).await?) })
     }
 }
 
@@ -233,7 +251,7 @@ impl fmt::Display for KeysUrl {
 
 /// Wherever the issuer's own configuration says (OpenID Connect Discovery 1.0 §4).
 pub(crate) struct Discovery {
-    pub(crate) client: WebClient,
+    pub(crate) client: KeysClient,
     pub(crate) issuer: String,
     pub(crate) url: HttpsUrl,
 }
@@ -241,9 +259,9 @@ pub(crate) struct Discovery {
 impl FetchKeys for Discovery {
     fn fetch(&self) -> BoxFuture<'_, Result<Vec<u8>, FetchKeysError>> {
         Box::pin(async {
-            let document = self.client.fetch(&self.url).await.map_err(Box::new)?.bytes;
+            let document = self.client.fetch(&self.url).await?;
             let url = keys_url(&document, &self.issuer)?;
-            Ok(self.client.fetch(&url).await.map_err(Box::new)?.bytes)
+            Ok(self.client.fetch(&url).await?)
         })
     }
 }

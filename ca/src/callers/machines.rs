@@ -1,6 +1,6 @@
 //! Machines that hold a certificate of the enterprise's own CA.
 
-use std::{fs, time::SystemTime};
+use std::{sync::Arc, time::SystemTime};
 
 use alcazar_identity::{CertificateDer, Fingerprint, SpiffeId, SpiffeIdKind, TrustDomain};
 use alcazar_mtls::{Machine, MachineRoots};
@@ -10,12 +10,13 @@ use super::{
     challenge::{Challenges, machine_proof},
     config::MachineCallers,
     error::CallerError,
+    roots::RootsFile,
     rules::Rules,
 };
 
 /// The plug for machine certificates.
 pub(crate) struct MachinePlug {
-    roots: MachineRoots,
+    pub(super) roots: Arc<RootsFile<MachineRoots>>,
     rules: Rules,
     pub(crate) challenges: Challenges,
     trust_domain: TrustDomain,
@@ -36,10 +37,11 @@ impl MachinePlug {
         trust_domain: &TrustDomain,
         cluster: &str,
     ) -> Result<Self, CallersError> {
-        let path = || config.roots.clone();
-        let pem = fs::read(&config.roots).map_err(|source| CallersError::File { path: path(), source })?;
-        let roots =
-            MachineRoots::from_pem(&pem).map_err(|source| CallersError::MachineRoots { path: path(), source })?;
+        let path = config.roots.clone();
+        let parse = move |pem: &[u8]| {
+            MachineRoots::from_pem(pem).map_err(|source| CallersError::MachineRoots { path: path.clone(), source })
+        };
+        let roots = Arc::new(RootsFile::open(&config.roots, parse)?);
         let named = config.rules.iter().flat_map(|rule| rule.r#match.keys());
         if let Some(unknown) = named.into_iter().find(|name| !NAMES.contains(&name.as_str())) {
             return Err(CallersError::MachineName(unknown.clone()));
@@ -58,7 +60,7 @@ impl MachinePlug {
     ) -> Result<(SpiffeId, Fingerprint), CallerError> {
         self.challenges.check(evidence.nonce, now).map_err(CallerError::Challenge)?;
         let signed = machine_proof(self.trust_domain.as_str(), &self.cluster, evidence.nonce, evidence.csr);
-        let machine = self.roots.verify(&evidence.chain, &signed, evidence.signature, now);
+        let machine = self.roots.roots().verify(&evidence.chain, &signed, evidence.signature, now);
         let machine = machine.map_err(CallerError::Machine)?;
         // The key is proved: now, and not before, the nonce is gone.
         self.challenges.spend(evidence.nonce, now).map_err(CallerError::Challenge)?;

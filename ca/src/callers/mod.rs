@@ -30,12 +30,14 @@ mod pod_watch;
 mod pods;
 mod review;
 mod rights;
+mod roots;
 mod rules;
 
 use std::{
     borrow::Cow,
     fmt,
     net::IpAddr,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -49,7 +51,7 @@ use alcazar_service::{
 use http::HeaderMap;
 use thiserror::Error;
 
-use self::{account::AccountToken, kubernetes::KubernetesPlug, machines::MachinePlug, oidc::OidcPlug};
+use self::{account::AccountToken, kubernetes::KubernetesPlug, machines::MachinePlug, oidc::OidcPlug, roots::Reread};
 pub use self::{
     account::ParseServiceAccountError,
     challenge::machine_proof,
@@ -243,6 +245,13 @@ impl Callers {
             }
             None => Ok(()),
         }
+    }
+
+    /// The files of roots that their owners exchange.
+    pub(crate) fn files(&self) -> Vec<Arc<dyn Reread>> {
+        let machines = self.machines.iter().map(|plug| plug.roots.clone() as Arc<dyn Reread>);
+        let issuers = self.oidc.iter().filter_map(|plug| plug.roots.clone()).map(|file| file as Arc<dyn Reread>);
+        machines.chain(issuers).collect()
     }
 
     /// The plug for service accounts, where there is one.

@@ -1,6 +1,6 @@
 //! Tokens of issuers that `ca.yaml` names, and the rules that make identities of their claims.
 
-use std::{fs, path::PathBuf};
+use std::{path::PathBuf, sync::Arc};
 
 use alcazar_identity::{SpiffeId, TrustDomain};
 use alcazar_jwt::{Claims, Expectations, Issuer, Token};
@@ -12,13 +12,16 @@ use super::{
     CallersError,
     config::OidcCallers,
     error::CallerError,
-    keys::{Discovery, FetchKeys, IssuerKeys, KeysFile, KeysUrl},
+    keys::{Discovery, FetchKeys, IssuerKeys, KeysClient, KeysFile, KeysUrl},
+    roots::RootsFile,
     rules::Rules,
 };
 
 /// The plug for one issuer.
 pub(crate) struct OidcPlug {
     pub(super) issuer: String,
+    /// The roots for its URLs, where they are not the system's.
+    pub(super) roots: Option<Arc<RootsFile<WebClient>>>,
     audiences: Vec<String>,
     keys: IssuerKeys,
     rules: Rules,
@@ -37,10 +40,11 @@ impl OidcPlug {
         }
         let rules = Rules::new(&config.rules, cluster)
             .map_err(|source| CallersError::Rules { of: config.issuer.clone(), source })?;
-        let source = source(config, clock)?;
+        let roots = roots(config, clock)?.map(Arc::new);
+        let source = source(config, roots.clone(), clock)?;
         let keys = IssuerKeys::new(source, clock.clone());
         let (issuer, audiences) = (config.issuer.clone(), config.audiences.clone());
-        Ok(Self { issuer, audiences, keys, rules, clock: clock.clone() })
+        Ok(Self { issuer, roots, audiences, keys, rules, clock: clock.clone() })
     }
 
     /// Who the holder of a token is.
@@ -72,22 +76,41 @@ fn values(claims: &Claims, name: &str) -> Vec<String> {
     }
 }
 
-fn source(config: &OidcCallers, clock: &Clock) -> Result<Box<dyn FetchKeys>, CallersError> {
+/// The roots that the configuration names, for what it says is fetched.
+fn roots(config: &OidcCallers, clock: &Clock) -> Result<Option<RootsFile<WebClient>>, CallersError> {
+    let Some(path) = config.roots.as_ref().filter(|_| !is_file(config)) else { return Ok(None) };
+    let (issuer, clock) = (config.issuer.clone(), clock.clone());
+    let parse = move |pem: &[u8]| {
+        let client = WebClient::with_roots(pem, clock.clone());
+        client.map_err(|source| CallersError::WebRoots { issuer: issuer.clone(), source })
+    };
+    RootsFile::open(path, parse).map(Some)
+}
+
+fn is_file(config: &OidcCallers) -> bool {
+    config.jwks.as_ref().is_some_and(|jwks| !jwks.contains("://"))
+}
+
+fn source(
+    config: &OidcCallers,
+    roots: Option<Arc<RootsFile<WebClient>>>,
+    clock: &Clock,
+) -> Result<Box<dyn FetchKeys>, CallersError> {
     let wrong = |what| CallersError::Oidc { issuer: config.issuer.clone(), what };
     let url = match &config.jwks {
-        Some(file) if !file.contains("://") => return Ok(Box::new(KeysFile(PathBuf::from(file)))),
+        Some(file) if is_file(config) => return Ok(Box::new(KeysFile(PathBuf::from(file)))),
         Some(url) => url.clone(),
         None => format!("{}/.well-known/openid-configuration", config.issuer.trim_end_matches('/')),
     };
     let url = url.parse().map_err(|error| wrong(format!("{error}")))?;
-    let client = match &config.roots {
-        None => WebClient::system(clock.clone()),
-        Some(path) => {
-            let pem = fs::read(path).map_err(|source| CallersError::File { path: path.clone(), source })?;
-            WebClient::with_roots(&pem, clock.clone())
+    let client = match roots {
+        Some(file) => KeysClient::By(file),
+        None => {
+            let client = WebClient::system(clock.clone());
+            let unusable = |source| CallersError::WebRoots { issuer: config.issuer.clone(), source };
+            KeysClient::System(client.map_err(unusable)?)
         }
     };
-    let client = client.map_err(|source| CallersError::WebRoots { issuer: config.issuer.clone(), source })?;
     match &config.jwks {
         Some(_) => Ok(Box::new(KeysUrl { client, url })),
         None => Ok(Box::new(Discovery { client, issuer: config.issuer.clone(), url })),

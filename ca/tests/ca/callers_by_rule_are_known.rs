@@ -7,6 +7,7 @@ use alcazar_api::ca::v1::{
     node_attestation_client::NodeAttestationClient,
 };
 use alcazar_ca::{Ca, CallersConfig, Config, MachineCallers, OidcCallers, RuleConfig, machine_proof};
+use alcazar_service::Health;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, SanType,
     SigningKey,
@@ -16,7 +17,7 @@ use serde_json::{Value, json};
 use tonic::{Code, Status, transport::Channel};
 
 use crate::callers_support::{Ask, Tokens, encode, stock, with};
-use crate::support::{Hands, START, Served, csr, key, svid};
+use crate::support::{Hands, START, Served, csr, key, ready, svid};
 
 fn rule(matches: &[(&str, &str)], identity: &str, namespaces: &[&str]) -> RuleConfig {
     let matches: BTreeMap<_, _> =
@@ -247,6 +248,25 @@ async fn a_machine_that_proves_its_key_becomes_its_node() {
         params.distinguished_name.push(DnType::CommonName, "../vm-7");
     });
     refused(&path, &path_key, Code::PermissionDenied, "a name that is a path").await;
+
+    // The enterprise exchanges its root. A file that is no such thing leaves the root from before, and says so.
+    let file = folder.path().join("enterprise.pem");
+    let (before, after) = (fs::read(&file).unwrap(), strangers.0.pem());
+    served.part_is("callers", ready).await;
+    fs::write(&file, "hello").unwrap();
+    let told = |health: &Health| matches!(health, Health::Degraded(why) if why.contains("enterprise.pem"));
+    served.part_is("callers", told).await;
+    refused(&foreign, &foreign_key, Code::Unauthenticated, "not yet").await;
+    refused(&path, &path_key, Code::PermissionDenied, "still").await;
+    fs::write(&file, after).unwrap();
+    served.part_is("callers", ready).await;
+    refused(&chain, &machine, Code::Unauthenticated, "of the root from before").await;
+    let (nonce, fresh) = (challenge(&channel).await, csr(&key()));
+    show(&channel, &foreign, &nonce, sign(&foreign_key, &nonce, &fresh), &fresh).await.unwrap();
+    fs::write(&file, "hello").unwrap();
+    served.part_is("callers", told).await;
+    fs::write(&file, before).unwrap();
+    served.part_is("callers", ready).await;
 
     // A proof for another request, for another CA, of another time, and with a nonce that nobody made.
     let nonce = challenge(&channel).await;
