@@ -69,7 +69,7 @@ impl Ca {
         let attestation = attestation.map_err(RequestError::Token)?;
         stranger.proved();
         drop(turn);
-        let _pass = self.admit(record.node.as_str(), None).await?;
+        let _pass = self.admit(record.node.as_str(), self.ended(lineage.as_ref())).await?;
         let (hierarchy, now) = (self.issuing()?, (self.0.clock)());
         let permit = self.permits(&record.node)?;
         let leaf = match attestation {
@@ -98,6 +98,12 @@ impl Ca {
             }
         };
         Ok(reply(hierarchy, record.node, leaf))
+    }
+
+    /// When the certificate ended of a node that attests anew because it could not renew in time: its workloads wait for it. One
+    /// that is good still waits like everybody.
+    fn ended(&self, lineage: Option<&Stored<Lineage>>) -> Option<SystemTime> {
+        lineage.map(|lineage| lineage.record.latest.not_after).filter(|end| *end <= (self.0.clock)())
     }
 
     /// The certificate that another request had for the same token while this one was answered.

@@ -158,7 +158,8 @@ impl Ca {
         if !self.0.config.has_node(&node) {
             return Err(RequestError::OtherCluster(node));
         }
-        let _pass = self.admit(node.as_str(), None).await?;
+        let known = self.0.records.known_lineage(node.principal());
+        let _pass = self.admit(node.as_str(), self.ended(known.as_ref())).await?;
         let permit = self.permits(&node)?;
         let csr = Csr::from_der(csr)?;
         let hierarchy = self.issuing()?;

@@ -1,12 +1,26 @@
 //! What two requests, or a request and a renewal of the intermediate, do to each other.
 
-use std::pin::pin;
+use std::{
+    pin::pin,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use rcgen::{CertificateParams, KeyPair};
+use tracing::{
+    Event, Level, Metadata, Subscriber,
+    field::{Field, Visit},
+    span,
+};
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
 use super::*;
-use crate::{authority::AuthorityInfo, config::Config, csr::KeyHash, signer::SignError};
+use crate::{
+    admission::{Limits, Overloaded},
+    authority::AuthorityInfo,
+    config::Config,
+    csr::KeyHash,
+    signer::SignError,
+};
 
 const NOON: u64 = 1_800_000_000;
 
@@ -170,6 +184,110 @@ async fn two_tries_of_a_token_at_once_with_one_key_get_one_certificate() {
     let other = ca.attested_meanwhile(&token.hash(), KeyHash::of(b"another")).await;
     assert!(matches!(other, Err(RequestError::Token(TokenRefusal::Used))), "{other:?}");
     ca.close().await;
+}
+
+#[tokio::test]
+async fn a_node_whose_certificate_has_ended_attests_before_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let config =
+        Config { limits: Limits { at_a_time: 1, queue: 4, ..Limits::default() }, ..Config::new(folder.path()) };
+    let clock = Arc::new(AtomicU64::new(NOON));
+    let ca = open_at(config, &clock).await;
+    for (name, second) in [("ended", 0), ("good", 3599)] {
+        clock.store(NOON + second, Ordering::SeqCst);
+        let token = ca.create_join_token(&node(name), None).await.unwrap().0.reveal();
+        ca.attest(None, &token, &csr()).await.unwrap();
+    }
+    clock.store(NOON + 3600, Ordering::SeqCst);
+    let mut tokens = Vec::new();
+    for name in ["ended", "good", "new"] {
+        tokens.push(ca.create_join_token(&node(name), None).await.unwrap().0.reveal());
+    }
+    // As many wait as may, but for those who are urgent.
+    let held = ca.admit("a", None).await.unwrap();
+    let mut waiting: Vec<_> = (0..3).map(|_| Box::pin(ca.admit("b", None))).collect();
+    for wait in &mut waiting {
+        assert!(futures::poll!(wait).is_pending());
+    }
+    for token in &tokens[1..] {
+        let refused = ca.attest(None, token, &csr()).await.unwrap_err();
+        assert!(matches!(refused, RequestError::Overloaded(Overloaded { .. })), "{refused}");
+    }
+    let request = csr();
+    let mut urgent = pin!(ca.attest(None, &tokens[0], &request));
+    while ca.0.admission.waiting() < 4 {
+        assert!(futures::poll!(&mut urgent).is_pending());
+        tokio::task::yield_now().await;
+    }
+    drop(held);
+    urgent.await.unwrap();
+    drop(waiting);
+    ca.close().await;
+}
+
+#[tokio::test]
+async fn a_life_that_was_cut_short_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Arc::new(AtomicU64::new(NOON));
+    let ca = open_at(Config::new(folder.path()), &clock).await;
+    let said = Said::default();
+    let _guard = tracing::subscriber::set_default(said.clone());
+    let end = ca.hierarchy().intermediate().info().validity.not_after();
+    let id = "spiffe://cluster.local/ns/shop/sa/web".parse().unwrap();
+    let request = Csr::from_der(&csr()).unwrap();
+    let issue = async || ca.issue_for("a test", Plug::Secrets, &id, &request, HOUR).await.unwrap();
+    issue().await;
+    assert_eq!(said.taken(), 0);
+    clock.store(end.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs() - 60, Ordering::SeqCst);
+    let reply = issue().await;
+    assert_eq!((reply.not_after, said.taken()), (end, 1));
+    ca.close().await;
+}
+
+async fn open_at(config: Config, clock: &Arc<AtomicU64>) -> Ca {
+    let clock = clock.clone();
+    let now = move || SystemTime::UNIX_EPOCH + Duration::from_secs(clock.load(Ordering::SeqCst));
+    Ca::open(config, Arc::new(now)).await.unwrap()
+}
+
+/// Counts the lines that tell of a life that is shorter than was asked.
+#[derive(Clone, Default)]
+struct Said(Arc<AtomicU64>);
+
+impl Said {
+    fn taken(&self) -> u64 {
+        self.0.swap(0, Ordering::SeqCst)
+    }
+}
+
+impl Visit for Said {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        if field.name() == "message" && format!("{value:?}").contains("lives shorter than was asked") {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+}
+
+impl Subscriber for Said {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() <= Level::WARN
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        event.record(&mut self.clone());
+    }
+
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+    fn enter(&self, _: &span::Id) {}
+
+    fn exit(&self, _: &span::Id) {}
 }
 
 const HOUR: Duration = Duration::from_secs(3600);
