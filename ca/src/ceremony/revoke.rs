@@ -24,6 +24,7 @@ use crate::{
     authority::AuthorityInfo,
     hierarchy::pem,
     issue::whole_seconds,
+    records::seconds,
     revocation::{SKEW, crl, with_intermediate},
 };
 
@@ -167,7 +168,7 @@ impl RootFolder {
             }
         }
         let until = (now + CRL_LIFE).min(self.info().validity.not_after());
-        Ok(crl::encode(&self.authority, revoked, now, until)?)
+        Ok(crl::encode(&self.authority, revoked, seconds::of(now), now, until)?)
     }
 
     /// Keeps the certificate of an intermediate: to take it back its serial number is needed.

@@ -8,6 +8,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -23,7 +24,8 @@ use crate::{
     ca::Ca,
     hierarchy::HierarchyError,
     issue::whole_seconds,
-    records::{RecordError, seconds},
+    records::RecordError,
+    signer::SignError,
 };
 
 impl Ca {
@@ -53,18 +55,15 @@ impl Ca {
         let files = self.0.files.clone();
         let active = self.hierarchy().signing().authority.clone();
         let until = until.unwrap_or(now + LIFE);
-        let signed = tokio::task::spawn_blocking(move || match () {
-            () if active.info().fingerprint == issuer => encode(&active, revoked, now, until),
-            () if is_root => {
-                let root = files.root_signer(issuer, now).map_err(|source| CrlError::Unknown(Box::new(source)))?;
-                encode(&root, revoked, now, until)
-            }
-            () => {
-                let signing = files.load(issuer, now).map_err(|source| CrlError::Unknown(Box::new(source)))?;
-                encode(&signing.authority, revoked, now, until)
-            }
+        let found = tokio::task::spawn_blocking(move || match () {
+            () if active.info().fingerprint == issuer => Ok(active),
+            () if is_root => files.root_signer(issuer, now).map(Arc::new),
+            () => files.load(issuer, now).map(|signing| signing.authority),
         });
-        signed.await.map_err(|_ending| CrlError::Interrupted)?
+        let found = found.await.map_err(|_ending| CrlError::Interrupted)?;
+        let authority = found.map_err(|source| CrlError::Unknown(Box::new(source)))?;
+        let number = self.next_crl_number(issuer, now).await?;
+        self.0.signing.with(move || encode(&authority, revoked, number, now, until)).await.map_err(CrlError::Signer)?
     }
 
     /// Whose CRLs may be had here: what signs, what has signed and is still here or has left its last one, and the roots.
@@ -145,10 +144,11 @@ impl Ca {
     }
 }
 
-/// A CRL that is good until then.
+/// A CRL of this number that is good until then.
 pub(crate) fn encode(
     issuer: &Authority,
     revoked: BTreeMap<Vec<u8>, Revocation>,
+    number: u64,
     now: SystemTime,
     until: SystemTime,
 ) -> Result<Vec<u8>, CrlError> {
@@ -162,8 +162,7 @@ pub(crate) fn encode(
     let params = CertificateRevocationListParams {
         this_update: this_update.into(),
         next_update: whole_seconds(until).into(),
-        // Later lists have higher numbers, also after a start with another store.
-        crl_number: SerialNumber::from(seconds::of(now)),
+        crl_number: SerialNumber::from(number),
         issuing_distribution_point: None,
         revoked_certs: revoked_certs.collect(),
         key_identifier_method: key_identifier(issuer.info()),
@@ -228,6 +227,9 @@ pub enum CrlError {
     /// It could not be signed: a plugged-in issuer may lack cRLSign.
     #[error("the CRL could not be signed")]
     Sign(#[source] rcgen::Error),
+    /// The holder of its issuer's key does not answer.
+    #[error("the CRL could not be signed")]
+    Signer(#[source] SignError),
     /// The process is ending.
     #[error("interrupted")]
     Interrupted,

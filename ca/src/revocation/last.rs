@@ -78,7 +78,7 @@ impl Ca {
         for over in stored.into_iter().filter(|stored| stored.record.until <= now) {
             match self.0.records.delete(family::REVOCATION_LISTS, &name_of(over.record.issuer), over.revision).await {
                 Err(error) if !error.is_conflict() => return Err(error),
-                _ => {}
+                _ => self.forget_crl_number(over.record.issuer).await?,
             }
         }
         Ok(())

@@ -33,6 +33,7 @@ mod error;
 mod intermediates;
 mod last;
 mod lists;
+mod numbers;
 mod operator;
 mod pages;
 mod refresh;

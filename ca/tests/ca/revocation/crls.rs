@@ -229,3 +229,27 @@ async fn ended(mut stream: TcpStream) -> bool {
     let read = stream.read(&mut [0; 1]).await;
     matches!(read, Ok(0) | Err(_))
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_later_list_has_a_higher_number_also_when_the_clock_stands_or_is_set_back() {
+    let (folder, hands) = (tempfile::tempdir().unwrap(), Hands::new());
+    let served = Served::start(&folder.path().join("ca"), &hands).await;
+    let prints = served.ca.fingerprints();
+    let path = folder.path().join("one.crl");
+    let number = async |issuer: Fingerprint| {
+        std::fs::write(&path, served.ca.crl(issuer).await.unwrap()).unwrap();
+        let said = openssl(&["crl", "-inform", "DER", "-in", path.to_str().unwrap(), "-noout", "-crlnumber"]);
+        let digits = said.trim().strip_prefix("crlNumber=").unwrap_or_else(|| panic!("{said}"));
+        u64::from_str_radix(digits.trim_start_matches("0x"), 16).unwrap()
+    };
+    for issuer in [prints.root.fingerprint, prints.intermediate.fingerprint] {
+        let first = number(issuer).await;
+        let second = number(issuer).await;
+        hands.back(Duration::from_secs(3600));
+        let third = number(issuer).await;
+        hands.advance(Duration::from_secs(7200));
+        assert!(first < second && second < third && third < number(issuer).await);
+        hands.back(Duration::from_secs(3600));
+    }
+    served.stop().await;
+}
