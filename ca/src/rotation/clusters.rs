@@ -41,9 +41,9 @@ pub struct ClusterConfig {
     pub endpoint: Option<String>,
 }
 
-/// How far a cluster is.
+/// How far a cluster is. What a later version adds is not read: clusters are upgraded one after the other, also amid a rotation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub(crate) struct Statement {
     pub(crate) trust_domain: String,
     pub(crate) cluster: String,
@@ -62,7 +62,7 @@ pub(crate) struct Statement {
 
 /// Where a rotation is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub(crate) struct Progress {
     pub(crate) old: Anchor,
     pub(crate) new: Option<Anchor>,
@@ -76,7 +76,6 @@ pub(crate) struct Progress {
 
 /// The same, signed. Bytes are in base64.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct Signed {
     statement: String,
     signature: String,
@@ -225,6 +224,12 @@ impl Ca {
             rotation,
         };
         let message = serde_json::to_vec(&statement).map_err(|_reason| StateError::Malformed)?;
+        self.signed_state(message).await
+    }
+
+    /// What is stated, signed.
+    pub(super) async fn signed_state(&self, message: Vec<u8>) -> Result<String, StateError> {
+        let hierarchy = self.hierarchy();
         let signer = Arc::clone(hierarchy.intermediate().signer());
         let to_be_signed = [CONTEXT, &message].concat();
         let signature = self.0.signing.with(move || signer.sign(&to_be_signed)).await??;

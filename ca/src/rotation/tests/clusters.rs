@@ -120,6 +120,30 @@ fn stated(state: &str) -> Statement {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_later_version_states_is_read_as_far_as_it_is_known() {
+    let (mut east, mut west) = two().await;
+    east.ca.start_rotation(Kind::Root).await.unwrap();
+    west.ca.start_rotation(Kind::Root).await.unwrap();
+    for whole in [&mut east, &mut west] {
+        for _ in 0..12 {
+            whole.look().await;
+        }
+    }
+    let mut later = serde_json::to_value(stated(&west.ca.exported_state().unwrap())).unwrap();
+    assert!(later["rotation"].is_object(), "{later}");
+    later["since"] = "a later version".into();
+    later["rotation"]["waits"] = serde_json::json!(["n1"]);
+    let state = west.ca.signed_state(later.to_string().into_bytes()).await.unwrap();
+    let mut state: serde_json::Value = serde_json::from_str(&state).unwrap();
+    state["note"] = 7.into();
+    assert!(east.ca.import_state(state.to_string().as_bytes()).await.is_ok());
+    assert_eq!(heard(&east).await, [("the cluster west".to_owned(), true)]);
+    for whole in [east, west] {
+        whole.ca.close().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn how_a_rotation_of_the_root_ended_is_stated_whatever_is_rotated_after_it() {
     let mut whole = Whole::open(west).await;
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
