@@ -7,38 +7,33 @@ use alcazar_api::{
     revocations::Keeper,
 };
 use alcazar_identity::RevocationReason;
+use futures::future::join_all;
 use tokio::{task::JoinSet, time::timeout};
 
 use super::hands::{PATIENCE, identity, revoke};
 use crate::support::{Hands, Served, node, web};
 
-/// How many streams follow at once, and how long they may take together.
+/// How many nodes follow at once, each with an identity and a connection of its own, and how long they may take together.
 const CROWD: usize = 1_000;
-/// Generous: the debug build of a machine that does other things too. The figure is printed.
-const TOGETHER: Duration = Duration::from_secs(20);
+/// The debug build of a machine that does other things too: 4 s where eleven others want its two processors, less than 1 s on a
+/// quiet one. The figure is printed.
+const TOGETHER: Duration = Duration::from_secs(10);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_connected_nodes_hold_a_revocation_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let served = Served::start(folder.path(), &Hands::new()).await;
-    let one = served.attested(&node("one")).await;
     let mut followers = Vec::with_capacity(CROWD);
     // Not all at once: what is measured is the push, not the handshakes.
-    for _ in 0..CROWD / 50 {
-        let mut starting = JoinSet::new();
-        for _ in 0..50 {
-            let channel = served.channel(&one);
-            starting.spawn(async move {
-                let mut stream = RevocationClient::new(channel)
-                    .watch_revocations(v1::WatchRevocationsRequest {})
-                    .await
-                    .unwrap()
-                    .into_inner();
-                stream.message().await.unwrap().unwrap();
-                stream
-            });
-        }
-        followers.extend(starting.join_all().await);
+    for some in (0..CROWD).collect::<Vec<_>>().chunks(50) {
+        let starting = some.iter().map(async |number| {
+            let svid = served.attested(&node(&format!("n{number}"))).await;
+            let mut client = RevocationClient::new(served.channel(&svid));
+            let mut stream = client.watch_revocations(v1::WatchRevocationsRequest {}).await.unwrap().into_inner();
+            stream.message().await.unwrap().unwrap();
+            stream
+        });
+        followers.extend(join_all(starting).await);
     }
     let (bundles, now) = (served.ca.trust_bundles(), served.hands.now());
     let started = Instant::now();
