@@ -118,6 +118,11 @@ impl Pending {
         Revision::new(self.base)
     }
 
+    /// Whether the store has this from here, as far as it was told: what is pending went on from it.
+    pub(crate) fn has_told(&self, lineage: &Lineage) -> bool {
+        lineage.latest.print != self.lineage.latest.print && self.tried.contains(&lineage.latest.print.to_string())
+    }
+
     /// Whether the store has been away for longer than anybody is renewed without it.
     pub(crate) fn is_too_old(&self, now: SystemTime) -> bool {
         now.duration_since(self.since).is_ok_and(|away| away > LONGEST)

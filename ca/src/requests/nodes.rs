@@ -96,19 +96,26 @@ impl Ca {
     }
 
     /// The lineage for which a certificate speaks.
-    async fn lineage_of(&self, id: &SpiffeId, presented: &Presented) -> Result<Held, RequestError> {
+    pub(super) async fn lineage_of(&self, id: &SpiffeId, presented: &Presented) -> Result<Held, RequestError> {
         let refused = |source| RequestError::Lineage { node: id.clone(), source };
         let speaks = |lineage: &Lineage| lineage.speaks(&presented.mark);
+        // In this order: what is no longer pending is known.
+        let pending = self.0.renewals.of(id.principal());
         let known = self.0.records.known_lineage(id.principal());
-        let pending = self.0.renewals.of(id.principal()).filter(|pending| {
+        let pending = pending.filter(|pending| {
             // A new lineage ends the old one, however far that has come here.
             let anew = |known: &Stored<Lineage>| {
                 known.revision > pending.base() && !known.record.is_the_same_as(&pending.lineage)
             };
             !known.as_ref().is_some_and(anew)
         });
-        // What went on here is newer than what it went on from.
-        let known = known.filter(|known| pending.as_ref().is_none_or(|pending| known.revision > pending.base()));
+        // What went on here is newer than what it went on from, and than what the store was told of it on the way.
+        let is_older = |stored: &Stored<Lineage>| {
+            let gone_on =
+                |pending: &Arc<Pending>| stored.revision <= pending.base() || pending.has_told(&stored.record);
+            pending.as_ref().is_some_and(gone_on)
+        };
+        let known = known.filter(|known| !is_older(known));
         if let Some(pending) = pending.as_ref().filter(|pending| speaks(&pending.lineage).is_ok()) {
             return Ok(Held::Pending(pending.clone()));
         }
@@ -124,7 +131,7 @@ impl Ca {
         match self.0.records.lineage(id.principal()).await {
             Ok(Some(found)) => match speaks(&found.record) {
                 // What was pending on it goes on where it is; a copy of what it began with does not.
-                Ok(()) if pending.as_ref().is_some_and(|pending| pending.base() == found.revision) => {
+                Ok(()) if is_older(&found) => {
                     Err(refused(latest.and_then(|latest| speaks(latest).err()).unwrap_or(LineageRefusal::Unknown)))
                 }
                 Ok(()) => Ok(Held::Stored(found)),

@@ -19,6 +19,7 @@ use crate::{
     authority::AuthorityInfo,
     config::Config,
     csr::KeyHash,
+    records::Pending,
     signer::SignError,
 };
 
@@ -72,6 +73,39 @@ async fn a_delayed_attestation_never_turns_a_lineage_back() {
     assert_eq!(lineage().await.record, Lineage::begin(leaf(4), at(1001)));
     assert!(moved_on(ca.begin_lineage(&one, leaf(1), at(1000)).await));
     assert_eq!(lineage().await.record.latest.serial, "4");
+    ca.close().await;
+}
+
+#[tokio::test]
+async fn a_copy_of_what_the_store_was_told_on_the_way_speaks_for_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = open(Config::new(folder.path())).await;
+    let (one, records) = (node("one"), &ca.0.records);
+    let put = async |expected, lineage: &Lineage| {
+        records.put(family::NODES, one.principal(), expected, lineage).await.unwrap()
+    };
+    let record = Lineage::begin(leaf(1), Revision::new(7));
+    let base = Stored { revision: put(Expected::Absent, &record).await, record };
+    let first = base.record.next(leaf(2), &leaf(1).mark());
+    // Two renewals follow while the store hears of the first one.
+    let told = Pending::begin(one.clone(), &base, first.clone(), true, noon());
+    assert!(ca.0.renewals.keep(None, told.clone()).await.unwrap());
+    put(Expected::At(base.revision), &first).await;
+    let second = told.next(first.next(leaf(3), &leaf(2).mark()), true);
+    let third = second.next(second.lineage.next(leaf(4), &leaf(3).mark()), true);
+    assert!(ca.0.renewals.keep(Some(told.into()), third).await.unwrap());
+    let speaks = async |serial| {
+        let (mark, issuer) = (leaf(serial).mark(), leaf(serial).issuer);
+        let issued = SystemTime::UNIX_EPOCH;
+        ca.lineage_of(&one, &nodes::Presented { mark, issuer, issued, not_after: noon() }).await
+    };
+    for serial in [3, 4] {
+        assert!(matches!(speaks(serial).await, Ok(nodes::Held::Pending(_))), "{serial}");
+    }
+    for serial in [1, 2] {
+        let refused = speaks(serial).await.unwrap_err();
+        assert!(matches!(&refused, RequestError::Lineage { .. }), "{serial}: {refused}");
+    }
     ca.close().await;
 }
 

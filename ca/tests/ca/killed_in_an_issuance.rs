@@ -268,7 +268,8 @@ async fn renews_with_the_same_key(served: &Served, folder: &Path) {
     // And the lineage goes on from there, for nobody else.
     let after = key();
     svid(&served.renew(&renewed, &after).await.unwrap(), &after);
-    assert_eq!(served.renew(&one, &key()).await.unwrap_err().code(), Code::Unauthenticated);
+    let refused = served.renew(&one, &key()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated, "{refused:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
