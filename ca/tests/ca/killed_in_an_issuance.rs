@@ -147,7 +147,7 @@ async fn renewals(served: &Served, folder: &Path, mut one: X509Svid) {
     loop {
         let next = key();
         let asked = [one.chain_pem(), one.key().to_pem().to_string(), next.serialize_pem()];
-        fs::write(beside(folder), serde_json::to_vec(&asked).unwrap()).unwrap();
+        ask(folder, &asked);
         let Ok(issued) = served.renew(&one, &next).await else { return };
         one = svid(&issued, &next);
         tell(one.serial());
@@ -157,10 +157,17 @@ async fn renewals(served: &Served, folder: &Path, mut one: X509Svid) {
 async fn joins(served: &Served, folder: &Path) {
     for n in 0.. {
         let (token, key) = (served.token(&node(&format!("n{n}"))).await, key());
-        fs::write(beside(folder), serde_json::to_vec(&[&token, &key.serialize_pem()]).unwrap()).unwrap();
+        ask(folder, &[token.clone(), key.serialize_pem()]);
         let Ok(issued) = served.attest(&token, &key).await else { return };
         tell(svid(&issued, &key).serial());
     }
+}
+
+/// Notes what a client is about to ask for, as a whole or not at all: the end may come at any moment.
+fn ask(folder: &Path, asked: &[String]) {
+    let fresh = folder.with_extension("asking");
+    fs::write(&fresh, serde_json::to_vec(asked).unwrap()).unwrap();
+    fs::rename(fresh, beside(folder)).unwrap();
 }
 
 /// Where a client notes what it is about to ask for.
