@@ -62,7 +62,7 @@ impl Ca {
         });
         let found = found.await.map_err(|_ending| CrlError::Interrupted)?;
         let authority = found.map_err(|source| CrlError::Unknown(Box::new(source)))?;
-        let number = self.next_crl_number(issuer, now).await?;
+        let number = self.next_crl_number(issuer, now).await;
         self.0.signing.with(move || encode(&authority, revoked, number, now, until)).await.map_err(CrlError::Signer)?
     }
 

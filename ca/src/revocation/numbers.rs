@@ -6,6 +6,7 @@
 use std::time::SystemTime;
 
 use alcazar_identity::Fingerprint;
+use alcazar_service::process;
 use alcazar_store::Expected;
 use serde::{Deserialize, Serialize};
 
@@ -21,16 +22,26 @@ struct NumberRecord {
 }
 
 impl Ca {
-    /// The number of the next CRL of an issuer.
-    pub(super) async fn next_crl_number(&self, issuer: Fingerprint, now: SystemTime) -> Result<u64, RecordError> {
-        let name = name_of(issuer);
+    /// The number of the next CRL of an issuer. While the store takes nothing it is not on record: nothing is revoked meanwhile
+    /// either, and a list that ends while verifiers wait for the next one would cut off everybody.
+    pub(super) async fn next_crl_number(&self, issuer: Fingerprint, now: SystemTime) -> u64 {
+        let (name, mut known) = (name_of(issuer), None);
         loop {
-            let found = self.0.records.get::<NumberRecord>(family::REVOCATION_LISTS, &name).await?;
-            let expected = found.as_ref().map_or(Expected::Absent, |found| Expected::At(found.revision));
-            let last = next(found.map(|found| found.record.last), now);
-            match self.0.records.put(family::REVOCATION_LISTS, &name, expected, &NumberRecord { last }).await {
+            let recorded = async {
+                let found = self.0.records.get::<NumberRecord>(family::REVOCATION_LISTS, &name).await?;
+                known = found.as_ref().map(|found| found.record.last);
+                let expected = found.map_or(Expected::Absent, |found| Expected::At(found.revision));
+                let last = next(known, now);
+                self.0.records.put(family::REVOCATION_LISTS, &name, expected, &NumberRecord { last }).await?;
+                Ok::<_, RecordError>(last)
+            };
+            match recorded.await {
+                Ok(number) => return number,
                 Err(error) if error.is_conflict() => {}
-                outcome => return outcome.map(|_revision| last),
+                Err(error) => {
+                    tracing::warn!(reason = %process::chain(&error), "the number of a CRL is not on record: a later one may have the same");
+                    return next(known, now);
+                }
             }
         }
     }
