@@ -17,7 +17,8 @@ fn a_damaged_store_is_never_replaced() {
     let root = mesh.root().unwrap();
     mesh.stop().unwrap();
     let ca = mesh.data_dir().join("ca");
-    for damaged in files(&ca) {
+    // What only keeps room on the disk has nothing to say.
+    for damaged in files(&ca).into_iter().filter(|file| !file.ends_with("reserve")) {
         let whole = fs::read(&damaged).unwrap();
         if whole.len() < 16 {
             continue;

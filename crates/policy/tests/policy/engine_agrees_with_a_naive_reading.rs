@@ -291,8 +291,8 @@ fn the_engine_and_the_naive_reading_come_to_the_same_verdicts() {
         counts.shadow_differs.get(),
         counts.tcp_allowed.get()
     );
-    // A test that only ever sees one verdict shows nothing.
-    assert!(allowed * 5 > denied && denied * 5 > allowed, "allowed {allowed}, denied {denied}");
+    // A test that only ever sees one verdict shows nothing. What is drawn differs each time.
+    assert!(allowed * 10 > denied && denied * 10 > allowed, "allowed {allowed}, denied {denied}");
     assert!(counts.shadow_differs.get() * 100 > allowed + denied);
     assert!(counts.tcp_allowed.get() * 100 > allowed + denied);
 }
