@@ -6,7 +6,8 @@ use std::{
 };
 
 use alcazar_identity::{
-    Credentials, KeyError, ParseSpiffeIdError, ParseSvidError, SpiffeId, SvidKey, TrustDomain, X509Svid, rfc3339,
+    Credentials, KeyError, ParseSpiffeIdError, ParseSvidError, Proven, RevokedBy, SpiffeId, SvidKey, TrustDomain,
+    X509Svid, rfc3339,
 };
 use alcazar_ledger::AppendError;
 use alcazar_service::{Shutdown, process};
@@ -56,7 +57,7 @@ pub(crate) fn issue(
 }
 
 impl Ca {
-    /// Replaces the serving certificate at half of its life, until the end. A failure keeps the present one.
+    /// Replaces the serving certificate at half of its life, or when it was revoked, until the end. A failure keeps the present one.
     pub(crate) async fn rotate_serving(self, shutdown: Shutdown) {
         loop {
             let due = rotation_due(self.0.serving.borrow().svid());
@@ -71,7 +72,7 @@ impl Ca {
             let now = (self.0.clock)();
             // After a clock was set back: nobody believes a certificate of the future.
             let is_good = now >= serving.svid().validity().not_before();
-            if now < due && is_good && serving.bundles() == hierarchy.bundles() {
+            if now < due && is_good && !self.is_withdrawn(serving.svid()) && serving.bundles() == hierarchy.bundles() {
                 continue;
             }
             if let Err(error) = self.renew_serving().await {
@@ -82,6 +83,13 @@ impl Ca {
                 }
             }
         }
+    }
+
+    /// Whether this very certificate is: another one would be good.
+    fn is_withdrawn(&self, svid: &X509Svid) -> bool {
+        let (id, serial, not_before) = (svid.id(), svid.serial(), svid.validity().not_before());
+        let revoked = self.revocations().of(&Proven { id, serial, not_before, issuers: &[] });
+        revoked.is_some_and(|revoked| matches!(revoked.rule, RevokedBy::Serial(_)))
     }
 
     /// The same certificate, with what is believed now.

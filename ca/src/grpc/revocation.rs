@@ -251,6 +251,8 @@ fn status(error: RevokeError) -> Status {
         RevokeError::NotRevoked(_) => Status::not_found(reason),
         RevokeError::Over { .. }
         | RevokeError::Token { .. }
+        | RevokeError::Authority { .. }
+        | RevokeError::Root(_)
         | RevokeError::Reinstated { .. }
         | RevokeError::OurOwn(_)
         | RevokeError::NotOnHold { .. }

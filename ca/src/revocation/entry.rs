@@ -120,13 +120,21 @@ impl Entry {
     }
 }
 
-/// Of two reasons the one that says more; a hold gives way to any other.
+/// Of two reasons the one that says more: of two that say as much, the later.
 fn weightier(held: RevocationReason, new: RevocationReason) -> RevocationReason {
-    match (held, new) {
-        (held, RevocationReason::CertificateHold) => held,
-        (RevocationReason::CertificateHold, new) => new,
-        (held, RevocationReason::Unspecified) => held,
-        (_, new) => new,
+    if weight(new) >= weight(held) { new } else { held }
+}
+
+/// A hold gives way to whatever is final, silence to a reason, and what ends in good order to a key in other hands.
+fn weight(reason: RevocationReason) -> u8 {
+    match reason {
+        RevocationReason::CertificateHold => 0,
+        RevocationReason::Unspecified => 1,
+        RevocationReason::AffiliationChanged
+        | RevocationReason::Superseded
+        | RevocationReason::CessationOfOperation => 2,
+        RevocationReason::PrivilegeWithdrawn => 3,
+        RevocationReason::KeyCompromise | RevocationReason::CaCompromise | RevocationReason::AaCompromise => 4,
     }
 }
 
@@ -225,7 +233,7 @@ pub(crate) const SKEW: Duration = Duration::from_secs(300);
 
 #[cfg(test)]
 mod tests {
-    use RevocationReason::{CertificateHold, CessationOfOperation, KeyCompromise, Unspecified};
+    use RevocationReason::{CertificateHold, CessationOfOperation, KeyCompromise, Superseded, Unspecified};
 
     use super::*;
 
@@ -270,6 +278,9 @@ mod tests {
             (KeyCompromise, CertificateHold, KeyCompromise),
             (KeyCompromise, Unspecified, KeyCompromise),
             (CessationOfOperation, KeyCompromise, KeyCompromise),
+            (KeyCompromise, CessationOfOperation, KeyCompromise),
+            (Superseded, CessationOfOperation, CessationOfOperation),
+            (Unspecified, Superseded, Superseded),
         ] {
             assert_eq!(serial(held).again(&serial(new)).reason, expected, "{held} {new}");
         }

@@ -32,6 +32,21 @@ pub enum RevokeError {
         /// When.
         not_after: SystemTime,
     },
+    /// An authority's, which no list of leaves is about.
+    #[error(
+        "{serial} is the serial number of a certificate authority, {fingerprint}: nobody looks for one by its number. An intermediate is revoked by `alcazar revoke --intermediate {fingerprint}`; a root is replaced (`alcazar root rotate`)"
+    )]
+    Authority {
+        /// Its number.
+        serial: String,
+        /// What it is revoked by.
+        fingerprint: Fingerprint,
+    },
+    /// A root, which is taken back by nobody.
+    #[error(
+        "{0} is a root, and nobody can take back a root: whoever trusts it does. Replace it (`alcazar root rotate`); one of another trust domain is removed from its bundle (`alcazar bundle set`)"
+    )]
+    Root(Fingerprint),
     /// A token, which is in no list.
     #[error(
         "{id} is a JWT-SVID of {of}, and those who check tokens ask no list: it is good until {}; so that there are no more, revoke the identity", rfc3339(*expires)

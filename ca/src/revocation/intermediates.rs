@@ -119,6 +119,9 @@ impl Ca {
         // One after the other: each list says what the one before it says.
         let turn = self.0.revoking.roots.lock().await;
         let (hierarchy, now) = (self.hierarchy(), (self.0.clock)());
+        if hierarchy.roots().iter().any(|root| root.fingerprint == intermediate) {
+            return Err(RevokeError::Root(intermediate));
+        }
         let known = self.known_intermediate(intermediate).await?;
         let (files, roots) = (self.0.files.clone(), hierarchy.roots().to_vec());
         let default = hierarchy.root().fingerprint;

@@ -125,9 +125,13 @@ impl Ca {
     async fn certificate_on_record(&self, serial: &str) -> Result<Option<(SpiffeId, SystemTime)>, RevokeError> {
         // Here without the zeros that certificates of ours have before it, if any.
         let found = self.0.ledger.find_serial(&format!("{serial:0>32}")).await?;
+        if let Some(record) = found.as_ref().filter(|record| record.kind.is_authority())
+            && let Some(certificate) = record.kind.certificate()
+        {
+            let fingerprint = Fingerprint::of(certificate);
+            return Err(RevokeError::Authority { serial: record.serial.clone(), fingerprint });
+        }
         match found {
-            // An authority is revoked by its fingerprint.
-            Some(record) if record.kind.is_authority() => Ok(None),
             Some(record) if !matches!(record.kind, RecordedKind::Certificate(_)) => {
                 Err(RevokeError::Token { id: record.serial, of: record.spiffe_id, expires: record.not_after })
             }

@@ -97,7 +97,8 @@ pub(crate) async fn rotate(what: What<'_>, args: &RotateArgs) -> Result<ExitCode
     let mut client = RotationClient::new(args.ca.connect().await?);
     let question = format!("{announcement} Begin?");
     if !args.yes && !asked(&question) {
-        return Ok(say("nothing was begun\n"));
+        eprintln!("nothing was begun");
+        return Ok(ExitCode::FAILURE);
     }
     let begun = client.start_rotation(request).await?.into_inner();
     if args.watch {
@@ -187,7 +188,8 @@ async fn force(client: &mut RotationClient<Channel>, parties: &[String], yes: bo
     let question =
         format!("These may be cut off until they have followed:\n{}Go on without them?", show::everybody(&broken));
     if !yes && !asked(&question) {
-        return Ok(say("nothing was forced\n"));
+        eprintln!("nothing was forced");
+        return Ok(ExitCode::FAILURE);
     }
     let parties = broken.into_iter().map(|wait| wait.party).collect();
     let forced = client.force_rotation(v1::ForceRotationRequest { parties, step: status.step }).await?.into_inner();

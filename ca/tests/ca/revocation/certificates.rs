@@ -5,7 +5,7 @@ use alcazar_identity::{RevocationReason, Revocations};
 use tonic::Code;
 
 use super::hands::{Follower, identity, peer, revoke, serial, unrevoke};
-use crate::support::{Hands, Served, id, key, node, registration, web};
+use crate::support::{Hands, Served, eventually, id, key, node, registration, web};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hold_can_be_lifted_and_other_reasons_are_final() {
@@ -57,5 +57,22 @@ async fn a_hold_can_be_lifted_and_other_reasons_are_final() {
     let refused = revoke(&served, serial(&token.serial), RevocationReason::KeyCompromise).await.unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition);
     assert!(refused.message().contains("is a JWT-SVID of spiffe://cluster.local/ns/shop/sa/web"), "{refused:?}");
+    served.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_ca_has_another_certificate_where_the_one_that_it_serves_with_is_revoked() {
+    let folder = tempfile::tempdir().unwrap();
+    let served = Served::start(folder.path(), &Hands::new()).await;
+    let its_own = async || served.ca.issued(Some(&served.ca.id()), 10).await.unwrap();
+    let first = its_own().await.remove(0);
+    revoke(&served, serial(&first.serial), RevocationReason::KeyCompromise).await.unwrap();
+    eventually("it serves with another", async || its_own().await.len() >= 2).await;
+    // That one is good: it is not replaced again and again.
+    let two = served.attested(&node("two")).await;
+    let held = Follower::start(&served, &two).await.until(&served, |held| !held.is_empty()).await;
+    let serials: Vec<_> = its_own().await.into_iter().map(|record| record.serial).collect();
+    let revoked = |serial: &String| held.lists().any(|list| list.serial(serial, None).is_some());
+    assert_eq!(serials.iter().filter(|serial| revoked(serial)).collect::<Vec<_>>(), [&first.serial]);
     served.stop().await;
 }

@@ -53,6 +53,27 @@ async fn an_intermediate_is_revoked_by_its_root_once_another_signs() {
     served.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_root_is_taken_back_by_nobody_and_an_authority_not_by_its_number() {
+    let folder = tempfile::tempdir().unwrap();
+    let served = Served::start(folder.path(), &Hands::new()).await;
+    let prints = served.ca.fingerprints();
+    let root = intermediate(prints.root.fingerprint);
+    let refused = revoke(&served, root, RevocationReason::CaCompromise).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert!(refused.message().contains("is a root"), "{refused:?}");
+    let issued = served.ca.issued(None, 10).await.unwrap();
+    let authorities = issued.iter().filter(|record| record.kind.is_authority());
+    let mut said = Vec::new();
+    for authority in authorities {
+        let subject = revoke_request::Subject::Serial(authority.serial.clone());
+        said.push(revoke(&served, subject, RevocationReason::KeyCompromise).await.unwrap_err().message().to_owned());
+    }
+    let advice = format!("--intermediate {}", prints.intermediate.fingerprint);
+    assert!(said.iter().any(|said| said.contains(&advice)), "{said:?}");
+    served.stop().await;
+}
+
 /// Waits until it signs with another one.
 async fn signs_otherwise(served: &Served, than: Fingerprint) {
     let mut changes = served.ca.hierarchy_changes();
