@@ -47,6 +47,8 @@ mod kubernetes;
 pub mod ledger;
 mod metrics;
 mod outage;
+#[cfg(test)]
+mod overheard;
 mod patience;
 mod profile;
 pub mod records;

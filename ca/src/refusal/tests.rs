@@ -3,14 +3,10 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use tracing::{
-    Event, Level, Metadata, Subscriber,
-    field::{Field, Visit},
-    span,
-};
+use tracing::field::{Field, Visit};
 
 use super::*;
-use crate::config::Config;
+use crate::{config::Config, overheard::overhear};
 
 /// Counts the lines of refusals, what they say that they are of, and what they say was left out.
 #[derive(Clone, Default)]
@@ -35,29 +31,6 @@ impl Visit for Lines {
     fn record_debug(&mut self, _: &Field, _: &dyn std::fmt::Debug) {}
 }
 
-impl Subscriber for Lines {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.target() == "alcazar::refused" && *metadata.level() <= Level::WARN
-    }
-
-    fn event(&self, event: &Event<'_>) {
-        self.0[0].fetch_add(1, Ordering::SeqCst);
-        event.record(&mut self.clone());
-    }
-
-    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
-        span::Id::from_u64(1)
-    }
-
-    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
-
-    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
-
-    fn enter(&self, _: &span::Id) {}
-
-    fn exit(&self, _: &span::Id) {}
-}
-
 #[tokio::test]
 async fn whoever_is_refused_in_a_loop_fills_no_log() {
     let folder = tempfile::tempdir().unwrap();
@@ -68,7 +41,13 @@ async fn whoever_is_refused_in_a_loop_fills_no_log() {
     let refused = |what: &str| RequestError::NotRegistered { node: node.clone(), what: what.into() };
     let before = ca.0.metrics.refusals().map(|(_, number)| number).sum::<u64>();
     let lines = Lines::default();
-    let _guard = tracing::subscriber::set_default(lines.clone());
+    let heard = lines.clone();
+    let _guard = overhear(move |event| {
+        if event.metadata().target() == "alcazar::refused" {
+            heard.0[0].fetch_add(1, Ordering::SeqCst);
+            event.record(&mut heard.clone());
+        }
+    });
 
     // A batch: two reasons, two lines, a thousand refusals.
     let batch = Batch::new(&ca, asker("spiffe://cluster.local/node/local/n1 at 10.0.0.1:1"), "IssueWorkloads");

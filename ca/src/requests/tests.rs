@@ -6,11 +6,7 @@ use std::{
 };
 
 use rcgen::{CertificateParams, KeyPair};
-use tracing::{
-    Event, Level, Metadata, Subscriber,
-    field::{Field, Visit},
-    span,
-};
+use tracing::field::{Field, Visit};
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
 use super::*;
@@ -19,6 +15,7 @@ use crate::{
     authority::AuthorityInfo,
     config::Config,
     csr::KeyHash,
+    overheard::overhear,
     records::Pending,
     signer::SignError,
 };
@@ -265,7 +262,8 @@ async fn a_life_that_was_cut_short_is_said() {
     let clock = Arc::new(AtomicU64::new(NOON));
     let ca = open_at(Config::new(folder.path()), &clock).await;
     let said = Said::default();
-    let _guard = tracing::subscriber::set_default(said.clone());
+    let heard = said.clone();
+    let _guard = overhear(move |event| event.record(&mut heard.clone()));
     let end = ca.hierarchy().intermediate().info().validity.not_after();
     let id = "spiffe://cluster.local/ns/shop/sa/web".parse().unwrap();
     let request = Csr::from_der(&csr()).unwrap();
@@ -300,28 +298,6 @@ impl Visit for Said {
             self.0.fetch_add(1, Ordering::SeqCst);
         }
     }
-}
-
-impl Subscriber for Said {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        *metadata.level() <= Level::WARN
-    }
-
-    fn event(&self, event: &Event<'_>) {
-        event.record(&mut self.clone());
-    }
-
-    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
-        span::Id::from_u64(1)
-    }
-
-    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
-
-    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
-
-    fn enter(&self, _: &span::Id) {}
-
-    fn exit(&self, _: &span::Id) {}
 }
 
 const HOUR: Duration = Duration::from_secs(3600);

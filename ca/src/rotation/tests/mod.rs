@@ -1,5 +1,6 @@
 //! The machine by itself, and a whole fleet that follows it through crashes, delays, partitions and wrong clocks.
 
+mod brought;
 mod clusters;
 mod fleet;
 mod last_crl;

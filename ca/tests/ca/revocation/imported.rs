@@ -81,6 +81,12 @@ impl Clusters {
         lists.into_inner()
     }
 
+    /// The same, once it has revoked the web.
+    async fn lists_that_bar_web(&self) -> v1::RevocationLists {
+        let compromised = RevocationReason::KeyCompromise;
+        self.lists_of_the_east(async |there| drop(revoke(there, identity(&web()), compromised).await.unwrap())).await
+    }
+
     /// The same, of a new certificate.
     async fn lists_signed_anew(&self) -> v1::RevocationLists {
         certify(&self.east, &self.root, 365 * DAY, &self.folder.path().join("for-east-again"), &self.hands);
@@ -104,10 +110,7 @@ fn denied() -> (i32, String) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_list_whose_signer_has_ended_is_obeyed_over_a_restart_until_it_comes_again() {
     let clusters = Clusters::new();
-    let compromised = RevocationReason::KeyCompromise;
-    let lists = clusters
-        .lists_of_the_east(async |there| drop(revoke(there, identity(&web()), compromised).await.unwrap()))
-        .await;
+    let lists = clusters.lists_that_bar_web().await;
     let served = Served::start_with(clusters.here.clone(), &clusters.hands).await;
     assert_eq!(import(&served, lists).await, ["cluster:east"]);
     until_health(&served, "ready").await;
@@ -134,10 +137,7 @@ async fn a_list_whose_signer_has_ended_is_obeyed_over_a_restart_until_it_comes_a
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_list_of_a_cluster_that_is_gone_is_dropped_and_what_it_bars_stays_barred() {
     let clusters = Clusters::new();
-    let compromised = RevocationReason::KeyCompromise;
-    let lists = clusters
-        .lists_of_the_east(async |there| drop(revoke(there, identity(&web()), compromised).await.unwrap()))
-        .await;
+    let lists = clusters.lists_that_bar_web().await;
     let served = Served::start_with(clusters.here.clone(), &clusters.hands).await;
     import(&served, lists).await;
     let refused = async |served: &Served, cluster: &str, code: Code, says: &str| {
