@@ -7,15 +7,21 @@ use thiserror::Error;
 
 /// Not a span of time.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{0:?} is not a span of time; write it as 90s, 10m, 1h30m or 7d")]
-pub struct ParseDurationError(String);
+pub enum ParseDurationError {
+    /// It is written in another way.
+    #[error("{0:?} is not a span of time; write it as 90s, 10m, 1h30m or 7d")]
+    Shape(String),
+    /// It is over as it begins.
+    #[error("{0:?} is no time at all; write how long it lasts, such as 10m")]
+    Zero(String),
+}
 
 /// Reads a span of time: numbers with units `d`, `h`, `m`, `s`, the larger first.
 ///
 /// # Errors
 /// When it is something else.
 pub fn parse(text: &str) -> Result<Duration, ParseDurationError> {
-    let wrong = || ParseDurationError(text.into());
+    let wrong = || ParseDurationError::Shape(text.into());
     let (mut rest, mut total, mut last) = (text, Duration::ZERO, u64::MAX);
     while !rest.is_empty() {
         let end = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
@@ -40,6 +46,14 @@ pub fn parse(text: &str) -> Result<Duration, ParseDurationError> {
     if text.is_empty() { Err(wrong()) } else { Ok(total) }
 }
 
+/// Reads a span of time in which something can happen.
+///
+/// # Errors
+/// When it is no span of time, or one of no length.
+pub fn parse_positive(text: &str) -> Result<Duration, ParseDurationError> {
+    parse(text).and_then(|span| if span.is_zero() { Err(ParseDurationError::Zero(text.into())) } else { Ok(span) })
+}
+
 pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     parse(&String::deserialize(deserializer)?).map_err(D::Error::custom)
 }
@@ -61,6 +75,8 @@ mod tests {
         check("1h30m", Some(5400));
         check("7d", Some(604_800));
         check("0s", Some(0));
+        assert_eq!(parse_positive("0h0s"), Err(ParseDurationError::Zero("0h0s".into())));
+        assert_eq!(parse_positive("1s"), Ok(Duration::from_secs(1)));
         for bad in ["", "1", "h", "1h1h", "1m1h", "-1s", "1.5h", "1 h", "99999999999999999999d", "999999999999999999d"]
         {
             check(bad, None);

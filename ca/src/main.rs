@@ -53,7 +53,7 @@ enum Command {
         #[arg(long, value_name = "NAME")]
         node: String,
         /// How long the token can be used. Default: 10m.
-        #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+        #[arg(long, value_name = "TIME", value_parser = duration::parse_positive)]
         ttl: Option<Duration>,
     },
 }

@@ -68,13 +68,23 @@ pub(crate) enum OperatorError {
     Channel { socket: PathBuf, source: tonic::transport::Error },
     /// The CA said no. It tells an operator the whole reason.
     #[error("{}", .0.message())]
-    Refused(#[from] Status),
+    Refused(Status),
+    /// What was asked for is not there.
+    #[error("{0}")]
+    Nothing(String),
     /// A file that the operator named.
     #[error("{}: {what}", path.display())]
     File { path: PathBuf, what: String },
     /// What the CA sent is not what it should be.
     #[error("the CA's answer cannot be read: {0}")]
     Answer(String),
+}
+
+/// The status says nothing that its message does not: it is no cause that would be printed once more.
+impl From<Status> for OperatorError {
+    fn from(status: Status) -> Self {
+        Self::Refused(status)
+    }
 }
 
 const START_IT: &str = "start the CA (`alcazar up`, or `alcazar-ca --config ca.yaml`), or name its socket with --ca (admin.sock in its dataDir)";
@@ -106,6 +116,12 @@ pub(crate) fn run_any<E: std::error::Error + 'static>(command: impl Future<Outpu
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_ca_says_is_said_once_and_without_the_words_of_its_transport() {
+        let refused = OperatorError::from(Status::invalid_argument("not a reason of RFC 5280"));
+        assert_eq!(chain(&refused), "not a reason of RFC 5280");
+    }
 
     #[test]
     fn what_keeps_an_operator_out_is_told_apart() {

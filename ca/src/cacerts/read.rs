@@ -65,6 +65,10 @@ impl CacertsFiles {
                 Ok(found) if found.len() > LARGEST => {
                     return Err(CacertsError::TooLong { file: name, bytes: found.len() });
                 }
+                // What the kubelet mounts is so by default, and seen in one container alone.
+                Ok(found) if [CA_KEY, TLS_KEY].contains(&name) && found.mode() & 0o007 != 0 && generation == folder => {
+                    tracing::warn!(file = %path.display(), mode = %format!("{:04o}", found.mode() & 0o777), "everybody on this machine can read the CA's key; run chmod o= on it, and replace it if strangers have been here");
+                }
                 Ok(_) => {}
             }
             let bytes = fs::read(&path).map_err(|source| failed(&path, source))?;

@@ -70,6 +70,13 @@ pub(super) async fn check(ledger: &Ledger, records: &Records, standing: &Standin
             entries,
             "a new ledger begins, as the configuration says; keep what there is of the lost one: it is the record of what was issued"
         );
+    } else if own.is_none() && remembered.as_ref() == Some(&name) && ledger.head().size > 0 {
+        // Each start puts a head there before anybody is served.
+        tracing::error!(
+            ledger = name,
+            entries = ledger.head().size,
+            "this CA has issued before, and the store knows nothing of it: it was moved, emptied or exchanged, and the revocations, registrations, join tokens and lineages that it held are gone; put it back from where it is or from its backup, or revoke anew what must stay revoked"
+        );
     } else if own.is_none() && ledger.head().size == 0 && others().next().is_some() {
         let others = others().count();
         tracing::info!(ledger = name, others, "the ledger of a new replica begins; the store knows heads of others");
@@ -153,3 +160,40 @@ async fn blocking<T: Send + 'static>(
 
 /// The file in the data folder, beside the ledger's own.
 const NAME_FILE: &str = "ledger-name";
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering},
+        },
+        time::{Duration, SystemTime},
+    };
+
+    use super::*;
+    use crate::{Ca, Config, overheard::overhear};
+
+    #[tokio::test]
+    async fn a_ca_whose_store_was_moved_away_says_what_is_gone_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let errors = Arc::new(AtomicUsize::new(0));
+        let counted = errors.clone();
+        let _guard = overhear(move |event| {
+            if *event.metadata().level() == tracing::Level::ERROR {
+                counted.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        let noon = || SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let open = async || {
+            let ca = Ca::open(Config::new(folder.path()), Arc::new(noon)).await.unwrap();
+            ca.close().await;
+            errors.swap(0, Ordering::SeqCst)
+        };
+        assert_eq!([open().await, open().await], [0, 0]);
+        fs::rename(folder.path().join("store"), folder.path().join("away")).unwrap();
+        assert_eq!(open().await, 1);
+        // Said once: from then on the store knows the ledger.
+        assert_eq!(open().await, 0);
+    }
+}

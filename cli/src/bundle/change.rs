@@ -52,7 +52,7 @@ pub(super) async fn delete(ca: &CaArg, trust_domain: &TrustDomain) -> Result<Exi
     let request = v1::DeleteForeignBundleRequest { trust_domain: trust_domain.to_string() };
     match client.delete_foreign_bundle(request).await?.into_inner().deleted {
         true => Ok(say(&format!("{trust_domain}: believed no more\n"))),
-        false => Err(OperatorError::Answer(format!("it has no bundle of {trust_domain}"))),
+        false => Err(super::no_bundle(trust_domain)),
     }
 }
 

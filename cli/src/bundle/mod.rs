@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use alcazar_identity::TrustDomain;
 
-use crate::operator::{self, CaArg};
+use crate::operator::{self, CaArg, OperatorError};
 
 /// What is asked, or changed.
 #[derive(Debug, clap::Subcommand)]
@@ -67,6 +67,10 @@ pub(crate) enum Command {
         #[command(flatten)]
         ca: CaArg,
     },
+}
+
+fn no_bundle(trust_domain: &TrustDomain) -> OperatorError {
+    OperatorError::Nothing(format!("the CA has no bundle of {trust_domain}; `alcazar bundle list` names those it has"))
 }
 
 /// How a bundle is printed.

@@ -22,15 +22,13 @@ pub(super) async fn show(
         None => listed.into_iter().find(|(_, listed)| listed.source == "own"),
     };
     let Some((bundle, listed)) = wanted else {
-        let name = trust_domain.map_or("this CA".to_owned(), ToString::to_string);
-        return Err(OperatorError::Answer(format!(
-            "it has no bundle of {name}; `alcazar bundle list` names those it has"
-        )));
+        return Err(trust_domain
+            .map_or_else(|| OperatorError::Answer("its own bundle is missing".to_owned()), super::no_bundle));
     };
     let text = match format {
         Format::Pem => bundle.to_pem(),
         Format::Spiffe if listed.document.is_empty() => {
-            return Err(OperatorError::Answer(
+            return Err(OperatorError::Nothing(
                 "the bundle has a key that cannot stand in a bundle document; print it with --format pem".to_owned(),
             ));
         }

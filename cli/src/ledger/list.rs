@@ -15,8 +15,9 @@ const PAGE: u32 = 1000;
 
 pub(super) async fn list(args: &ListArgs, now: SystemTime) -> Result<ExitCode, LedgerCommandError> {
     let mut client = LedgerClient::new(args.ca.connect().await?);
+    let serial = args.serial.as_deref().unwrap_or_default();
     let mut request = v1::ListEntriesRequest {
-        serial: args.serial.clone().unwrap_or_default(),
+        serial: super::spelled(serial),
         spiffe_id: args.identity.clone().unwrap_or_default(),
         caller: args.caller.clone().unwrap_or_default(),
         since: args.since.map_or(0, |since| since.seconds(now)),
@@ -27,7 +28,12 @@ pub(super) async fn list(args: &ListArgs, now: SystemTime) -> Result<ExitCode, L
     let mut entries = Vec::new();
     while entries.len() < args.limit {
         request.limit = u32::try_from(args.limit - entries.len()).unwrap_or(PAGE).min(PAGE);
-        let page = client.list_entries(request.clone()).await?.into_inner();
+        let mut page = client.list_entries(request.clone()).await?.into_inner();
+        // A token's id is whatever its issuer made it.
+        if page.entries.is_empty() && request.before.is_none() && request.serial != serial {
+            request.serial = serial.to_owned();
+            page = client.list_entries(request.clone()).await?.into_inner();
+        }
         entries.extend(page.entries);
         match page.next {
             Some(next) => request.before = Some(next),

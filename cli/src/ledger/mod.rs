@@ -134,9 +134,22 @@ fn when(text: &str) -> Result<When, String> {
     ago.map_err(|_reason| "write a time as 2026-01-31T12:00:00Z, or how long ago it was as 24h".to_owned())
 }
 
+/// A serial number as the ledger has it, however a tool has printed it: `5B:E0:...`, `0x5be0...`.
+fn spelled(serial: &str) -> String {
+    let serial = serial.trim().to_ascii_lowercase().replace(':', "");
+    serial.strip_prefix("0x").unwrap_or(&serial).to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_serial_number_is_known_as_any_tool_prints_it() {
+        for text in ["5be0a1", "5B:E0:A1", "0x5BE0A1", " 5be0a1\n"] {
+            assert_eq!(spelled(text), "5be0a1", "{text:?}");
+        }
+    }
 
     #[test]
     fn a_time_is_a_moment_or_how_long_ago() {

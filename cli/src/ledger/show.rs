@@ -16,7 +16,7 @@ pub(super) async fn show(args: &ShowArgs, now: SystemTime) -> Result<ExitCode, L
     let channel = args.ca.connect().await?;
     let Verified { signed, roots, .. } = head(channel.clone(), &args.pin, now).await?;
     let mut client = LedgerClient::new(channel);
-    let serial = args.serial.to_ascii_lowercase().replace(':', "");
+    let serial = super::spelled(&args.serial);
     let entry = Some(Entry::Serial(serial.clone()));
     let request = v1::GetInclusionProofRequest { entry, size: signed.head.size };
     let proof = match client.get_inclusion_proof(request.clone()).await {

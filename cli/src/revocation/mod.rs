@@ -1,6 +1,6 @@
 //! `alcazar revoke`, `alcazar unrevoke`, `alcazar revocations`: what is believed no more although its time is not over.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
@@ -26,7 +26,7 @@ pub(crate) struct RevokeArgs {
     #[arg(long, value_name = "REASON")]
     reason: RevocationReason,
     /// Also an intermediate that is still signed with, because its key is in other hands: whoever has a certificate of it is cut off
-    #[arg(long)]
+    #[arg(long, requires = "intermediate")]
     force: bool,
     #[command(flatten)]
     ca: CaArg,
@@ -166,24 +166,30 @@ pub(crate) fn list(args: &RevocationsArgs) -> ExitCode {
         Some(Files::Export { file, ca }) => operator::run(async {
             let mut client = connect(ca).await?;
             let lists = client.export_revocations(v1::ExportRevocationsRequest {}).await?.into_inner();
-            let failed = |error: std::io::Error| OperatorError::Answer(format!("{}: {error}", file.display()));
+            let failed = |error: std::io::Error| unusable(file, &error);
             alcazar_service::files::write_atomic(file, &lists.encode_to_vec(), 0o644).map_err(failed)?;
             Ok(say(&format!("{} signed lists in {}\n", lists.lists.len(), file.display())))
         }),
         Some(Files::Drop { cluster, trust_domain, force, ca }) => operator::run(async {
             let cluster = cluster.strip_prefix("cluster:").unwrap_or(cluster);
-            let trust_domain = trust_domain.clone().unwrap_or_default();
-            let request = v1::DropRevocationsRequest { cluster: cluster.to_owned(), trust_domain, force: *force };
+            let request = v1::DropRevocationsRequest {
+                cluster: cluster.to_owned(),
+                trust_domain: trust_domain.clone().unwrap_or_default(),
+                force: *force,
+            };
             let dropped = connect(ca).await?.drop_revocations(request).await?.into_inner();
-            let mut said = format!("the list of cluster:{cluster} is held no more\n");
+            let of = trust_domain.as_ref().map(|name| format!(" of {name}")).unwrap_or_default();
+            let mut said = format!("the list of cluster:{cluster}{of} is held no more\n");
             said.extend(dropped.barred.iter().map(|id| format!("revoked by this CA's own list from now on: {id}\n")));
             said.extend(dropped.notes.iter().map(|note| format!("note: {note}\n")));
             Ok(say(&said))
         }),
         Some(Files::Import { file, force, ca }) => operator::run(async {
-            let failed = |error: &dyn std::fmt::Display| OperatorError::Answer(format!("{}: {error}", file.display()));
-            let bytes = std::fs::read(file).map_err(|error| failed(&error))?;
-            let lists = v1::RevocationLists::decode(bytes.as_slice()).map_err(|error| failed(&error))?;
+            let bytes = std::fs::read(file).map_err(|error| unusable(file, &error))?;
+            let lists = v1::RevocationLists::decode(bytes.as_slice());
+            let lists = lists.map_err(|_reason| {
+                unusable(file, &"this is no file of `alcazar revocations export` or `alcazar root revoke-intermediate`")
+            })?;
             // Whether by force is for whoever imports to say, and not for the file.
             let lists = v1::RevocationLists { force: *force, ..lists };
             let mut client = connect(ca).await?;
@@ -194,6 +200,10 @@ pub(crate) fn list(args: &RevocationsArgs) -> ExitCode {
             }))
         }),
     }
+}
+
+fn unusable(file: &Path, what: &dyn std::fmt::Display) -> OperatorError {
+    OperatorError::File { path: file.to_owned(), what: what.to_string() }
 }
 
 /// Lists may be long.
