@@ -27,6 +27,7 @@
 mod adoption;
 mod agent;
 mod authority;
+mod callers;
 mod chance;
 mod config;
 mod connection;
@@ -45,6 +46,7 @@ mod saved;
 pub mod schedule;
 pub mod sds;
 mod selector;
+mod services;
 mod sockets;
 mod status;
 #[cfg(test)]

@@ -8,17 +8,17 @@ use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use alcazar_api::envoy::secret::secret_discovery_service_server::SecretDiscoveryServiceServer;
 use alcazar_service::Shutdown;
 use futures::{Stream, stream};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 
 use crate::adoption::Clients;
+use crate::callers::Callers;
 use crate::connection::Connection;
 use crate::registry::{Registry, Served};
-use crate::sds::SdsService;
 use crate::selector::{SHARED_SOCKET, SocketName};
+use crate::services::Services;
 
 /// The directory of the sockets, held by one agent at a time.
 #[derive(Debug)]
@@ -113,14 +113,13 @@ impl Drop for Bound {
 }
 
 impl Bound {
-    /// Serves SDS on it until the shutdown. Then its streams end; a client that does not let go of its connection loses it.
-    pub(crate) async fn serve(mut self, service: SdsService, shutdown: Shutdown) {
+    /// Serves until the shutdown. Then its streams end; a client that does not let go of its connection loses it.
+    pub(crate) async fn serve(mut self, services: Services, shutdown: Shutdown) {
         let Some(listener) = self.listener.take() else { return };
-        let service = SecretDiscoveryServiceServer::new(service).max_decoding_message_size(MAX_REQUEST);
         let cut = Shutdown::new();
         let serving = tonic::transport::Server::builder()
             .max_concurrent_streams(MAX_STREAMS)
-            .add_service(service)
+            .add_routes(services.routes())
             .serve_with_incoming_shutdown(incoming(listener, cut.clone()), shutdown.cancelled());
         tokio::pin!(serving);
         let late = async {
@@ -201,8 +200,9 @@ fn open(
     let owner = served.registration().uid();
     let bound = directory.bind(name.as_str(), OWN_SOCKET_MODE, owner)?;
     let child = shutdown.child();
-    let service = SdsService::new(Some(name.clone()), registry.clone(), clients.clone(), child.clone());
-    child.spawn("sds socket", bound.serve(service, child.clone()));
+    let callers = Callers::new(Some(name.clone()), registry.clone());
+    let services = Services { callers, clients: clients.clone(), shutdown: child.clone() };
+    child.spawn("socket of a workload", bound.serve(services, child.clone()));
     Ok(child)
 }
 
@@ -214,8 +214,9 @@ pub(crate) fn open_shared(
     shutdown: &Shutdown,
 ) -> Result<(), BindError> {
     let bound = directory.bind(SHARED_SOCKET, SHARED_SOCKET_MODE, None)?;
-    let service = SdsService::new(None, registry.clone(), clients.clone(), shutdown.clone());
-    shutdown.spawn("shared sds socket", bound.serve(service, shutdown.clone()));
+    let callers = Callers::new(None, registry.clone());
+    let services = Services { callers, clients: clients.clone(), shutdown: shutdown.clone() };
+    shutdown.spawn("shared socket", bound.serve(services, shutdown.clone()));
     Ok(())
 }
 
@@ -347,8 +348,6 @@ const TEMPORARY: &str = ".new";
 const LOCK: &str = "agent.lock";
 /// sun_path has 108 bytes, the last one zero.
 const MAX_PATH: usize = 107;
-/// Requests are names.
-const MAX_REQUEST: usize = 256 * 1024;
 /// Streams of one connection.
 const MAX_STREAMS: u32 = 256;
 /// How long to wait when a connection cannot be accepted.

@@ -20,8 +20,18 @@ pub(crate) fn target_folder() -> PathBuf {
 pub(crate) fn cargo(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO"));
     command.args(arguments).current_dir(root());
+    // `cargo run` tells xtask about xtask's own package. Build scripts that watch these words would run anew, and with them
+    // everything above them, whenever somebody builds with plain cargo in between.
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|name| OF_A_PACKAGE.iter().any(|prefix| name.starts_with(prefix))) {
+            command.env_remove(&name);
+        }
+    }
     command
 }
+
+/// What cargo calls the words that it has for one package alone.
+const OF_A_PACKAGE: [&str; 5] = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_CRATE_", "CARGO_BIN_", "CARGO_PRIMARY_"];
 
 /// Runs a command with its output shown; fails when it fails.
 pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {

@@ -6,7 +6,6 @@
 //! ```
 
 mod delta;
-mod follow;
 mod secrets;
 mod service;
 mod sotw;

@@ -1,6 +1,5 @@
 use std::collections::BTreeSet;
 use std::pin::Pin;
-use std::sync::Arc;
 
 use alcazar_api::envoy::SECRET_URL;
 use alcazar_api::envoy::discovery::{
@@ -10,54 +9,32 @@ use alcazar_api::envoy::secret::secret_discovery_service_server::SecretDiscovery
 use alcazar_service::Shutdown;
 use futures::Stream;
 use futures::stream;
-use tokio::sync::watch;
-use tonic::transport::server::UdsConnectInfo;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::follow::Follow;
 use super::secrets::View;
 use super::{Delta, Heard, RequestError, Sotw};
 use crate::adoption::{ClientStream, Clients, Named};
-use crate::registry::{NotAdmitted, Registry};
-use crate::selector::{Caller, SocketName};
+use crate::callers::{Callers, Follow, denied};
+use crate::selector::Caller;
 
 /// SDS on one Unix socket.
 #[derive(Clone)]
 pub(crate) struct SdsService {
-    /// The workload's own socket that this is; `None`: the shared one.
-    socket: Option<SocketName>,
-    registry: watch::Receiver<Arc<Registry>>,
+    callers: Callers,
     clients: Clients,
     shutdown: Shutdown,
 }
 
 impl SdsService {
-    pub(crate) fn new(
-        socket: Option<SocketName>,
-        registry: watch::Receiver<Arc<Registry>>,
-        clients: Clients,
-        shutdown: Shutdown,
-    ) -> Self {
-        Self { socket, registry, clients, shutdown }
-    }
-
-    /// Who calls, and what it may see.
-    fn follow<T>(&self, request: &Request<T>) -> Result<(Caller, Follow), Status> {
-        let info = request.extensions().get::<UdsConnectInfo>();
-        let Some(peer) = info.and_then(|info| info.peer_cred) else {
-            tracing::warn!(target: "alcazar::refused", "a caller on a Unix socket whose peer credentials the kernel does not give");
-            return Err(Status::permission_denied("the caller is not known"));
-        };
-        let caller = Caller { socket: self.socket.clone(), uid: peer.uid(), gid: peer.gid(), pid: peer.pid() };
-        let follow = Follow::new(caller.clone(), self.registry.clone()).map_err(|refused| denied(&caller, &refused))?;
-        Ok((caller, follow))
+    pub(crate) fn new(callers: Callers, clients: Clients, shutdown: Shutdown) -> Self {
+        Self { callers, clients, shutdown }
     }
 
     fn stream<M: Machine>(
         &self,
         request: Request<Streaming<M::Request>>,
     ) -> Result<Response<Answers<M::Response>>, Status> {
-        let (caller, follow) = self.follow(&request)?;
+        let (caller, follow) = self.callers.follow(&request)?;
         let conversation = Conversation {
             requests: request.into_inner(),
             machine: M::default(),
@@ -100,7 +77,7 @@ impl SecretDiscoveryService for SdsService {
     }
 
     async fn fetch_secrets(&self, request: Request<DiscoveryRequest>) -> Result<Response<DiscoveryResponse>, Status> {
-        let (caller, follow) = self.follow(&request)?;
+        let (caller, follow) = self.callers.follow(&request)?;
         let mut machine = Sotw::default();
         // Each fetch stands alone: a nonce of an earlier one means nothing.
         let request = DiscoveryRequest { response_nonce: String::new(), ..request.into_inner() };
@@ -264,13 +241,6 @@ fn say_what_is_missing<'n>(
             }
         }
     }
-}
-
-fn denied(caller: &Caller, refused: &NotAdmitted) -> Status {
-    let closest = refused.closest().unwrap_or("none");
-    tracing::warn!(target: "alcazar::refused", %caller, closest, "no registration matches a caller");
-    // The caller learns nothing of other workloads; the operator's log has it.
-    Status::permission_denied("no registration matches the caller; the agent's log says what was seen")
 }
 
 fn invalid(caller: &Caller, error: &RequestError) -> Status {

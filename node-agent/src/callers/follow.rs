@@ -4,8 +4,8 @@ use futures::FutureExt;
 use futures::future::select_all;
 use tokio::sync::watch;
 
-use super::secrets::View;
 use crate::registry::{Held, NotAdmitted, Registry, Served};
+use crate::sds::View;
 use crate::selector::Caller;
 
 /// A registration, and the channel of what is held for it.
