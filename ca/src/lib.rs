@@ -33,7 +33,6 @@ pub mod ceremony;
 mod clock_set;
 mod config;
 mod csr;
-pub mod duration;
 mod facts;
 mod federation;
 mod forgetting;
@@ -70,6 +69,7 @@ mod strangers;
 mod token;
 
 pub use admission::{Limit, Limits};
+pub use alcazar_service::duration;
 pub use audit::{AUDIT_TARGETS, watch_audit};
 pub use authority::{Authority, AuthorityError, AuthorityInfo};
 pub use ca::{AdminError, Ca, Fingerprints, OpenError};

@@ -8,6 +8,7 @@ use alcazar_mtls::grpc::{ParseTargetError, Target};
 use serde::{Deserialize, Deserializer};
 use zeroize::Zeroizing;
 
+use crate::files::{self, Access, FilesConfig, FilesConfigError, OwnerError};
 use crate::token::TokenSource;
 
 /// What an agent is told: `agent.yaml`.
@@ -37,6 +38,9 @@ pub struct Config {
     /// Where `/healthz` and `/readyz` are served; nowhere by default.
     #[serde(default)]
     pub admin: Option<SocketAddr>,
+    /// Files for programs that read PEM. Default: none.
+    #[serde(default)]
+    pub files: Vec<FilesConfig>,
 }
 
 impl Config {
@@ -55,6 +59,13 @@ impl Config {
 
     pub(crate) fn target(&self) -> Result<Target, ConfigError> {
         self.ca_address.parse().map_err(ConfigError::CaAddress)
+    }
+
+    /// The files that are to be kept, and whose each is.
+    pub(crate) fn files(&self) -> Result<Vec<(FilesConfig, Access)>, ConfigError> {
+        files::check(&self.files)?;
+        let entries = self.files.iter().cloned();
+        entries.map(|entry| files::access(&entry).map(|access| (entry, access)).map_err(ConfigError::Owner)).collect()
     }
 
     pub(crate) fn token(&self) -> Result<TokenSource, ConfigError> {
@@ -79,6 +90,7 @@ impl fmt::Debug for Config {
             .field("data_dir", &self.data_dir)
             .field("sockets_dir", &self.sockets_dir)
             .field("admin", &self.admin)
+            .field("files", &self.files)
             .finish()
     }
 }
@@ -95,6 +107,12 @@ pub enum ConfigError {
     /// One token is enough, and two would be a riddle.
     #[error("joinToken and joinTokenFile are both given: one of them is enough")]
     TwoTokens,
+    /// Files that cannot be as they are described.
+    #[error(transparent)]
+    Files(#[from] FilesConfigError),
+    /// Whose files are to be is not known.
+    #[error(transparent)]
+    Owner(#[from] OwnerError),
 }
 
 fn from_text<'de, D, T>(deserializer: D) -> Result<T, D::Error>

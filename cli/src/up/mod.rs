@@ -124,6 +124,7 @@ async fn up(
             data_dir: paths.agent(),
             sockets_dir: paths.sockets(),
             admin: None,
+            files: Vec::new(),
         },
         clock::system(),
     )

@@ -16,6 +16,7 @@ pub mod admin;
 pub mod audit;
 pub mod clock;
 pub mod config;
+pub mod duration;
 pub mod environment;
 pub mod files;
 mod lane;

@@ -15,6 +15,7 @@ use tokio::sync::{Notify, watch};
 use crate::adoption::{Clients, Reporter};
 use crate::authority::{Authority, GrpcAuthority};
 use crate::config::{Config, ConfigError};
+use crate::files::{Access, FilesConfig, Keeper};
 use crate::link::{Heard, Link};
 use crate::node::Node;
 use crate::registry::Registry;
@@ -35,6 +36,7 @@ pub struct Agent {
     saved: SavedNode,
     revocations: RevocationsFile,
     sockets: SocketsDir,
+    files: Vec<(FilesConfig, Access)>,
     admin: Option<TcpListener>,
     clock: Clock,
     status: watch::Sender<Arc<Status>>,
@@ -55,6 +57,7 @@ impl Agent {
     async fn with_authority(config: Config, authority: Arc<dyn Authority>, clock: Clock) -> Result<Self, OpenError> {
         let id = config.node_id()?;
         let token = config.token()?;
+        let files = config.files()?;
         let data_dir = config.data_dir;
         let failed = |source| OpenError::DataDir { path: data_dir.clone(), source };
         if is_foreign(&data_dir).map_err(failed)? {
@@ -75,7 +78,7 @@ impl Agent {
         };
         let node = NodeStatus { spiffe_id: id.clone(), certificate: None, last_error: None, ca_error: None };
         let status = watch::Sender::new(Arc::new(Status { node, registrations: Vec::new() }));
-        Ok(Self { id, authority, token, file, saved, revocations, sockets, admin, clock, status, data_lock })
+        Ok(Self { id, authority, token, file, saved, revocations, sockets, files, admin, clock, status, data_lock })
     }
 
     /// Who this node is.
@@ -126,6 +129,11 @@ impl Agent {
             "sockets",
             sockets::keep(self.sockets, registry.subscribe(), clients.clone(), parts.clone(), problems),
         );
+        for (config, access) in self.files {
+            let part = readiness.part(format!("files in {}", config.directory.display()));
+            let keeper = Keeper { config, access, registry: registry.subscribe(), clients: clients.clone(), part };
+            parts.spawn("files of a workload", keeper.keep(parts.clone()));
+        }
         let reporter = Reporter {
             node: self.id.clone(),
             session: session.subscribe(),

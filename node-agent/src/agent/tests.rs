@@ -39,6 +39,7 @@ impl World {
             data_dir: self.directory.path().join("data"),
             sockets_dir: self.directory.path().join("sockets"),
             admin: None,
+            files: Vec::new(),
         }
     }
 

@@ -56,6 +56,7 @@ impl Domain {
             data_dir: home.join("agent"),
             sockets_dir: home.join("sockets"),
             admin: None,
+            files: Vec::new(),
         };
         let sockets = config.sockets_dir.clone();
         let agent = Agent::open(config, clock::system()).await.unwrap();

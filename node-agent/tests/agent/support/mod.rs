@@ -206,6 +206,7 @@ impl Home {
             data_dir: self.directory.path().join("data"),
             sockets_dir: self.directory.path().join("sockets"),
             admin: None,
+            files: Vec::new(),
         };
         let agent = Agent::open(config, clock::system()).await.unwrap();
         let (status, readiness, shutdown) = (agent.status(), Readiness::new(), Shutdown::new());

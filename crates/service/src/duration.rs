@@ -54,11 +54,19 @@ pub fn parse_positive(text: &str) -> Result<Duration, ParseDurationError> {
     parse(text).and_then(|span| if span.is_zero() { Err(ParseDurationError::Zero(text.into())) } else { Ok(span) })
 }
 
-pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+/// For a field of a configuration.
+///
+/// # Errors
+/// When it is no span of time.
+pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     parse(&String::deserialize(deserializer)?).map_err(D::Error::custom)
 }
 
-pub(crate) fn deserialize_option<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+/// For a field that may be missing.
+///
+/// # Errors
+/// When it is no span of time.
+pub fn deserialize_option<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     Option::<String>::deserialize(deserializer)?.map(|text| parse(&text)).transpose().map_err(D::Error::custom)
 }
 
