@@ -6,6 +6,7 @@
 //!   alcazar ca ..., alcazar ledger ... ─▶ ask a running CA over its administration socket
 //!   alcazar revoke, unrevoke, revocations ─▶ the same
 //!   alcazar bundle ... ─▶ roots and other trust domains, by the same socket
+//!   alcazar vm onboard ─▶ registers a machine by the same socket, and makes the folder with which it joins
 //!   alcazar root ... ▶ makes a root and signs with it, on a machine without a network
 //!   alcazar policy explain ─▶ the decision engine of the proxies, asked directly
 //! ```
@@ -27,6 +28,7 @@ mod status;
 mod supervised;
 mod table;
 mod up;
+mod vm;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
         Command::Revocations(args) => revocation::list(&args),
         Command::Bundle(command) => bundle::run(&command),
         Command::Root(command) => root::run(&command),
+        Command::Vm(command) => vm::run(&command),
         Command::Version => say(&format!("alcazar {}\n", env!("CARGO_PKG_VERSION"))),
         Command::Completions { shell } => {
             let mut script = Vec::new();

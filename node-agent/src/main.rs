@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use alcazar_node_agent::{Agent, Config};
 use alcazar_service::process::Failure;
-use alcazar_service::{clock, config, process, telemetry};
+use alcazar_service::{clock, config, process, systemd, telemetry};
 use clap::Parser;
 
 /// Gives the workloads of a node their identities.
@@ -28,7 +28,12 @@ fn main() -> ExitCode {
     alcazar_mtls::install_default_provider();
     process::run("alcazar-node-agent", Duration::from_secs(10), |shutdown, readiness| async move {
         let config: Config = config::load(&arguments.config).map_err(Failure::refused)?;
-        let agent = Agent::open(config, clock::system()).await?;
+        let mut agent = Agent::open(config, clock::system()).await?;
+        if let Some(listener) = systemd::unix_listener()? {
+            agent.also_serve(listener)?;
+        }
+        // Its sockets are there. Whoever comes waits for a certificate, and units that come after need no CA to start.
+        systemd::ready();
         agent.run(shutdown, readiness).await?;
         Ok(())
     })

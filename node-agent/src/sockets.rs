@@ -93,7 +93,7 @@ impl SocketsDir {
             })?;
         }
         fs::rename(&temporary, &path).map_err(failed)?;
-        Ok(Bound { listener: Some(listener), path })
+        Ok(Bound { listener: Some(listener), path, is_ours: true })
     }
 }
 
@@ -102,10 +102,15 @@ impl SocketsDir {
 pub(crate) struct Bound {
     listener: Option<UnixListener>,
     path: PathBuf,
+    /// Not one that outlives the agent, by whoever has made it.
+    is_ours: bool,
 }
 
 impl Drop for Bound {
     fn drop(&mut self) {
+        if !self.is_ours {
+            return;
+        }
         if let Err(error) = remove_if_there(&self.path) {
             tracing::warn!(socket = %self.path.display(), %error, "cannot remove a socket that is served no more");
         }
@@ -113,6 +118,13 @@ impl Drop for Bound {
 }
 
 impl Bound {
+    /// A socket that systemd has made, and goes on listening on while the agent starts anew.
+    pub(crate) fn given(listener: std::os::unix::net::UnixListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        let path = listener.local_addr()?.as_pathname().map(Path::to_owned).unwrap_or_default();
+        Ok(Self { listener: Some(UnixListener::from_std(listener)?), path, is_ours: false })
+    }
+
     /// Serves until the shutdown. Then its streams end; a client that does not let go of its connection loses it.
     pub(crate) async fn serve(mut self, services: Services, shutdown: Shutdown) {
         let Some(listener) = self.listener.take() else { return };
@@ -206,18 +218,21 @@ fn open(
     Ok(child)
 }
 
-/// Serves the shared socket.
-pub(crate) fn open_shared(
-    directory: &SocketsDir,
+/// Makes the shared socket: from then on whoever connects waits to be served.
+pub(crate) fn bind_shared(directory: &SocketsDir) -> Result<Bound, BindError> {
+    directory.bind(SHARED_SOCKET, SHARED_SOCKET_MODE, None)
+}
+
+/// Serves a socket that callers share.
+pub(crate) fn serve_shared(
+    bound: Bound,
     registry: &watch::Receiver<Arc<Registry>>,
     clients: &Clients,
     shutdown: &Shutdown,
-) -> Result<(), BindError> {
-    let bound = directory.bind(SHARED_SOCKET, SHARED_SOCKET_MODE, None)?;
+) {
     let callers = Callers::new(None, registry.clone());
     let services = Services { callers, clients: clients.clone(), shutdown: shutdown.clone() };
     shutdown.spawn("shared socket", bound.serve(services, shutdown.clone()));
-    Ok(())
 }
 
 async fn close_those_gone(serving: &mut BTreeMap<SocketName, Shutdown>, registry: &Registry) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use alcazar_proxy::{Config, Proxy};
 use alcazar_service::process::{self, Failure};
-use alcazar_service::{Readiness, Shutdown, config, telemetry};
+use alcazar_service::{Readiness, Shutdown, config, systemd, telemetry};
 use clap::Parser;
 
 /// The data plane of an Alcazar mesh, in front of one workload.
@@ -32,6 +32,7 @@ fn main() -> ExitCode {
 async fn run(arguments: Arguments, shutdown: Shutdown, readiness: Readiness) -> Result<(), Failure> {
     let config: Config = config::load(&arguments.config).map_err(Failure::refused)?;
     let proxy = Proxy::bind(config).await?;
+    shutdown.spawn("word that it is ready", systemd::ready_when(readiness.clone(), shutdown.clone()));
     Ok(proxy.run(shutdown, readiness).await?)
 }
 

@@ -10,7 +10,7 @@
 //! Invariants:
 //! - Every task is spawned on a [`Shutdown`], so that every task ends, and one that panics ends the process.
 //! - [`clock::now`] is the one place that reads the time of day; all else takes it as an argument.
-//! - The environment is read in [`environment`] and [`telemetry`] alone.
+//! - The environment is read in [`environment`], [`systemd`] and [`telemetry`] alone.
 
 pub mod admin;
 pub mod audit;
@@ -24,6 +24,7 @@ pub mod metrics;
 pub mod process;
 mod readiness;
 mod shutdown;
+pub mod systemd;
 pub mod telemetry;
 
 pub use admin::Admin;

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::{Readiness, Shutdown};
+use crate::{Readiness, Shutdown, systemd};
 
 /// Runs a component until it ends or a signal asks it to, then drains it.
 ///
@@ -22,6 +22,12 @@ where
     };
     let outcome = runtime.block_on(async {
         let shutdown = Shutdown::on_signals()?;
+        shutdown.spawn("watchdog", systemd::beat(shutdown.clone()));
+        let end = shutdown.clone();
+        shutdown.spawn("word of the end", async move {
+            end.cancelled().await;
+            systemd::stopping();
+        });
         let outcome = component(shutdown.clone(), Readiness::new()).await;
         shutdown.trigger("the component has ended");
         if let Err(unfinished) = shutdown.finished(drain).await {

@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +24,7 @@ use crate::renewal::Renewal;
 use crate::revocations::{Checking, RevocationsFile};
 use crate::saved::{self, LoadError, NodeFile, SavedNode};
 use crate::selector::SocketName;
-use crate::sockets::{self, BindError, SocketsDir, SocketsDirError};
+use crate::sockets::{self, BindError, Bound, SocketsDir, SocketsDirError};
 use crate::status::{NodeStatus, RegistrationStatus, Status};
 use crate::token::TokenSource;
 
@@ -36,6 +37,8 @@ pub struct Agent {
     saved: SavedNode,
     revocations: RevocationsFile,
     sockets: SocketsDir,
+    /// Those that all callers use.
+    shared: Vec<Bound>,
     files: Vec<(FilesConfig, Access)>,
     admin: Option<TcpListener>,
     clock: Clock,
@@ -70,6 +73,7 @@ impl Agent {
         let saved = file.load(&id)?;
         let revocations = RevocationsFile::within(&data_dir);
         let sockets = SocketsDir::open(&config.sockets_dir)?;
+        let shared = vec![sockets::bind_shared(&sockets)?];
         let admin = match config.admin {
             Some(address) => {
                 Some(TcpListener::bind(address).await.map_err(|source| OpenError::Admin { address, source })?)
@@ -78,7 +82,30 @@ impl Agent {
         };
         let node = NodeStatus { spiffe_id: id.clone(), certificate: None, last_error: None, ca_error: None };
         let status = watch::Sender::new(Arc::new(Status { node, registrations: Vec::new() }));
-        Ok(Self { id, authority, token, file, saved, revocations, sockets, files, admin, clock, status, data_lock })
+        Ok(Self {
+            id,
+            authority,
+            token,
+            file,
+            saved,
+            revocations,
+            sockets,
+            shared,
+            files,
+            admin,
+            clock,
+            status,
+            data_lock,
+        })
+    }
+
+    /// Serves another socket that all callers may use, which systemd has made and holds while the agent starts anew.
+    ///
+    /// # Errors
+    /// When it cannot be used.
+    pub fn also_serve(&mut self, listener: UnixListener) -> io::Result<()> {
+        self.shared.push(Bound::given(listener)?);
+        Ok(())
     }
 
     /// Who this node is.
@@ -94,12 +121,14 @@ impl Agent {
     /// Attests, renews and serves until the shutdown.
     ///
     /// # Errors
-    /// When the shared socket cannot be made, or a part of the agent breaks.
+    /// When a part of the agent breaks.
     pub async fn run(self, shutdown: Shutdown, readiness: Readiness) -> Result<(), RunError> {
         let parts = shutdown.child();
         let registry = watch::Sender::new(Arc::new(Registry::default()));
         let clients = Clients::new();
-        sockets::open_shared(&self.sockets, &registry.subscribe(), &clients, &parts)?;
+        for bound in self.shared {
+            sockets::serve_shared(bound, &registry.subscribe(), &clients, &parts);
+        }
 
         let doubt = Arc::new(Notify::new());
         let identity = watch::Sender::new(None);
@@ -316,6 +345,9 @@ pub enum OpenError {
     /// The sockets directory cannot be used.
     #[error(transparent)]
     Sockets(#[from] SocketsDirError),
+    /// The shared socket cannot be made.
+    #[error(transparent)]
+    Socket(#[from] BindError),
     /// The admin address cannot be listened on.
     #[error("cannot listen on the admin address {address}")]
     Admin {
@@ -329,9 +361,6 @@ pub enum OpenError {
 /// Why an agent ended otherwise than it was asked to.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// The shared socket cannot be made.
-    #[error(transparent)]
-    Socket(#[from] BindError),
     /// A part ended by itself; the log says more.
     #[error("a part of the agent broke")]
     Broken,
