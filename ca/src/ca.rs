@@ -17,7 +17,7 @@ use crate::{
     authority::AuthorityInfo,
     callers::Callers,
     config::Config,
-    federation::Federation,
+    federation::{self, Federation},
     forgetting::Leaving,
     hierarchy::{Hierarchy, HierarchyFiles, HierarchyPatience},
     horizon::Point,
@@ -147,6 +147,9 @@ impl Ca {
         over: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store> + Send,
     ) -> Result<Self, OpenError> {
         let checked = config.checked()?;
+        if let Some(endpoint) = &config.bundle_endpoint {
+            federation::web_acceptor(endpoint, &clock).await?;
+        }
         let callers = Callers::open(&config, &clock, &metrics).await?;
         let data_dir = config.data_dir.clone();
         let keys = config.key_store();

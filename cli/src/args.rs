@@ -8,7 +8,7 @@ use alcazar_identity::TrustDomain;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::{app, bundle, ca, ledger, revocation, root, vm};
+use crate::{app, bundle, ca, cert, ledger, registration, revocation, root, vm};
 
 /// An identity for every workload, mutual TLS between them, and RBAC that explains itself.
 #[derive(Debug, Parser)]
@@ -45,6 +45,12 @@ pub(crate) enum Command {
     /// Make, use and exchange a root
     #[command(subcommand)]
     Root(root::Command),
+    /// Say in words what certificates are
+    #[command(subcommand)]
+    Cert(cert::Command),
+    /// Say who gets which identity on which node
+    #[command(subcommand)]
+    Registration(Box<registration::Command>),
     /// Let machines join that are no Kubernetes nodes
     #[command(subcommand)]
     Vm(vm::Command),

@@ -6,7 +6,9 @@
 //!   alcazar ca ..., alcazar ledger ... ─▶ ask a running CA over its administration socket
 //!   alcazar revoke, unrevoke, revocations ─▶ the same
 //!   alcazar bundle ... ─▶ roots and other trust domains, by the same socket
+//!   alcazar registration ─▶ the same
 //!   alcazar vm onboard ─▶ registers a machine by the same socket, and makes the folder with which it joins
+//!   alcazar cert show ─▶ reads a file, or asks a node agent as a workload does
 //!   alcazar root ... ▶ makes a root and signs with it, on a machine without a network
 //!   alcazar policy explain ─▶ the decision engine of the proxies, asked directly
 //! ```
@@ -17,9 +19,11 @@ mod app;
 mod args;
 mod bundle;
 mod ca;
+mod cert;
 mod explain;
 mod ledger;
 mod operator;
+mod registration;
 mod revocation;
 mod root;
 mod rotation;
@@ -49,6 +53,8 @@ fn main() -> ExitCode {
         Command::Revocations(args) => revocation::list(&args),
         Command::Bundle(command) => bundle::run(&command),
         Command::Root(command) => root::run(&command),
+        Command::Cert(command) => cert::run(&command),
+        Command::Registration(command) => registration::run(&command),
         Command::Vm(command) => vm::run(&command),
         Command::Version => say(&format!("alcazar {}\n", env!("CARGO_PKG_VERSION"))),
         Command::Completions { shell } => {

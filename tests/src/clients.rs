@@ -1,5 +1,5 @@
 use std::io::Write;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result};
 
@@ -35,14 +35,7 @@ impl Curl {
             .stdin(Stdio::null())
             .output()
             .context("cannot start curl")?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let (text, code) = text.rsplit_once('\n').unwrap_or(("", "0"));
-        Ok(Answer {
-            code: code.parse().unwrap_or_default(),
-            text: text.to_owned(),
-            exit: output.status.code(),
-            error: String::from_utf8_lossy(&output.stderr).into_owned(),
-        })
+        Ok(Answer::of(&output))
     }
 }
 
@@ -57,6 +50,20 @@ pub struct Answer {
     pub exit: Option<i32>,
     /// What curl complained about.
     pub error: String,
+}
+
+impl Answer {
+    /// What curl has said, whose last line is the HTTP status.
+    pub(crate) fn of(output: &Output) -> Self {
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let (text, code) = text.rsplit_once('\n').unwrap_or(("", "0"));
+        Self {
+            code: code.parse().unwrap_or_default(),
+            text: text.to_owned(),
+            exit: output.status.code(),
+            error: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
 }
 
 /// A GET through a proxy (`address:port`).

@@ -19,6 +19,7 @@ const PROGRAMS: &[(&[&str], &str)] = &[
     (&["curl", "--version"], "curl"),
     (&["etcd", "--version"], "etcd-server"),
     (&["etcdctl", "version"], "etcd-client"),
+    (&["ip", "-V"], "iproute2"),
     (&["openssl", "version"], "openssl"),
     (&["python3", "--version"], "python3"),
     (&["python3", "-m", "pip", "--version"], "python3-pip"),

@@ -7,7 +7,7 @@ use super::administration::TOKEN_MAX_TTL;
 use crate::{
     callers::CallersError,
     config::{ConfigError, RegistrationError},
-    federation::ForeignError,
+    federation::{EndpointError, ForeignError},
     hierarchy::HierarchyError,
     ledger::{LedgerError, OpenLedgerError},
     records::RecordError,
@@ -24,6 +24,9 @@ pub enum OpenError {
     /// What is held of other trust domains cannot be read.
     #[error("the bundles of other trust domains cannot be used")]
     Federation(#[from] ForeignError),
+    /// What the bundle endpoint is to serve with cannot be used.
+    #[error("bundleEndpoint cannot be served")]
+    Endpoint(#[from] EndpointError),
     /// The configuration makes no sense.
     #[error("the CA's configuration makes no sense")]
     Config(#[from] ConfigError),

@@ -5,7 +5,7 @@ use std::{convert::Infallible, io, net::SocketAddr, sync::Arc};
 use alcazar_api::spiffe::{BundleDocumentError, write_bundle};
 use alcazar_identity::{Fingerprint, TrustBundle};
 use alcazar_mtls::web::{LOOK_AT_FILES, ServerFiles, ServerFilesError, WebAcceptor};
-use alcazar_service::{Shutdown, process};
+use alcazar_service::{Shutdown, clock::Clock, process};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::{
@@ -32,17 +32,22 @@ pub(crate) struct Endpoint {
     acceptor: WebAcceptor,
 }
 
+/// What it serves with, where that is in files. Also tried before the CA makes anything.
+pub(crate) async fn web(config: &BundleEndpointConfig, clock: &Clock) -> Result<Option<WebAcceptor>, EndpointError> {
+    let EndpointProfile::Web { cert_file, key_file } = &config.profile else { return Ok(None) };
+    let files = ServerFiles { certificate: cert_file.clone(), key: key_file.clone() };
+    let clock = Arc::clone(clock);
+    let loading = task::spawn_blocking(move || WebAcceptor::from_files(files, clock));
+    Ok(Some(loading.await.map_err(|_panic| EndpointError::Interrupted)??))
+}
+
 impl Endpoint {
     /// Takes the port, and reads the certificate.
     pub(crate) async fn bind(ca: &Ca, config: &BundleEndpointConfig) -> Result<Self, EndpointError> {
         let clock = Arc::clone(&ca.0.clock);
-        let acceptor = match &config.profile {
-            EndpointProfile::Web { cert_file, key_file } => {
-                let files = ServerFiles { certificate: cert_file.clone(), key: key_file.clone() };
-                let loading = task::spawn_blocking(move || WebAcceptor::from_files(files, clock));
-                loading.await.map_err(|_panic| EndpointError::Interrupted)??
-            }
-            EndpointProfile::Spiffe => WebAcceptor::spiffe(ca.0.serving.subscribe(), clock),
+        let acceptor = match web(config, &clock).await? {
+            Some(acceptor) => acceptor,
+            None => WebAcceptor::spiffe(ca.0.serving.subscribe(), clock),
         };
         let failed = |source| EndpointError::Listen { address: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(failed)?;

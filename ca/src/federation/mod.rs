@@ -31,6 +31,6 @@ pub use self::{
 pub(crate) use self::{
     client::{Federation, read_any},
     config::{Relation, default_refresh_hint, relations},
-    endpoint::Endpoint,
+    endpoint::{Endpoint, web as web_acceptor},
     own::unfit,
 };

@@ -9,7 +9,7 @@ use alcazar_store::Expected;
 use super::{Entry, Named, RevokeError, entry::SKEW, serials::Certificate};
 use crate::{
     ca::Ca,
-    ledger::RecordedKind,
+    ledger::{Filter, RecordedKind},
     records::{Lineage, RecordError, family},
 };
 
@@ -34,6 +34,7 @@ impl Ca {
         by: &str,
     ) -> Result<Revoked, RevokeError> {
         let now = (self.0.clock)();
+        let mut notes = Vec::new();
         let (entry, already) = match subject {
             Subject::Intermediate { print, force } => {
                 let notes = self.revoke_intermediate(print, reason, force, by).await?;
@@ -51,13 +52,19 @@ impl Ca {
             }
             Subject::Identity(id) => {
                 self.check_identity(&id)?;
+                let any = Filter { identity: Some(id.clone()), ..Filter::default() };
+                if self.0.ledger.list(any, 1).await?.is_empty() {
+                    notes.push(format!(
+                        "this replica of the CA has never issued anything to {id}; is it spelled as it should be?"
+                    ));
+                }
                 self.put_identity(id, reason, now, by).await?
             }
         };
         self.refresh_revocations().await?;
         let subject = entry.named.key();
         tracing::warn!(target: "alcazar::revoked", subject, reason = %entry.reason, by, already, "revoked");
-        Ok(Revoked { entry: Some(entry), already, notes: Vec::new() })
+        Ok(Revoked { entry: Some(entry), already, notes })
     }
 
     /// Lifts the hold of a certificate, or reinstates an identity; the entry that stays, if one does.

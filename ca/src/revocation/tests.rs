@@ -163,6 +163,19 @@ async fn serial_numbers_for_crls_outlive_a_clock_that_is_ahead_for_a_moment() {
     ca.close().await;
 }
 
+#[tokio::test]
+async fn who_revokes_an_identity_that_was_never_issued_anything_is_asked_whether_it_is_meant() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = Ca::open(Config::new(folder.path()), at_noon()).await.unwrap();
+    let id = Subject::Identity("spiffe://cluster.local/ns/shop/sa/wbe".parse().unwrap());
+    let revoked = ca.revoke(id, RevocationReason::KeyCompromise, "a test").await.unwrap();
+    assert!(
+        matches!(&revoked.notes[..], [note] if note.contains("never issued anything to spiffe://cluster.local/ns/shop/sa/wbe"))
+    );
+    assert!(revoked.entry.is_some(), "it is revoked all the same");
+    ca.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_given_to_a_replica_that_is_lost_is_named_in_the_roots_crl() {
     let folder = tempfile::tempdir().unwrap();

@@ -106,6 +106,18 @@ async fn until(served: &Served, what: &str, believes: impl Fn(&TrustBundles) -> 
     eventually(what, async || believes(&served.ca.trust_bundles())).await;
 }
 
+#[tokio::test]
+async fn an_endpoint_that_cannot_be_served_is_told_before_anything_is_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let missing =
+        EndpointProfile::Web { cert_file: folder.path().join("none.pem"), key_file: folder.path().join("key.pem") };
+    let data = folder.path().join("data");
+    let opened = alcazar_ca::Ca::open(with_endpoint(config(&data, "a.example"), missing), Hands::new().clock()).await;
+    let reason = alcazar_service::process::chain(&opened.err().unwrap()).to_string();
+    assert!(reason.starts_with("bundleEndpoint cannot be served") && reason.contains("none.pem"), "{reason}");
+    assert!(!data.exists());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn by_web_pki_a_leaf_of_one_is_verified_at_the_other_until_the_relation_ends() {
     let (hands, web) = (Hands::new(), WebPki::new());

@@ -8,6 +8,7 @@
 )]
 
 mod a_ca_that_lies_about_its_ledger_is_caught;
+mod certificates_in_words;
 mod commands;
 mod operators_are_told;
 mod the_ledger_is_verified;

@@ -129,6 +129,23 @@ fn of_a_ca_that_runs() {
     let (good, said, complaint) = alcazar(&["bundle", "show", "--ca", &socket, "--trust-domain", "other.example"]);
     let expected = "alcazar: the CA has no bundle of other.example; `alcazar bundle list` names those it has\n";
     assert_eq!((good, said.as_str(), complaint.as_str()), (false, "", expected));
+
+    let registration = |words: &[&str]| alcazar(&[&["registration"], words, &["--ca", &socket]].concat());
+    assert_eq!(registration(&["list"]).1, "no workload is registered\n");
+    let web = ["put", "shop.web", "--node", "vm-1", "--identity", "shop/web", "--selector", "uid:7", "--ttl", "30m"];
+    let (good, said, complaint) = registration(&web);
+    assert_eq!((good, complaint.as_str()), (true, ""));
+    assert_eq!(said, "shop.web: spiffe://cluster.local/ns/shop/sa/web on spiffe://cluster.local/node/local/vm-1\n");
+    let (_, said, _) = registration(&["list"]);
+    let listed =
+        "shop.web spiffe://cluster.local/node/local/vm-1 spiffe://cluster.local/ns/shop/sa/web uid:7 30 min default";
+    assert_eq!(words(&said).lines().nth(1), Some(listed));
+    let (good, _, complaint) =
+        registration(&["put", "shop.db", "--node", "vm-1", "--identity", "shop/db", "--selector", "hat:red"]);
+    assert!(!good && complaint.starts_with("alcazar: ") && complaint.contains("hat:red"), "{complaint}");
+    assert!(registration(&["delete", "shop.web"]).0);
+    let (good, _, complaint) = registration(&["delete", "shop.web"]);
+    assert_eq!((good, complaint.as_str()), (false, "alcazar: there is no registration shop.web\n"));
     ca.stop();
 }
 

@@ -46,7 +46,10 @@ impl SvidKey {
     }
 
     /// The public half, as the bit string of a certificate's SubjectPublicKeyInfo holds it.
-    pub(crate) fn public_key(&self) -> Result<Vec<u8>, KeyError> {
+    ///
+    /// # Errors
+    /// When the key is damaged, or of a kind that this program does not sign with.
+    pub fn public_key(&self) -> Result<Vec<u8>, KeyError> {
         let random = ring::rand::SystemRandom::new();
         let ecdsa = |algorithm| EcdsaKeyPair::from_pkcs8(algorithm, &self.0, &random);
         if let Ok(pair) = ecdsa(&signature::ECDSA_P256_SHA256_ASN1_SIGNING) {
