@@ -1,87 +1,6 @@
 use std::fmt;
-use std::str::FromStr;
 
-/// One thing that must hold for a caller to be a workload.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Selector {
-    /// It came by the socket of this name, which the agent made for it alone.
-    Socket(SocketName),
-    /// Its process runs under this user.
-    Uid(u32),
-    /// Its process runs under this group.
-    Gid(u32),
-}
-
-impl Selector {
-    /// Whether it holds for a caller.
-    pub fn holds(&self, caller: &Caller) -> bool {
-        match self {
-            Self::Socket(name) => caller.socket.as_ref() == Some(name),
-            Self::Uid(uid) => caller.uid == *uid,
-            Self::Gid(gid) => caller.gid == *gid,
-        }
-    }
-}
-
-impl FromStr for Selector {
-    type Err = ParseSelectorError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let number = |digits: &str| {
-            let canonical = digits.parse::<u32>().ok().filter(|number| number.to_string() == digits);
-            canonical.ok_or_else(|| ParseSelectorError::Number(text.to_owned()))
-        };
-        match text.split_once(':') {
-            Some(("socket", name)) => Ok(Self::Socket(name.parse()?)),
-            Some(("uid", digits)) => number(digits).map(Self::Uid),
-            Some(("gid", digits)) => number(digits).map(Self::Gid),
-            _ => Err(ParseSelectorError::Unknown(text.to_owned())),
-        }
-    }
-}
-
-impl fmt::Display for Selector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Socket(name) => write!(f, "socket:{name}"),
-            Self::Uid(uid) => write!(f, "uid:{uid}"),
-            Self::Gid(gid) => write!(f, "gid:{gid}"),
-        }
-    }
-}
-
-/// The name of a workload's own socket, without directory and `.sock`.
-///
-/// **Shape**: `a-z`, `0-9`, `.`, `-`, starting with a letter or digit; `agent` is the shared socket's.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct SocketName(String);
-
-impl SocketName {
-    /// The name.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for SocketName {
-    type Err = ParseSelectorError;
-
-    fn from_str(name: &str) -> Result<Self, Self::Err> {
-        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-        let allowed = |c: char| plain(c) || matches!(c, '.' | '-');
-        if name.starts_with(plain) && name.chars().all(allowed) && name != SHARED_SOCKET {
-            Ok(Self(name.to_owned()))
-        } else {
-            Err(ParseSelectorError::SocketName(name.to_owned()))
-        }
-    }
-}
-
-impl fmt::Display for SocketName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
+use alcazar_identity::{ExecutableDigest, ExecutablePath, Selector, SocketName, UnitName};
 
 /// Who is at the other end of a Unix socket, as the kernel says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,6 +13,86 @@ pub struct Caller {
     pub gid: u32,
     /// Its process, for the log.
     pub pid: Option<i32>,
+    /// What its process looked like, as far as somebody wanted to know.
+    pub seen: Seen,
+}
+
+/// What was seen of a process, at a moment at which it was certainly alive.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Its supplementary groups.
+    pub groups: Fact<Vec<u32>>,
+    /// The service of the system manager that it belongs to.
+    pub unit: Fact<UnitName>,
+    /// The file that it executes.
+    pub path: Fact<ExecutablePath>,
+    /// The content of that file.
+    pub digest: Fact<ExecutableDigest>,
+}
+
+/// Something about a process. What is not known matches nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Fact<T> {
+    /// Nobody needed it.
+    #[default]
+    NotAsked,
+    /// It is so.
+    Known(T),
+    /// It could not be known, or was not to be believed; why.
+    Unknown(String),
+}
+
+/// What of a process is to be looked at: no more than what some registration needs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Needs {
+    pub(crate) groups: bool,
+    pub(crate) unit: bool,
+    pub(crate) path: bool,
+    pub(crate) digest: bool,
+}
+
+/// The ids by which the kernel shows users and groups that have none here: whoever has them is nobody in particular.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Overflow {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+}
+
+impl Caller {
+    /// Whether a selector describes it. What was not looked at, and what is not known, is described by none.
+    pub fn is(&self, selector: &Selector) -> bool {
+        match selector {
+            Selector::Socket(name) => self.socket.as_ref() == Some(name),
+            Selector::Uid(uid) => self.uid == *uid && *uid != OVERFLOW.uid,
+            Selector::Gid(gid) => self.gid == *gid && *gid != OVERFLOW.gid,
+            Selector::Group(gid) => {
+                let supplementary = self.seen.groups.known().is_some_and(|groups| groups.contains(gid));
+                (self.gid == *gid || supplementary) && *gid != OVERFLOW.gid
+            }
+            Selector::Unit(name) => self.seen.unit.known() == Some(name),
+            Selector::Path(path) => self.seen.path.known() == Some(path),
+            Selector::Sha256(digest) => self.seen.digest.known() == Some(digest),
+        }
+    }
+
+    /// A selector that does not hold, and what was seen in its place.
+    pub(crate) fn instead_of(&self, selector: &Selector) -> String {
+        let seen = match selector {
+            Selector::Socket(_) => match &self.socket {
+                Some(name) => format!("it came by the socket of {name}"),
+                None => "it came by the shared socket".to_owned(),
+            },
+            Selector::Uid(uid) => number("uid", self.uid, *uid == OVERFLOW.uid),
+            Selector::Gid(gid) => number("gid", self.gid, *gid == OVERFLOW.gid),
+            Selector::Group(_) => {
+                self.seen.groups.or_why(|groups| format!("its groups are {}", list(self.gid, groups)))
+            }
+            Selector::Unit(_) => self.seen.unit.or_why(|unit| format!("its unit is {unit}")),
+            Selector::Path(_) => self.seen.path.or_why(|path| format!("it executes {path}")),
+            Selector::Sha256(_) => self.seen.digest.or_why(|digest| format!("it executes {digest}")),
+        };
+        format!("{selector} ({seen})")
+    }
 }
 
 impl fmt::Display for Caller {
@@ -102,6 +101,18 @@ impl fmt::Display for Caller {
         if let Some(pid) = self.pid {
             write!(f, ", pid {pid}")?;
         }
+        if let Fact::Known(groups) = &self.seen.groups {
+            write!(f, ", groups {}", list(self.gid, groups))?;
+        }
+        if let Fact::Known(unit) = &self.seen.unit {
+            write!(f, ", unit {unit}")?;
+        }
+        if let Fact::Known(path) = &self.seen.path {
+            write!(f, ", path {path}")?;
+        }
+        if let Fact::Known(digest) = &self.seen.digest {
+            write!(f, ", sha256 {digest}")?;
+        }
         match &self.socket {
             Some(name) => write!(f, ", on the socket of {name}"),
             None => f.write_str(", on the shared socket"),
@@ -109,79 +120,150 @@ impl fmt::Display for Caller {
     }
 }
 
-/// Why a text is not a selector.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ParseSelectorError {
-    /// A kind that this agent does not know.
-    #[error("{0:?} is no selector that this agent knows: socket:<name>, uid:<number>, gid:<number>")]
-    Unknown(String),
-    /// Not a number as numbers are written.
-    #[error("{0:?} names no user or group: a number is needed")]
-    Number(String),
-    /// A name that cannot be a socket's.
-    #[error("{0:?} cannot be a socket's name: a-z, 0-9, '.' and '-', starting with a letter or digit, not \"agent\"")]
-    SocketName(String),
+impl<T> Fact<T> {
+    pub(crate) fn known(&self) -> Option<&T> {
+        match self {
+            Self::Known(value) => Some(value),
+            Self::NotAsked | Self::Unknown(_) => None,
+        }
+    }
+
+    fn or_why(&self, words: impl FnOnce(&T) -> String) -> String {
+        match self {
+            Self::Known(value) => words(value),
+            Self::NotAsked => "not looked at".to_owned(),
+            Self::Unknown(why) => why.clone(),
+        }
+    }
 }
 
-/// The name of the socket that all callers share.
-pub const SHARED_SOCKET: &str = "agent";
+impl<T> From<Result<T, String>> for Fact<T> {
+    fn from(known: Result<T, String>) -> Self {
+        known.map_or_else(Self::Unknown, Self::Known)
+    }
+}
+
+impl Needs {
+    /// What must be looked at to know whether these hold.
+    pub(crate) fn of<'s>(selectors: impl IntoIterator<Item = &'s Selector>) -> Self {
+        let mut needs = Self::default();
+        for selector in selectors {
+            match selector {
+                Selector::Socket(_) | Selector::Uid(_) | Selector::Gid(_) => {}
+                Selector::Group(_) => needs.groups = true,
+                Selector::Unit(_) => needs.unit = true,
+                Selector::Path(_) => needs.path = true,
+                Selector::Sha256(_) => needs.digest = true,
+            }
+        }
+        needs
+    }
+
+    pub(crate) fn or(self, other: Self) -> Self {
+        Self {
+            groups: self.groups || other.groups,
+            unit: self.unit || other.unit,
+            path: self.path || other.path,
+            digest: self.digest || other.digest,
+        }
+    }
+
+    pub(crate) fn is_none(self) -> bool {
+        self == Self::default()
+    }
+}
+
+fn number(kind: &str, seen: u32, nobodys: bool) -> String {
+    match nobodys {
+        true => format!("its {kind} is {seen}; this one stands for everybody without a {kind} here, so it is nobody's"),
+        false => format!("its {kind} is {seen}"),
+    }
+}
+
+fn list(primary: u32, groups: &[u32]) -> String {
+    let rest = groups.iter().filter(|gid| **gid != primary);
+    let all: Vec<_> = std::iter::once(&primary).chain(rest).take(MOST_GROUPS_TOLD).map(u32::to_string).collect();
+    all.join(" ")
+}
+
+/// What the kernel shows for an id that has no counterpart in our user namespace, unless somebody changed
+/// `/proc/sys/kernel/overflowuid`, which nobody does: the files of old file systems have it too.
+pub(crate) const OVERFLOW: Overflow = Overflow { uid: 65534, gid: 65534 };
+const MOST_GROUPS_TOLD: usize = 64;
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
-    #[test]
-    fn selectors_are_read_strictly() {
-        for good in ["socket:shop.reviews-v1", "socket:0a", "uid:0", "uid:4294967295", "gid:1000"] {
-            assert_eq!(good.parse::<Selector>().map(|s| s.to_string()), Ok(good.to_owned()));
-        }
-        for bad in [
-            "",
-            "uid",
-            "uid:",
-            "uid:-1",
-            "uid:+1",
-            "uid:01",
-            "uid:4294967296",
-            "uid: 1",
-            "Uid:1",
-            "path:/bin/x",
-            "socket:",
-            "socket:agent",
-            "socket:../x",
-            "socket:a/b",
-            "socket:.x",
-            "socket:-x",
-            "socket:A",
-            "socket:a b",
-        ] {
-            assert!(bad.parse::<Selector>().is_err(), "{bad:?}");
+    fn known() -> Seen {
+        Seen {
+            groups: Fact::Known(vec![27, 100, 65534]),
+            unit: Fact::Known("web.service".parse().unwrap()),
+            path: Fact::Known("/usr/bin/web".parse().unwrap()),
+            digest: Fact::Known(ExecutableDigest::new([0xab; 32])),
         }
     }
 
     #[test]
     fn a_selector_holds_for_whom_it_describes() {
-        let shared = Caller { socket: None, uid: 1000, gid: 100, pid: None };
+        let shared = Caller { socket: None, uid: 1000, gid: 100, pid: None, seen: known() };
         let own = Caller { socket: Some("shop.x".parse().unwrap()), ..shared.clone() };
+        let blind = Caller { seen: Seen::default(), ..shared.clone() };
+        let unknown = Caller {
+            seen: Seen {
+                groups: Fact::Unknown("x".into()),
+                unit: Fact::Unknown("x".into()),
+                path: Fact::Unknown("x".into()),
+                digest: Fact::Unknown("x".into()),
+            },
+            ..shared.clone()
+        };
         let holds = |text: &str| {
             let selector: Selector = text.parse().unwrap();
-            [selector.holds(&shared), selector.holds(&own)]
+            [&shared, &own, &blind, &unknown].map(|caller| caller.is(&selector))
         };
-        assert_eq!(holds("uid:1000"), [true, true]);
-        assert_eq!(holds("uid:100"), [false, false]);
-        assert_eq!(holds("gid:100"), [true, true]);
-        assert_eq!(holds("socket:shop.x"), [false, true]);
-        assert_eq!(holds("socket:shop.y"), [false, false]);
+        assert_eq!(holds("uid:1000"), [true; 4]);
+        assert_eq!(holds("uid:100"), [false; 4]);
+        assert_eq!(holds("gid:100"), [true; 4]);
+        assert_eq!(holds("gid:27"), [false; 4], "the primary group alone");
+        assert_eq!(holds("socket:shop.x"), [false, true, false, false]);
+        assert_eq!(holds("socket:shop.y"), [false; 4]);
+        assert_eq!(holds("group:27"), [true, true, false, false]);
+        assert_eq!(holds("group:100"), [true; 4], "the primary group is one of them");
+        assert_eq!(holds("group:28"), [false; 4]);
+        assert_eq!(holds("unit:web.service"), [true, true, false, false]);
+        assert_eq!(holds("unit:web2.service"), [false; 4]);
+        assert_eq!(holds("path:/usr/bin/web"), [true, true, false, false]);
+        assert_eq!(holds("path:/usr/bin"), [false; 4]);
+        assert_eq!(holds(&format!("sha256:{}", "ab".repeat(32))), [true, true, false, false]);
+        assert_eq!(holds(&format!("sha256:{}", "ba".repeat(32))), [false; 4]);
     }
 
-    proptest! {
-        #[test]
-        fn what_parses_prints_as_it_was(text in "(socket|uid|gid):[a-z0-9./-]{0,12}") {
-            if let Ok(selector) = text.parse::<Selector>() {
-                prop_assert_eq!(selector.to_string(), text);
-            }
+    #[test]
+    fn whom_the_kernel_has_no_number_for_is_nobody() {
+        let caller = Caller { socket: None, uid: 65534, gid: 65534, pid: None, seen: known() };
+        for nobody in ["uid:65534", "gid:65534", "group:65534"] {
+            let selector = nobody.parse().unwrap();
+            assert!(!caller.is(&selector), "{nobody}");
+            assert!(caller.instead_of(&selector).starts_with(nobody));
         }
+    }
+
+    #[test]
+    fn a_caller_is_told_with_what_was_seen() {
+        let caller = Caller { socket: None, uid: 1, gid: 2, pid: Some(3), seen: known() };
+        let told = caller.to_string();
+        assert!(
+            told.starts_with(
+                "uid 1, gid 2, pid 3, groups 2 27 100 65534, unit web.service, path /usr/bin/web, sha256 abab"
+            ),
+            "{told}"
+        );
+        let instead = |text: &str| caller.instead_of(&text.parse().unwrap());
+        assert_eq!(instead("unit:a.service"), "unit:a.service (its unit is web.service)");
+        assert_eq!(instead("group:5"), "group:5 (its groups are 2 27 100 65534)");
+        assert_eq!(instead("uid:5"), "uid:5 (its uid is 1)");
+        let blind = Caller { seen: Seen::default(), ..caller };
+        assert_eq!(blind.instead_of(&"path:/a".parse().unwrap()), "path:/a (not looked at)");
     }
 }

@@ -3,27 +3,40 @@
 use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use alcazar_service::Shutdown;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
-use tonic::transport::server::{Connected, UdsConnectInfo};
+use tonic::transport::server::Connected;
+
+use crate::peer::Peer;
+
+/// Whose connection it is, for those who serve it.
+#[derive(Clone)]
+pub(crate) struct PeerInfo {
+    pub(crate) peer: Arc<Peer>,
+}
 
 /// HTTP/2 ends a connection with its client's help: one that is stopped, or does not read what it asked for, gives none.
 pub(crate) struct Connection {
     stream: UnixStream,
+    peer: Arc<Peer>,
     cut: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
 impl Connection {
-    /// A connection that fails from the moment on at which `cut` is triggered.
-    pub(crate) fn new(stream: UnixStream, cut: Shutdown) -> Self {
-        Self { stream, cut: Box::pin(async move { cut.cancelled().await }) }
+    /// A connection that fails from the moment on at which `cut` is triggered, or its process ends.
+    pub(crate) fn new(stream: UnixStream, peer: Peer, cut: Shutdown) -> Self {
+        Self { stream, peer: Arc::new(peer), cut: Box::pin(async move { cut.cancelled().await }) }
     }
 
     /// Fails once the connection is cut; where it is not, the task is woken when it is.
     fn poll_whole(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if self.peer.poll_ended(cx).is_ready() {
+            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the process that connected has ended"));
+        }
         if self.cut.as_mut().poll(cx).is_pending() {
             return Ok(());
         }
@@ -34,10 +47,10 @@ impl Connection {
 }
 
 impl Connected for Connection {
-    type ConnectInfo = UdsConnectInfo;
+    type ConnectInfo = PeerInfo;
 
-    fn connect_info(&self) -> UdsConnectInfo {
-        self.stream.connect_info()
+    fn connect_info(&self) -> PeerInfo {
+        PeerInfo { peer: self.peer.clone() }
     }
 }
 

@@ -8,16 +8,17 @@ use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use alcazar_identity::{SHARED_SOCKET, SocketName};
 use alcazar_service::Shutdown;
 use futures::{Stream, stream};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 
 use crate::adoption::Clients;
-use crate::callers::Callers;
+use crate::callers::Doors;
 use crate::connection::Connection;
+use crate::peer::{Peer, PidfdError};
 use crate::registry::{Registry, Served};
-use crate::selector::{SHARED_SOCKET, SocketName};
 use crate::services::Services;
 
 /// The directory of the sockets, held by one agent at a time.
@@ -145,7 +146,14 @@ fn incoming(listener: UnixListener, cut: Shutdown) -> impl Stream<Item = io::Res
     stream::unfold((listener, cut), |(listener, cut)| async move {
         loop {
             match listener.accept().await {
-                Ok((stream, _)) => return Some((Ok(Connection::new(stream, cut.clone())), (listener, cut))),
+                Ok((stream, _)) => match Peer::of(&stream) {
+                    Ok(peer) => return Some((Ok(Connection::new(stream, peer, cut.clone())), (listener, cut))),
+                    Err(PidfdError::Gone) => tracing::debug!("a process has ended right after it connected"),
+                    Err(error) => {
+                        let reason = alcazar_service::process::chain(&error);
+                        tracing::warn!(target: "alcazar::refused", reason, "a connection of a process that cannot be known");
+                    }
+                },
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection on a socket; trying again in {PAUSE:?}");
                     tokio::time::sleep(PAUSE).await;
@@ -159,6 +167,7 @@ fn incoming(listener: UnixListener, cut: Shutdown) -> impl Stream<Item = io::Res
 pub(crate) async fn keep(
     directory: SocketsDir,
     mut registry: watch::Receiver<Arc<Registry>>,
+    doors: Doors,
     clients: Clients,
     shutdown: Shutdown,
     problems: watch::Sender<BTreeMap<SocketName, String>>,
@@ -171,7 +180,7 @@ pub(crate) async fn keep(
             if serving.contains_key(name) || served.now().credentials().is_none() {
                 continue;
             }
-            match open(&directory, name, served, &registry, &clients, &shutdown) {
+            match open(&directory, name, served, &doors, &clients, &shutdown) {
                 Ok(child) => {
                     problems.send_if_modified(|problems| problems.remove(name).is_some());
                     serving.insert(name.clone(), child);
@@ -192,7 +201,7 @@ fn open(
     directory: &SocketsDir,
     name: &SocketName,
     served: &Served,
-    registry: &watch::Receiver<Arc<Registry>>,
+    doors: &Doors,
     clients: &Clients,
     shutdown: &Shutdown,
 ) -> Result<Shutdown, BindError> {
@@ -200,7 +209,7 @@ fn open(
     let owner = served.registration().uid();
     let bound = directory.bind(name.as_str(), OWN_SOCKET_MODE, owner)?;
     let child = shutdown.child();
-    let callers = Callers::new(Some(name.clone()), registry.clone());
+    let callers = doors.callers(Some(name.clone()));
     let services = Services { callers, clients: clients.clone(), shutdown: child.clone() };
     child.spawn("socket of a workload", bound.serve(services, child.clone()));
     Ok(child)
@@ -209,12 +218,12 @@ fn open(
 /// Serves the shared socket.
 pub(crate) fn open_shared(
     directory: &SocketsDir,
-    registry: &watch::Receiver<Arc<Registry>>,
+    doors: &Doors,
     clients: &Clients,
     shutdown: &Shutdown,
 ) -> Result<(), BindError> {
     let bound = directory.bind(SHARED_SOCKET, SHARED_SOCKET_MODE, None)?;
-    let callers = Callers::new(None, registry.clone());
+    let callers = doors.callers(None);
     let services = Services { callers, clients: clients.clone(), shutdown: shutdown.clone() };
     shutdown.spawn("shared socket", bound.serve(services, shutdown.clone()));
     Ok(())

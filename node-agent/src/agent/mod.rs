@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use alcazar_identity::SpiffeId;
+use alcazar_identity::{SocketName, SpiffeId};
 use alcazar_mtls::Clock;
 use alcazar_service::{Readiness, Shutdown, admin, files};
 use tokio::net::TcpListener;
@@ -14,6 +14,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::adoption::{Clients, Reporter};
 use crate::authority::{Authority, GrpcAuthority};
+use crate::callers::Doors;
 use crate::config::{Config, ConfigError};
 use crate::files::{Access, FilesConfig, Keeper};
 use crate::link::{Heard, Link};
@@ -22,7 +23,6 @@ use crate::registry::Registry;
 use crate::renewal::Renewal;
 use crate::revocations::{Checking, RevocationsFile};
 use crate::saved::{self, LoadError, NodeFile, SavedNode};
-use crate::selector::SocketName;
 use crate::sockets::{self, BindError, SocketsDir, SocketsDirError};
 use crate::status::{NodeStatus, RegistrationStatus, Status};
 use crate::token::TokenSource;
@@ -99,7 +99,8 @@ impl Agent {
         let parts = shutdown.child();
         let registry = watch::Sender::new(Arc::new(Registry::default()));
         let clients = Clients::new();
-        sockets::open_shared(&self.sockets, &registry.subscribe(), &clients, &parts)?;
+        let doors = Doors::new(registry.subscribe(), self.clock.clone());
+        sockets::open_shared(&self.sockets, &doors, &clients, &parts)?;
 
         let doubt = Arc::new(Notify::new());
         let identity = watch::Sender::new(None);
@@ -127,7 +128,7 @@ impl Agent {
         parts.spawn("status", show.keep(socket_paths, parts.clone()));
         parts.spawn(
             "sockets",
-            sockets::keep(self.sockets, registry.subscribe(), clients.clone(), parts.clone(), problems),
+            sockets::keep(self.sockets, registry.subscribe(), doors, clients.clone(), parts.clone(), problems),
         );
         for (config, access) in self.files {
             let part = readiness.part(format!("files in {}", config.directory.display()));

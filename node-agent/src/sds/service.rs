@@ -14,8 +14,8 @@ use tonic::{Request, Response, Status, Streaming};
 use super::secrets::View;
 use super::{Delta, Heard, RequestError, Sotw};
 use crate::adoption::{ClientStream, Clients, Named};
+use crate::caller::Caller;
 use crate::callers::{Callers, Follow, denied};
-use crate::selector::Caller;
 
 /// SDS on one Unix socket.
 #[derive(Clone)]
@@ -30,11 +30,11 @@ impl SdsService {
         Self { callers, clients, shutdown }
     }
 
-    fn stream<M: Machine>(
+    async fn stream<M: Machine>(
         &self,
         request: Request<Streaming<M::Request>>,
     ) -> Result<Response<Answers<M::Response>>, Status> {
-        let (caller, follow) = self.callers.follow(&request)?;
+        let (caller, follow) = self.callers.follow(&request).await?;
         let conversation = Conversation {
             requests: request.into_inner(),
             machine: M::default(),
@@ -66,18 +66,18 @@ impl SecretDiscoveryService for SdsService {
         &self,
         request: Request<Streaming<DiscoveryRequest>>,
     ) -> Result<Response<Self::StreamSecretsStream>, Status> {
-        self.stream::<Sotw>(request)
+        self.stream::<Sotw>(request).await
     }
 
     async fn delta_secrets(
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaSecretsStream>, Status> {
-        self.stream::<Delta>(request)
+        self.stream::<Delta>(request).await
     }
 
     async fn fetch_secrets(&self, request: Request<DiscoveryRequest>) -> Result<Response<DiscoveryResponse>, Status> {
-        let (caller, follow) = self.callers.follow(&request)?;
+        let (caller, follow) = self.callers.follow(&request).await?;
         let mut machine = Sotw::default();
         // Each fetch stands alone: a nonce of an earlier one means nothing.
         let request = DiscoveryRequest { response_nonce: String::new(), ..request.into_inner() };
@@ -194,7 +194,7 @@ impl<M: Machine> Conversation<M> {
                     Some(request) => self.hear(&request)?,
                     None => return Ok(None),
                 },
-                change = self.follow.changed() => change.map_err(|refused| denied(&self.caller, &refused))?,
+                change = self.follow.changed() => change.map_err(|refused| denied(refused.caller(), &refused))?,
                 () = self.shutdown.cancelled() => return Ok(None),
             }
         }
