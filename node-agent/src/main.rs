@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use alcazar_node_agent::{Agent, Config};
+use alcazar_node_agent::{Agent, Config, OpenError};
 use alcazar_service::process::Failure;
 use alcazar_service::{clock, config, process, telemetry};
 use clap::Parser;
@@ -28,7 +28,10 @@ fn main() -> ExitCode {
     alcazar_mtls::install_default_provider();
     process::run("alcazar-node-agent", Duration::from_secs(10), |shutdown, readiness| async move {
         let config: Config = config::load(&arguments.config).map_err(Failure::refused)?;
-        let agent = Agent::open(config, clock::system()).await?;
+        let agent = match Agent::open(config, clock::system()).await {
+            Err(OpenError::Narrowing(error)) => return Err(Failure::refused(error)),
+            opened => opened?,
+        };
         agent.run(shutdown, readiness).await?;
         Ok(())
     })

@@ -251,6 +251,27 @@ async fn a_process_that_has_the_number_of_another_gets_nothing_of_it() {
     assert_eq!(said, "served\nrefused\nrefused\n", "{}", String::from_utf8_lossy(&output.stderr));
 }
 
+#[tokio::test]
+async fn a_bad_narrowing_file_is_refused_with_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let (config, narrow) = (folder.path().join("agent.yaml"), folder.path().join("narrow.yaml"));
+    let text = format!(
+        "{{trustDomain: td.example, cluster: east, node: vm-1, caAddress: '127.0.0.1:1', narrow: {}, dataDir: {}, socketsDir: {}}}",
+        narrow.display(),
+        folder.path().join("data").display(),
+        folder.path().join("s").display()
+    );
+    fs::write(&config, text).unwrap();
+    fs::write(&narrow, "- registration: web\n  selectors: ['exe:/bin/web']\n").unwrap();
+    let agent =
+        tokio::process::Command::new(env!("CARGO_BIN_EXE_alcazar-node-agent")).arg("--config").arg(&config).output();
+    let output = soon(agent).await.unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("narrow.yaml:2:15") && said.contains("you mean `path:`?"), "{said}");
+    assert!(!folder.path().join("data").exists(), "nothing was touched");
+}
+
 /// HTTP/2 by hand: the beginning (33 bytes), and a whole FetchSecrets for everything.
 fn request() -> Vec<u8> {
     let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00".to_vec();

@@ -214,6 +214,7 @@ impl Home {
             sockets_dir: self.directory.path().join("sockets"),
             admin: None,
             files: Vec::new(),
+            narrow: None,
         };
         let agent = Agent::open(config, clock::system()).await.unwrap();
         let (status, readiness, shutdown) = (agent.status(), Readiness::new(), Shutdown::new());

@@ -22,13 +22,13 @@ def connect():
 
 def ask(stream):
     """Whether there comes a certificate before the connection ends."""
-    stream.settimeout(20)
+    stream.settimeout(5)
     said = b""
     try:
         stream.sendall(request)
         while b"BEGIN CERTIFICATE" not in said:
             data = stream.recv(65536)
-            if not data or b"no registration matches" in said:
+            if not data:
                 return "refused"
             said += data
     except (BrokenPipeError, ConnectionResetError):
@@ -96,8 +96,8 @@ while time.time() < deadline:
         pass
     time.sleep(0.05)
 print(living)
-agent.send_signal(signal.SIGSTOP)
-print(heir(lambda: agent.send_signal(signal.SIGCONT), False))
+os.kill(agent.pid, signal.SIGSTOP)
+print(heir(lambda: os.kill(agent.pid, signal.SIGCONT), False))
 print(heir(lambda: None, True))
 agent.terminate()
 agent.wait()
