@@ -26,6 +26,7 @@ fn main() -> ExitCode {
     let format = if arguments.log_json { telemetry::Format::Json } else { telemetry::Format::Plain };
     telemetry::init(format, "info");
     alcazar_mtls::install_default_provider();
+    alcazar_node_agent::use_all_descriptors();
     process::run("alcazar-node-agent", Duration::from_secs(10), |shutdown, readiness| async move {
         let config: Config = config::load(&arguments.config).map_err(Failure::refused)?;
         let agent = match Agent::open(config, clock::system()).await {

@@ -11,11 +11,11 @@ use std::sync::Arc;
 use alcazar_identity::{SHARED_SOCKET, SocketName};
 use alcazar_service::Shutdown;
 use futures::{Stream, stream};
-use tokio::net::UnixListener;
+use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 
 use crate::adoption::Clients;
-use crate::callers::Doors;
+use crate::callers::{Callers, Doors};
 use crate::connection::Connection;
 use crate::peer::{Peer, PidfdError};
 use crate::registry::{Registry, Served};
@@ -118,10 +118,11 @@ impl Bound {
     pub(crate) async fn serve(mut self, services: Services, shutdown: Shutdown) {
         let Some(listener) = self.listener.take() else { return };
         let cut = Shutdown::new();
+        let callers = services.callers.clone();
         let serving = tonic::transport::Server::builder()
             .max_concurrent_streams(MAX_STREAMS)
             .add_routes(services.routes())
-            .serve_with_incoming_shutdown(incoming(listener, cut.clone()), shutdown.cancelled());
+            .serve_with_incoming_shutdown(incoming(listener, callers, cut.clone()), shutdown.cancelled());
         tokio::pin!(serving);
         let late = async {
             shutdown.cancelled().await;
@@ -142,18 +143,15 @@ impl Bound {
 }
 
 /// The connections of a socket. It never ends: when the system has no more descriptors it waits for some.
-fn incoming(listener: UnixListener, cut: Shutdown) -> impl Stream<Item = io::Result<Connection>> {
-    stream::unfold((listener, cut), |(listener, cut)| async move {
+fn incoming(listener: UnixListener, callers: Callers, cut: Shutdown) -> impl Stream<Item = io::Result<Connection>> {
+    stream::unfold((listener, callers, cut), |(listener, callers, cut)| async move {
         loop {
             match listener.accept().await {
-                Ok((stream, _)) => match Peer::of(&stream) {
-                    Ok(peer) => return Some((Ok(Connection::new(stream, peer, cut.clone())), (listener, cut))),
-                    Err(PidfdError::Gone) => tracing::debug!("a process has ended right after it connected"),
-                    Err(error) => {
-                        let reason = alcazar_service::process::chain(&error);
-                        tracing::warn!(target: "alcazar::refused", reason, "a connection of a process that cannot be known");
+                Ok((stream, _)) => {
+                    if let Some(connection) = connection(stream, &callers, &cut) {
+                        return Some((Ok(connection), (listener, callers, cut)));
                     }
-                },
+                }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection on a socket; trying again in {PAUSE:?}");
                     tokio::time::sleep(PAUSE).await;
@@ -161,6 +159,27 @@ fn incoming(listener: UnixListener, cut: Shutdown) -> impl Stream<Item = io::Res
             }
         }
     })
+}
+
+/// A connection of a process that can be known, and for which there is room.
+fn connection(stream: UnixStream, callers: &Callers, cut: &Shutdown) -> Option<Connection> {
+    let peer = match Peer::of(&stream) {
+        Ok(peer) => peer,
+        Err(PidfdError::Gone) => {
+            tracing::debug!("a process has ended right after it connected");
+            return None;
+        }
+        Err(error) => {
+            let uid = stream.peer_cred().map_or(u32::MAX, |credentials| credentials.uid());
+            if let Some(not_logged_before) = callers.line(uid) {
+                let reason = alcazar_service::process::chain(&error);
+                tracing::warn!(target: "alcazar::refused", uid, reason, not_logged_before, "a connection of a process that cannot be known");
+            }
+            return None;
+        }
+    };
+    let seat = callers.seat(&peer)?;
+    Some(Connection::new(stream, peer, seat, cut.clone()))
 }
 
 /// Keeps the sockets as the registry says, until the shutdown.

@@ -18,6 +18,7 @@ use crate::caller::{Caller, Needs};
 use crate::connection::PeerInfo;
 use crate::peer::{Lookout, Peer};
 use crate::registry::{NotAdmitted, Registry, Served};
+use crate::seats::{GivenUp, Holder, Limits, Seat, Seats, StreamSeat};
 use brake::Brake;
 
 /// What all sockets of an agent need to know their callers.
@@ -26,11 +27,24 @@ pub(crate) struct Doors {
     registry: watch::Receiver<Arc<Registry>>,
     lookout: Lookout,
     brake: Arc<Brake>,
+    seats: Seats,
 }
 
 impl Doors {
     pub(crate) fn new(registry: watch::Receiver<Arc<Registry>>, clock: Clock) -> Self {
-        Self { registry, lookout: Lookout::new(clock), brake: Arc::default() }
+        Self {
+            registry,
+            lookout: Lookout::new(clock),
+            brake: Arc::default(),
+            seats: Seats::new(Limits::of_this_process()),
+        }
+    }
+
+    fn too_many(&self, uid: u32, what: &str) -> Status {
+        if let Some(not_logged_before) = self.brake.line(uid, Instant::now()) {
+            tracing::warn!(target: "alcazar::refused", uid, what, not_logged_before, "a user has as much open as one may have");
+        }
+        Status::resource_exhausted(format!("this user has too many {what} open to the agent"))
     }
 
     /// The callers of one socket: a workload's own, or the shared one.
@@ -48,21 +62,37 @@ pub(crate) struct Callers {
 }
 
 impl Callers {
+    /// A seat for a connection that somebody makes; nothing where there is no room.
+    pub(crate) fn seat(&self, peer: &Peer) -> Option<(Seat, GivenUp)> {
+        let holder = Holder { socket: self.socket.clone(), uid: peer.uid() };
+        let taken = self.doors.seats.take(holder);
+        if taken.is_none() {
+            self.doors.too_many(peer.uid(), "connections");
+        }
+        taken
+    }
+
+    /// Whether the log may have a line that a user causes: with how many it does not have since the last one.
+    pub(crate) fn line(&self, uid: u32) -> Option<u64> {
+        self.doors.brake.line(uid, Instant::now())
+    }
+
     /// Who calls, and what it may see, live.
     ///
     /// # Errors
-    /// `PERMISSION_DENIED` where no registration matches.
+    /// `PERMISSION_DENIED` where no registration matches, `RESOURCE_EXHAUSTED` where its user has all streams that one may have.
     pub(crate) fn follow<T>(
         &self,
         request: &Request<T>,
     ) -> impl Future<Output = Result<(Caller, Follow), Status>> + Send + use<T> {
-        let peer = request.extensions().get::<PeerInfo>().map(|info| info.peer.clone());
+        let info = request.extensions().get::<PeerInfo>().cloned();
         let callers = self.clone();
         async move {
             // A connection that is not one of ours: nothing is known of it.
-            let peer = peer.ok_or_else(|| Status::permission_denied("the caller is not known"))?;
+            let PeerInfo { peer, seat } = info.ok_or_else(|| Status::permission_denied("the caller is not known"))?;
+            let seat = seat.stream().ok_or_else(|| callers.doors.too_many(peer.uid(), "streams"))?;
             let registry = callers.doors.registry.clone();
-            let asking = Asking { peer, callers };
+            let asking = Asking { peer, callers, _seat: seat };
             match Follow::start(asking, registry).await {
                 Ok(follow) => Ok((follow.caller().clone(), follow)),
                 Err(refused) => Err(denied(refused.caller(), &refused)),
@@ -75,6 +105,7 @@ impl Callers {
 pub(crate) struct Asking {
     peer: Arc<Peer>,
     callers: Callers,
+    _seat: StreamSeat,
 }
 
 impl Asking {
