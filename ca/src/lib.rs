@@ -93,7 +93,7 @@ pub use keys::{
 };
 pub use kubernetes::{KubernetesConfig, KubernetesError, SecretsConfig, client as kubernetes_client};
 pub use profile::{AllowedNamesConfig, DnsName, Longer, ParseDnsNameError, Profile, ProfileConfig, ProfileError};
-pub use records::{ParseRegistrationError, RecordError, Registration, RegistrationId, Selector};
+pub use records::{ParseRegistrationError, RecordError, Registration, RegistrationId};
 pub use replicas::{
     DataFolderError, HeldIntermediate, JoinError, LetterError, ParseReplicaIdError, Phase, Presence, ReplicaId,
     ReplicaState, ReplicasConfig, SealError, SecretError, open_letter, read_letter,

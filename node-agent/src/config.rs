@@ -38,6 +38,10 @@ pub struct Config {
     /// Where `/healthz` and `/readyz` are served; nowhere by default.
     #[serde(default)]
     pub admin: Option<SocketAddr>,
+    /// A file that narrows what the CA has registered for this node; followed while the agent runs. Default: none, and everything
+    /// that is registered is served as it is.
+    #[serde(default)]
+    pub narrow: Option<PathBuf>,
     /// Files for programs that read PEM. Default: none.
     #[serde(default)]
     pub files: Vec<FilesConfig>,
@@ -90,6 +94,7 @@ impl fmt::Debug for Config {
             .field("data_dir", &self.data_dir)
             .field("sockets_dir", &self.sockets_dir)
             .field("admin", &self.admin)
+            .field("narrow", &self.narrow)
             .field("files", &self.files)
             .finish()
     }

@@ -22,11 +22,12 @@
 //! - What the CA answers is verified before it is used: key, identity, chain and life.
 //! - A failed renewal keeps the valid certificate; nothing expired is ever served.
 //! - A caller is known by what the kernel says of it and by the socket it came by; whoever matches nothing gets
-//!   nothing.
+//!   nothing. A connection ends with the process that made it, so nobody inherits who somebody was.
 
 mod adoption;
 mod agent;
 mod authority;
+mod caller;
 mod callers;
 mod chance;
 mod config;
@@ -35,7 +36,9 @@ mod files;
 mod issued;
 mod keys;
 mod link;
+mod narrowing;
 mod node;
+mod peer;
 /// How the node proves who it is: by its certificate, or by its join token, and why.
 pub mod proof;
 mod registration;
@@ -46,7 +49,7 @@ mod revocations;
 mod saved;
 pub mod schedule;
 pub mod sds;
-mod selector;
+mod seats;
 mod services;
 mod sockets;
 mod status;
@@ -57,13 +60,16 @@ mod workloads;
 
 pub use agent::{Agent, OpenError, RunError};
 pub use authority::CallError;
+pub use caller::{Caller, Fact, Needs, Seen};
 pub use config::{Config, ConfigError};
 pub use files::{Account, After, FilesConfig, FilesConfigError, OwnerError, Roots};
 pub use issued::{Issued, ReplyError, Trust};
 pub use keys::MakeKeyError;
+pub use narrowing::Narrowing;
+pub use peer::unit_of;
 pub use registration::{Registration, RegistrationError};
 pub use saved::{LoadError, SavedError, SavedNode};
-pub use selector::{Caller, ParseSelectorError, SHARED_SOCKET, Selector, SocketName};
+pub use seats::use_all_descriptors;
 pub use sockets::{BindError, SocketsDirError};
-pub use status::{CertificateStatus, NodeStatus, RegistrationStatus, Status};
+pub use status::{CertificateStatus, NarrowingStatus, NodeStatus, RegistrationStatus, Status};
 pub use token::{JoinToken, ParseJoinTokenError, ReadTokenError};

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use alcazar_node_agent::{Agent, Config};
+use alcazar_node_agent::{Agent, Config, OpenError};
 use alcazar_service::process::Failure;
 use alcazar_service::{clock, config, process, systemd, telemetry};
 use clap::Parser;
@@ -26,9 +26,13 @@ fn main() -> ExitCode {
     let format = if arguments.log_json { telemetry::Format::Json } else { telemetry::Format::Plain };
     telemetry::init(format, "info");
     alcazar_mtls::install_default_provider();
+    alcazar_node_agent::use_all_descriptors();
     process::run("alcazar-node-agent", Duration::from_secs(10), |shutdown, readiness| async move {
         let config: Config = config::load(&arguments.config).map_err(Failure::refused)?;
-        let mut agent = Agent::open(config, clock::system()).await?;
+        let mut agent = match Agent::open(config, clock::system()).await {
+            Err(OpenError::Narrowing(error)) => return Err(Failure::refused(error)),
+            opened => opened?,
+        };
         if let Some(listener) = systemd::unix_listener()? {
             agent.also_serve(listener)?;
         }

@@ -1,9 +1,9 @@
 use std::time::Duration;
 
 use alcazar_api::ca::v1;
-use alcazar_identity::{ParseSpiffeIdError, SpiffeId};
+use alcazar_identity::{ParseSelectorError, ParseSpiffeIdError, Selector, SocketName, SpiffeId};
 
-use crate::selector::{Caller, ParseSelectorError, Selector, SocketName};
+use crate::caller::{Caller, Needs};
 
 /// What the CA has registered for this node: an identity, and how its workload is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +43,14 @@ impl Registration {
         }
         let ttl = Duration::from_secs(u64::try_from(wire.ttl).unwrap_or_default());
         Ok(Self { id: wire.id.clone(), spiffe_id, selectors, ttl })
+    }
+
+    /// The same, of a caller of whom these hold too.
+    pub(crate) fn with(mut self, more: impl IntoIterator<Item = Selector>) -> Self {
+        self.selectors.extend(more);
+        self.selectors.sort();
+        self.selectors.dedup();
+        self
     }
 
     /// Its name at the CA.
@@ -85,7 +93,18 @@ impl Registration {
     ///
     /// A caller on a workload's own socket is nobody else, whatever its user.
     pub fn unmet(&self, caller: &Caller) -> Vec<&Selector> {
-        self.selectors.iter().filter(|selector| !selector.holds(caller)).collect()
+        self.selectors.iter().filter(|selector| !caller.is(selector)).collect()
+    }
+
+    /// What of a caller's process must be looked at to know whether it is this workload.
+    pub fn needs(&self) -> Needs {
+        Needs::of(&self.selectors)
+    }
+
+    /// Whether a caller can be this workload, by what is known without a look at its process.
+    pub(crate) fn may_admit(&self, caller: &Caller) -> bool {
+        let looked_for = |selector: &&Selector| !Needs::of([*selector]).is_none();
+        self.socket() == caller.socket.as_ref() && self.selectors.iter().all(|s| looked_for(&s) || caller.is(s))
     }
 
     /// Whether a caller is this workload.
@@ -123,6 +142,7 @@ pub enum RegistrationError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::caller::Seen;
 
     fn node() -> SpiffeId {
         "spiffe://td/node/east/vm-1".parse().unwrap()
@@ -163,8 +183,13 @@ mod tests {
         check(|w| w.selectors = vec!["socket:a".into(), "socket:b".into()], RegistrationError::TwoSockets);
         check(
             |w| w.selectors.push("unit:nginx".into()),
-            RegistrationError::Selector(ParseSelectorError::Unknown("unit:nginx".into())),
+            RegistrationError::Selector(ParseSelectorError::Unit("nginx".into())),
         );
+        // Of a later version: whom it describes cannot be known here, so it is nobody.
+        let mut later = wire(&["uid:7"]);
+        later.selectors.push("moon:full".into());
+        let refused = Registration::read(&later, &node()).unwrap_err().to_string();
+        assert!(refused.contains(r#""moon:full" is not a selector"#), "{refused}");
     }
 
     #[test]
@@ -174,6 +199,7 @@ mod tests {
             uid,
             gid: 100,
             pid: None,
+            seen: Seen::default(),
         };
         let admits = |selectors: &[&str]| {
             let registration = Registration::read(&wire(selectors), &node()).unwrap();

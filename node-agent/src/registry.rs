@@ -1,11 +1,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use alcazar_identity::Credentials;
+use alcazar_identity::{Credentials, SocketName};
 use tokio::sync::watch;
 
+use crate::caller::{Caller, Needs};
 use crate::registration::Registration;
-use crate::selector::{Caller, SocketName};
 
 /// What the agent holds for one registration at a moment.
 #[derive(Debug, Clone)]
@@ -93,22 +93,39 @@ impl Registry {
         self.by_socket.iter()
     }
 
+    /// What must be looked at of a caller's process to know its registrations: what those ask for that it could be by all that
+    /// the kernel said of its connection.
+    pub fn needs(&self, caller: &Caller) -> Needs {
+        let possible = self.candidates(caller).map(|served| served.registration()).filter(|r| r.may_admit(caller));
+        possible.map(Registration::needs).fold(Needs::default(), Needs::or)
+    }
+
     /// The registrations that a caller is the workload of: the most narrowly described first.
     ///
     /// # Errors
     /// When there is none; the error says which came closest.
     pub fn admit(&self, caller: &Caller) -> Result<Vec<Arc<Served>>, NotAdmitted> {
-        let candidates: Vec<_> = match &caller.socket {
-            Some(name) => self.by_socket.get(name).into_iter().collect(),
-            None => self.shared.iter().collect(),
-        };
         let admitted: Vec<_> =
-            candidates.iter().filter(|served| served.registration.admits(caller)).map(|s| Arc::clone(s)).collect();
+            self.candidates(caller).filter(|served| served.registration.admits(caller)).map(Arc::clone).collect();
         if !admitted.is_empty() {
             return Ok(admitted);
         }
-        let closest = candidates.iter().map(|served| &served.registration).min_by_key(|r| r.unmet(caller).len());
-        Err(NotAdmitted { caller: caller.clone(), closest: closest.map(|registration| nearly(registration, caller)) })
+        let registrations = self.candidates(caller).map(|served| served.registration());
+        let closest = registrations.min_by_key(|registration| registration.unmet(caller).len());
+        Err(NotAdmitted {
+            caller: Box::new(caller.clone()),
+            closest: closest.map(|registration| nearly(registration, caller)),
+            needs: closest.map(Registration::needs).unwrap_or_default(),
+            told: Some(0),
+        })
+    }
+
+    fn candidates(&self, caller: &Caller) -> impl Iterator<Item = &Arc<Served>> {
+        let (own, shared) = match &caller.socket {
+            Some(name) => (self.by_socket.get(name), None),
+            None => (None, Some(&self.shared)),
+        };
+        own.into_iter().chain(shared.into_iter().flatten())
     }
 }
 
@@ -116,20 +133,49 @@ impl Registry {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("no registration matches the caller ({caller}); {}", closest.as_deref().unwrap_or("none is known this way"))]
 pub struct NotAdmitted {
-    caller: Caller,
+    caller: Box<Caller>,
     /// The registration that lacked least, and what it lacked.
     closest: Option<String>,
+    /// What that one asks for.
+    needs: Needs,
+    /// Whether the log is to have it, and how often it did not before.
+    told: Option<u64>,
 }
 
 impl NotAdmitted {
+    /// Who it was, with what was seen.
+    pub fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
     /// The registration that came closest, in words.
     pub fn closest(&self) -> Option<&str> {
         self.closest.as_deref()
     }
+
+    /// What must be looked at to tell all that the closest registration lacked.
+    pub(crate) fn needs(&self) -> Needs {
+        self.needs
+    }
+
+    /// The same; the log does not have it.
+    pub(crate) fn untold(self) -> Self {
+        Self { told: None, ..self }
+    }
+
+    /// The same, after as many that the log does not have.
+    pub(crate) fn after(self, untold: u64) -> Self {
+        Self { told: Some(untold), ..self }
+    }
+
+    /// After how many that the log does not have it is to be logged; `None`: it is not.
+    pub(crate) fn is_told(&self) -> Option<u64> {
+        self.told
+    }
 }
 
 fn nearly(registration: &Registration, caller: &Caller) -> String {
-    let unmet: Vec<_> = registration.unmet(caller).iter().map(|selector| selector.to_string()).collect();
+    let unmet: Vec<_> = registration.unmet(caller).into_iter().map(|selector| caller.instead_of(selector)).collect();
     format!("the closest is {} ({}), which needs {}", registration.id(), registration.spiffe_id(), unmet.join(", "))
 }
 
@@ -138,6 +184,7 @@ mod tests {
     use alcazar_api::ca::v1;
 
     use super::*;
+    use crate::caller::{Fact, Seen};
 
     fn served(id: &str, selectors: &[&str]) -> Arc<Served> {
         let node = "spiffe://td/node/east/vm-1";
@@ -155,7 +202,7 @@ mod tests {
     }
 
     fn caller(socket: Option<&str>, uid: u32, gid: u32) -> Caller {
-        Caller { socket: socket.map(|name| name.parse().unwrap()), uid, gid, pid: Some(42) }
+        Caller { socket: socket.map(|name| name.parse().unwrap()), uid, gid, pid: Some(42), seen: Seen::default() }
     }
 
     #[test]
@@ -176,8 +223,31 @@ mod tests {
         assert_eq!(
             admitted(caller(None, 5, 2)),
             "no registration matches the caller (uid 5, gid 2, pid 42, on the shared socket); \
-             the closest is b (spiffe://td/ns/shop/sa/b), which needs uid:1"
+             the closest is b (spiffe://td/ns/shop/sa/b), which needs uid:1 (its uid is 5)"
         );
         assert!(admitted(caller(Some("gone"), 1, 2)).ends_with("none is known this way"));
+    }
+
+    #[test]
+    fn of_a_process_no_more_is_looked_at_than_somebody_it_could_be_asks_for() {
+        let registry = Registry::new([
+            served("a", &["uid:1", "unit:a.service"]),
+            served("b", &["uid:1", "group:2"]),
+            served("c", &["uid:2", "path:/c"]),
+            served("d", &["socket:d", "path:/d"]),
+        ]);
+        let needs = |groups, unit, path| Needs { groups, unit, path, digest: false };
+        assert_eq!(registry.needs(&caller(None, 1, 1)), needs(true, true, false));
+        assert_eq!(registry.needs(&caller(None, 2, 1)), needs(false, false, true));
+        assert_eq!(registry.needs(&caller(None, 3, 1)), Needs::default());
+        assert_eq!(registry.needs(&caller(Some("d"), 3, 1)), needs(false, false, true));
+
+        // Whoever is nobody is told of all the same, with all that the closest one asks for.
+        let refused = registry.admit(&caller(None, 2, 1)).unwrap_err();
+        assert_eq!(refused.needs(), needs(false, false, true));
+        let mut known = caller(None, 2, 1);
+        known.seen.path = Fact::Known("/usr/bin/x".parse().unwrap());
+        let refused = registry.admit(&known).unwrap_err().to_string();
+        assert!(refused.ends_with("which needs path:/c (it executes /usr/bin/x)"), "{refused}");
     }
 }

@@ -19,10 +19,11 @@ use crate::authority::{CallError, Session};
 use crate::chance;
 use crate::issued::{Issued, ReplyError, Trust};
 use crate::keys::{self, MakeKeyError};
+use crate::narrowing::Narrowing;
 use crate::node::until;
 use crate::registration::Registration;
 use crate::registry::{Registry, Served};
-use crate::status::RegistrationStatus;
+use crate::status::{NarrowingStatus, RegistrationStatus};
 use crate::workloads::Workloads;
 
 /// Gets and renews the certificates of this node's workloads.
@@ -32,6 +33,9 @@ pub(crate) struct Renewal {
     pub(crate) readiness: Readiness,
     pub(crate) session: watch::Receiver<Option<Arc<dyn Session>>>,
     pub(crate) registrations: watch::Receiver<Option<Arc<v1::Registrations>>>,
+    /// What the agent's own file leaves of them; `None`: it has none.
+    pub(crate) narrowing: watch::Receiver<Option<Arc<Narrowing>>>,
+    pub(crate) narrowed: watch::Sender<Option<NarrowingStatus>>,
     pub(crate) bundles: watch::Receiver<Option<Arc<TrustBundles>>>,
     pub(crate) revocations: watch::Receiver<Arc<Revocations>>,
     /// What is served.
@@ -85,7 +89,15 @@ impl Renewal {
                         return;
                     }
                     self.register(&mut workloads);
+                    // The CA has just spoken: whoever waited for an outage to end need not wait longer.
+                    workloads.outage_is_over((self.clock)());
                     drop(ready.take());
+                }
+                change = self.narrowing.changed() => {
+                    if change.is_err() {
+                        return;
+                    }
+                    self.register(&mut workloads);
                 }
                 change = self.bundles.changed() => {
                     if change.is_err() {
@@ -119,12 +131,35 @@ impl Renewal {
                 ),
             }
         }
+        let understood = self.narrow(understood);
         let count = understood.len();
         let changed = workloads.register(understood, &self.readiness);
         tracing::debug!(count, ?changed, "the registrations of this node");
-        // The CA has just spoken: whoever waited for an outage to end need not wait longer.
-        workloads.outage_is_over((self.clock)());
         self.registry.send_replace(Arc::new(workloads.registry()));
+    }
+
+    /// Leaves out what the agent's own file does not speak of: it is not even asked for.
+    fn narrow(&mut self, registrations: Vec<Registration>) -> Vec<Registration> {
+        let Some(narrowing) = self.narrowing.borrow_and_update().clone() else { return registrations };
+        let unknown = narrowing.strangers(registrations.iter());
+        let (mut left, mut withheld) = (Vec::new(), Vec::new());
+        for registration in registrations {
+            let id = registration.id().to_owned();
+            match narrowing.narrow(registration) {
+                Some(registration) => left.push(registration),
+                None => withheld.push(id),
+            }
+        }
+        self.narrowed.send_if_modified(|status| {
+            let Some(status) = status else { return false };
+            let different = (&status.withheld, &status.unknown) != (&withheld, &unknown);
+            if different {
+                tracing::info!(?withheld, ?unknown, "the narrowing file leaves registrations out");
+                (status.withheld, status.unknown) = (withheld, unknown);
+            }
+            different
+        });
+        left
     }
 
     fn take(&self, answered: Answered, workloads: &mut Workloads) {

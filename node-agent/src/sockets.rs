@@ -8,16 +8,17 @@ use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use alcazar_identity::{SHARED_SOCKET, SocketName};
 use alcazar_service::Shutdown;
 use futures::{Stream, stream};
-use tokio::net::UnixListener;
+use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 
 use crate::adoption::Clients;
-use crate::callers::Callers;
+use crate::callers::{Callers, Doors};
 use crate::connection::Connection;
+use crate::peer::{Peer, PidfdError};
 use crate::registry::{Registry, Served};
-use crate::selector::{SHARED_SOCKET, SocketName};
 use crate::services::Services;
 
 /// The directory of the sockets, held by one agent at a time.
@@ -129,10 +130,11 @@ impl Bound {
     pub(crate) async fn serve(mut self, services: Services, shutdown: Shutdown) {
         let Some(listener) = self.listener.take() else { return };
         let cut = Shutdown::new();
+        let callers = services.callers.clone();
         let serving = tonic::transport::Server::builder()
             .max_concurrent_streams(MAX_STREAMS)
             .add_routes(services.routes())
-            .serve_with_incoming_shutdown(incoming(listener, cut.clone()), shutdown.cancelled());
+            .serve_with_incoming_shutdown(incoming(listener, callers, cut.clone()), shutdown.cancelled());
         tokio::pin!(serving);
         let late = async {
             shutdown.cancelled().await;
@@ -153,11 +155,15 @@ impl Bound {
 }
 
 /// The connections of a socket. It never ends: when the system has no more descriptors it waits for some.
-fn incoming(listener: UnixListener, cut: Shutdown) -> impl Stream<Item = io::Result<Connection>> {
-    stream::unfold((listener, cut), |(listener, cut)| async move {
+fn incoming(listener: UnixListener, callers: Callers, cut: Shutdown) -> impl Stream<Item = io::Result<Connection>> {
+    stream::unfold((listener, callers, cut), |(listener, callers, cut)| async move {
         loop {
             match listener.accept().await {
-                Ok((stream, _)) => return Some((Ok(Connection::new(stream, cut.clone())), (listener, cut))),
+                Ok((stream, _)) => {
+                    if let Some(connection) = connection(stream, &callers, &cut) {
+                        return Some((Ok(connection), (listener, callers, cut)));
+                    }
+                }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection on a socket; trying again in {PAUSE:?}");
                     tokio::time::sleep(PAUSE).await;
@@ -167,10 +173,32 @@ fn incoming(listener: UnixListener, cut: Shutdown) -> impl Stream<Item = io::Res
     })
 }
 
+/// A connection of a process that can be known, and for which there is room.
+fn connection(stream: UnixStream, callers: &Callers, cut: &Shutdown) -> Option<Connection> {
+    let peer = match Peer::of(&stream) {
+        Ok(peer) => peer,
+        Err(PidfdError::Gone) => {
+            tracing::debug!("a process has ended right after it connected");
+            return None;
+        }
+        Err(error) => {
+            let uid = stream.peer_cred().map_or(u32::MAX, |credentials| credentials.uid());
+            if let Some(not_logged_before) = callers.line(uid) {
+                let reason = alcazar_service::process::chain(&error);
+                tracing::warn!(target: "alcazar::refused", uid, reason, not_logged_before, "a connection of a process that cannot be known");
+            }
+            return None;
+        }
+    };
+    let seat = callers.seat(&peer)?;
+    Some(Connection::new(stream, peer, seat, cut.clone()))
+}
+
 /// Keeps the sockets as the registry says, until the shutdown.
 pub(crate) async fn keep(
     directory: SocketsDir,
     mut registry: watch::Receiver<Arc<Registry>>,
+    doors: Doors,
     clients: Clients,
     shutdown: Shutdown,
     problems: watch::Sender<BTreeMap<SocketName, String>>,
@@ -183,7 +211,7 @@ pub(crate) async fn keep(
             if serving.contains_key(name) || served.now().credentials().is_none() {
                 continue;
             }
-            match open(&directory, name, served, &registry, &clients, &shutdown) {
+            match open(&directory, name, served, &doors, &clients, &shutdown) {
                 Ok(child) => {
                     problems.send_if_modified(|problems| problems.remove(name).is_some());
                     serving.insert(name.clone(), child);
@@ -204,7 +232,7 @@ fn open(
     directory: &SocketsDir,
     name: &SocketName,
     served: &Served,
-    registry: &watch::Receiver<Arc<Registry>>,
+    doors: &Doors,
     clients: &Clients,
     shutdown: &Shutdown,
 ) -> Result<Shutdown, BindError> {
@@ -212,7 +240,7 @@ fn open(
     let owner = served.registration().uid();
     let bound = directory.bind(name.as_str(), OWN_SOCKET_MODE, owner)?;
     let child = shutdown.child();
-    let callers = Callers::new(Some(name.clone()), registry.clone());
+    let callers = doors.callers(Some(name.clone()));
     let services = Services { callers, clients: clients.clone(), shutdown: child.clone() };
     child.spawn("socket of a workload", bound.serve(services, child.clone()));
     Ok(child)
@@ -224,13 +252,8 @@ pub(crate) fn bind_shared(directory: &SocketsDir) -> Result<Bound, BindError> {
 }
 
 /// Serves a socket that callers share.
-pub(crate) fn serve_shared(
-    bound: Bound,
-    registry: &watch::Receiver<Arc<Registry>>,
-    clients: &Clients,
-    shutdown: &Shutdown,
-) {
-    let callers = Callers::new(None, registry.clone());
+pub(crate) fn serve_shared(bound: Bound, doors: &Doors, clients: &Clients, shutdown: &Shutdown) {
+    let callers = doors.callers(None);
     let services = Services { callers, clients: clients.clone(), shutdown: shutdown.clone() };
     shutdown.spawn("shared socket", bound.serve(services, shutdown.clone()));
 }

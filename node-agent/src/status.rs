@@ -10,6 +10,21 @@ pub struct Status {
     pub node: NodeStatus,
     /// The workloads registered for it, by the id of their registration.
     pub registrations: Vec<RegistrationStatus>,
+    /// How the agent's own file narrows them, where it has one.
+    pub narrowing: Option<NarrowingStatus>,
+}
+
+/// The agent's own file, which narrows what the CA has registered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NarrowingStatus {
+    /// The file.
+    pub file: PathBuf,
+    /// Why it cannot be used as it is now; what it said before is in force then.
+    pub error: Option<String>,
+    /// The ids of the registrations that are withheld, since no entry speaks of them.
+    pub withheld: Vec<String>,
+    /// Of whom entries speak that are not registered for this node.
+    pub unknown: Vec<String>,
 }
 
 /// The node's own identity.

@@ -38,7 +38,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
 use self::mirror::Mirrors;
-pub use self::registration::{ParseRegistrationError, Registration, RegistrationId, Selector};
+pub use self::registration::{ParseRegistrationError, Registration, RegistrationId};
 pub(crate) use self::{
     lineage::{KeyTag, Leaf, Lineage, LineageRefusal, Mark, Renewal},
     pending::{Dropped, Pending, Settlement, is_younger},
@@ -268,5 +268,25 @@ pub(crate) mod text {
         D: Deserializer<'de>,
     {
         String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// Sets of values that have a text form, stored as those texts.
+pub(crate) mod texts {
+    use std::{collections::BTreeSet, fmt::Display, str::FromStr};
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(crate) fn serialize<T: Display, S: Serializer>(values: &BTreeSet<T>, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(values.iter().map(ToString::to_string))
+    }
+
+    pub(crate) fn deserialize<'de, T, D>(deserializer: D) -> Result<BTreeSet<T>, D::Error>
+    where
+        T: FromStr<Err: Display> + Ord,
+        D: Deserializer<'de>,
+    {
+        let texts = Vec::<String>::deserialize(deserializer)?;
+        texts.iter().map(|text| text.parse().map_err(serde::de::Error::custom)).collect()
     }
 }

@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeSet, fmt, str::FromStr, time::Duration};
 
-use alcazar_identity::{ParseSpiffeIdError, SpiffeId};
+use alcazar_identity::{ParseSelectorError, ParseSpiffeIdError, Selector, SpiffeId};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::text;
+use super::{text, texts};
 use crate::profile::{DnsName, ParseDnsNameError};
 
 /// A workload that a node may ask for, and how the node's agent knows it.
@@ -18,6 +18,7 @@ pub struct Registration {
     node: SpiffeId,
     #[serde(with = "text")]
     spiffe_id: SpiffeId,
+    #[serde(with = "texts")]
     selectors: BTreeSet<Selector>,
     /// Zero: the CA's default.
     #[serde(default)]
@@ -166,59 +167,6 @@ impl fmt::Display for RegistrationId {
     }
 }
 
-/// One thing by which an agent knows a workload. The grammar is the agent's: what it would refuse is refused here, where the
-/// operator hears of it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub enum Selector {
-    /// It calls on the socket of this name, which the agent makes for it alone.
-    Socket(String),
-    /// Its processes run as this user.
-    Uid(u32),
-    /// Its processes run in this group.
-    Gid(u32),
-}
-
-impl FromStr for Selector {
-    type Err = ParseRegistrationError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let wrong = || ParseRegistrationError::Selector(text.into());
-        let (kind, value) = text.split_once(':').ok_or_else(wrong)?;
-        match kind {
-            "socket" if is_name(value) && value != SHARED_SOCKET => Ok(Self::Socket(value.into())),
-            "socket" => Err(ParseRegistrationError::Socket(text.into())),
-            "uid" => number(value).map(Self::Uid).ok_or_else(wrong),
-            "gid" => number(value).map(Self::Gid).ok_or_else(wrong),
-            _ => Err(wrong()),
-        }
-    }
-}
-
-impl TryFrom<String> for Selector {
-    type Error = ParseRegistrationError;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse()
-    }
-}
-
-impl From<Selector> for String {
-    fn from(selector: Selector) -> Self {
-        selector.to_string()
-    }
-}
-
-impl fmt::Display for Selector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Socket(name) => write!(f, "socket:{name}"),
-            Self::Uid(uid) => write!(f, "uid:{uid}"),
-            Self::Gid(gid) => write!(f, "gid:{gid}"),
-        }
-    }
-}
-
 /// Why something is not a registration.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ParseRegistrationError {
@@ -226,13 +174,8 @@ pub enum ParseRegistrationError {
     #[error("{0:?} is not a registration's name: 1 to 200 of a-z, 0-9, '.' and '-', beginning with a letter or digit")]
     Id(String),
     /// Not a selector.
-    #[error("{0:?} is not a selector: socket:<name>, uid:<number> or gid:<number>")]
-    Selector(String),
-    /// Not the name of a socket.
-    #[error(
-        "{0:?} cannot be a socket's selector: the name is 1 to 200 of a-z, 0-9, '.' and '-', beginning with a letter or digit, and not {SHARED_SOCKET:?}, the agent's own"
-    )]
-    Socket(String),
+    #[error(transparent)]
+    Selector(#[from] ParseSelectorError),
     /// Two sockets.
     #[error("the registration {0} names two sockets, and a caller comes by one")]
     TwoSockets(RegistrationId),
@@ -287,14 +230,6 @@ fn is_name(text: &str) -> bool {
     begins && text.len() <= 200 && text.bytes().all(|b| plain(b) || b".-".contains(&b))
 }
 
-/// A number as numbers are written.
-fn number(digits: &str) -> Option<u32> {
-    digits.parse::<u32>().ok().filter(|number| number.to_string() == digits)
-}
-
-/// The name of the socket that all callers of an agent share.
-const SHARED_SOCKET: &str = "agent";
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -329,19 +264,22 @@ mod tests {
     }
 
     #[test]
-    fn names_and_selectors_are_strict() {
+    fn names_are_strict() {
         for bad in ["", ".", "..", "-a", "a/b", "a b", "ä", "Shop", "shop_web", &"a".repeat(201)] {
             assert!(bad.parse::<RegistrationId>().is_err(), "{bad:?}");
-            assert!(format!("socket:{bad}").parse::<Selector>().is_err(), "{bad:?}");
         }
-        for bad in ["", "uid", "uid:", "uid:-1", "uid:+1", "uid:01", "uid:4294967296", "gid:x", "pid:1", "socket:../x"]
-        {
-            assert!(bad.parse::<Selector>().is_err(), "{bad:?}");
-        }
-        // It would be mistaken for the socket that all share.
-        assert!("socket:agent".parse::<Selector>().is_err());
-        for good in ["socket:shop.web-v1", "uid:0", "gid:1000"] {
-            assert_eq!(good.parse::<Selector>().unwrap().to_string(), good);
-        }
+    }
+
+    #[test]
+    fn a_record_of_a_kind_that_is_not_known_here_is_not_read() {
+        let node = "spiffe://td/node/c/n".parse().unwrap();
+        let selectors = ["uid:7", "unit:web.service", "group:8"].map(|text| text.parse().unwrap());
+        let web = "spiffe://td/ns/shop/sa/web".parse().unwrap();
+        let registration = Registration::new("shop.web".parse().unwrap(), node, web, selectors, None).unwrap();
+        let text = serde_json::to_string(&registration).unwrap();
+        assert!(text.contains(r#"["uid:7","group:8","unit:web.service"]"#), "{text}");
+        assert_eq!(serde_json::from_str::<Registration>(&text).unwrap(), registration);
+        let error = serde_json::from_str::<Registration>(&text.replace("uid:7", "moon:7")).unwrap_err();
+        assert!(error.to_string().contains(r#""moon:7" is not a selector"#), "{error}");
     }
 }

@@ -5,10 +5,10 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use alcazar_ca::{
-    AdminError, AuthorityInfo, Ca, Config, OpenError, ParseRegistrationError, Registration, RevocationConfig, Selector,
+    AdminError, AuthorityInfo, Ca, Config, OpenError, ParseRegistrationError, Registration, RevocationConfig,
 };
 use alcazar_control::World;
-use alcazar_identity::{ParseSpiffeIdError, SpiffeId};
+use alcazar_identity::{ParseSpiffeIdError, Selector, SpiffeId};
 use alcazar_service::clock;
 use zeroize::Zeroizing;
 
@@ -74,7 +74,8 @@ impl Authority {
         ttl: Option<Duration>,
     ) -> Result<(), RegisterError> {
         let wrong = |source| RegisterError::Wrong { registration: registration.to_owned(), source };
-        let selector: Selector = format!("socket:{registration}").parse().map_err(wrong)?;
+        let socket = registration.parse().map_err(|error| wrong(ParseRegistrationError::Selector(error)))?;
+        let selector = Selector::Socket(socket);
         let parsed = registration.parse().map_err(wrong)?;
         let wanted = Registration::new(parsed, self.node.clone(), id.clone(), [selector], ttl).map_err(wrong)?;
         let failed = |source| RegisterError::Failed { registration: registration.to_owned(), source };

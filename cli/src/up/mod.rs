@@ -125,6 +125,7 @@ async fn up(
             sockets_dir: paths.sockets(),
             admin: None,
             files: Vec::new(),
+            narrow: None,
         },
         clock::system(),
     )

@@ -5,6 +5,7 @@
 //!   leaf DER, chain, key             ──parse──▶ X509Svid ─┼─▶ Credentials ─▶ every TLS endpoint
 //!   roots, JWT keys                  ──parse──▶ TrustBundle(s) ┤
 //!   signed statements                ──verify─▶ Revocations ───┘
+//!   "uid:1000", "unit:web.service"   ──parse──▶ Selector: how a workload is known on its node
 //! ```
 //!
 //! Invariants:
@@ -21,6 +22,7 @@ mod key;
 mod leaf;
 mod pem;
 mod revocations;
+mod selector;
 mod spiffe_id;
 mod svid;
 mod trust_domain;
@@ -37,6 +39,9 @@ pub use revocations::{
     ListIssuer, Merged, ParseListIssuerError, ParseRevocationReasonError, Proven, Revocation, RevocationList,
     RevocationReason, Revocations, Revoked, RevokedBy, RevokedIdentity, RevokedSerial, Signatory, StatementError,
     is_of_cluster, stated_cluster, verify_statement,
+};
+pub use selector::{
+    ExecutableDigest, ExecutablePath, ParseSelectorError, SHARED_SOCKET, Selector, SocketName, UnitName,
 };
 pub use spiffe_id::{ParseSpiffeIdError, SpiffeId, SpiffeIdKind};
 pub use svid::X509Svid;

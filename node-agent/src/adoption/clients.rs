@@ -8,8 +8,8 @@ use alcazar_identity::{Fingerprint, SpiffeId};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::caller::Caller;
 use crate::sds::{Found, View};
-use crate::selector::Caller;
 
 /// Every client that is connected, or was a moment ago. Cheap to clone; clones are the same.
 #[derive(Debug, Clone)]

@@ -9,15 +9,15 @@ use tokio::time::Instant;
 use super::clients::{Clients, Holds, Named, RECALL};
 use super::report::report;
 use super::*;
+use crate::caller::{Caller, Seen};
 use crate::registry::Held;
 use crate::sds::View;
-use crate::selector::Caller;
 use crate::testing::ca::Ca;
 
 const REVIEWS: &str = "spiffe://td.example/ns/shop/sa/reviews";
 
 fn caller(pid: i32) -> Caller {
-    Caller { socket: None, uid: 1, gid: 1, pid: Some(pid) }
+    Caller { socket: None, uid: 1, gid: 1, pid: Some(pid), seen: Seen::default() }
 }
 
 fn named(name: &str, holds: Holds) -> Named {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use alcazar_identity::SpiffeId;
+use alcazar_identity::{SocketName, SpiffeId};
 use alcazar_mtls::Clock;
 use alcazar_service::{Readiness, Shutdown, admin, files};
 use tokio::net::TcpListener;
@@ -15,17 +15,18 @@ use tokio::sync::{Notify, watch};
 
 use crate::adoption::{Clients, Reporter};
 use crate::authority::{Authority, GrpcAuthority};
+use crate::callers::Doors;
 use crate::config::{Config, ConfigError};
 use crate::files::{Access, FilesConfig, Keeper};
 use crate::link::{Heard, Link};
+use crate::narrowing::NarrowingFile;
 use crate::node::Node;
 use crate::registry::Registry;
 use crate::renewal::Renewal;
 use crate::revocations::{Checking, RevocationsFile};
 use crate::saved::{self, LoadError, NodeFile, SavedNode};
-use crate::selector::SocketName;
 use crate::sockets::{self, BindError, Bound, SocketsDir, SocketsDirError};
-use crate::status::{NodeStatus, RegistrationStatus, Status};
+use crate::status::{NarrowingStatus, NodeStatus, RegistrationStatus, Status};
 use crate::token::TokenSource;
 
 /// The agent of one node.
@@ -36,6 +37,7 @@ pub struct Agent {
     file: NodeFile,
     saved: SavedNode,
     revocations: RevocationsFile,
+    narrowing: Option<NarrowingFile>,
     sockets: SocketsDir,
     /// Those that all callers use.
     shared: Vec<Bound>,
@@ -61,6 +63,7 @@ impl Agent {
         let id = config.node_id()?;
         let token = config.token()?;
         let files = config.files()?;
+        let narrowing = config.narrow.as_deref().map(NarrowingFile::open).transpose().map_err(OpenError::Narrowing)?;
         let data_dir = config.data_dir;
         let failed = |source| OpenError::DataDir { path: data_dir.clone(), source };
         if is_foreign(&data_dir).map_err(failed)? {
@@ -81,7 +84,7 @@ impl Agent {
             None => None,
         };
         let node = NodeStatus { spiffe_id: id.clone(), certificate: None, last_error: None, ca_error: None };
-        let status = watch::Sender::new(Arc::new(Status { node, registrations: Vec::new() }));
+        let status = watch::Sender::new(Arc::new(Status { node, registrations: Vec::new(), narrowing: None }));
         Ok(Self {
             id,
             authority,
@@ -89,6 +92,7 @@ impl Agent {
             file,
             saved,
             revocations,
+            narrowing,
             sockets,
             shared,
             files,
@@ -126,8 +130,9 @@ impl Agent {
         let parts = shutdown.child();
         let registry = watch::Sender::new(Arc::new(Registry::default()));
         let clients = Clients::new();
+        let doors = Doors::new(registry.subscribe(), self.clock.clone());
         for bound in self.shared {
-            sockets::serve_shared(bound, &registry.subscribe(), &clients, &parts);
+            sockets::serve_shared(bound, &doors, &clients, &parts);
         }
 
         let doubt = Arc::new(Notify::new());
@@ -141,6 +146,8 @@ impl Agent {
         let registrations = watch::Sender::new(None);
         let revoked = watch::Sender::new(Arc::default());
         let revocations = watch::Sender::new(None);
+        let narrowing = watch::Sender::new(self.narrowing.as_ref().map(NarrowingFile::narrowing));
+        let narrowed = watch::Sender::new(self.narrowing.as_ref().map(NarrowingFile::status));
         let node_status = watch::Sender::new(self.status.borrow().node.clone());
         let workload_status = watch::Sender::new(Vec::new());
         let problems = watch::Sender::new(BTreeMap::new());
@@ -150,13 +157,14 @@ impl Agent {
             workloads: workload_status.subscribe(),
             problems: problems.subscribe(),
             registry: registry.subscribe(),
+            narrowed: narrowed.subscribe(),
             out: self.status,
         };
         let socket_paths = self.sockets.paths();
         parts.spawn("status", show.keep(socket_paths, parts.clone()));
         parts.spawn(
             "sockets",
-            sockets::keep(self.sockets, registry.subscribe(), clients.clone(), parts.clone(), problems),
+            sockets::keep(self.sockets, registry.subscribe(), doors, clients.clone(), parts.clone(), problems),
         );
         for (config, access) in self.files {
             let part = readiness.part(format!("files in {}", config.directory.display()));
@@ -182,6 +190,8 @@ impl Agent {
             readiness: readiness.clone(),
             session: session.subscribe(),
             registrations: registrations.subscribe(),
+            narrowing: narrowing.subscribe(),
+            narrowed: narrowed.clone(),
             bundles: bundles.subscribe(),
             revocations: revoked.subscribe(),
             registry,
@@ -190,6 +200,19 @@ impl Agent {
             renewed,
             status: workload_status,
         };
+        match self.narrowing {
+            Some(file) => {
+                let part = readiness.part("narrowing file");
+                parts.spawn("narrowing file", file.keep(narrowing, narrowed, part, parts.clone()));
+            }
+            None => {
+                let until = parts.clone();
+                parts.spawn("no narrowing file", async move {
+                    until.cancelled().await;
+                    drop(narrowing);
+                });
+            }
+        }
         parts.spawn("renewal", renewal.keep(readiness.register("registrations of this node"), parts.clone()));
         let link = Link {
             node: self.id.clone(),
@@ -278,6 +301,7 @@ struct Show {
     workloads: watch::Receiver<Vec<RegistrationStatus>>,
     problems: watch::Receiver<BTreeMap<SocketName, String>>,
     registry: watch::Receiver<Arc<Registry>>,
+    narrowed: watch::Receiver<Option<NarrowingStatus>>,
     out: watch::Sender<Arc<Status>>,
 }
 
@@ -290,6 +314,7 @@ impl Show {
                 change = self.node.changed() => change,
                 change = self.workloads.changed() => change,
                 change = self.problems.changed() => change,
+                change = self.narrowed.changed() => change,
                 () = shutdown.cancelled() => return,
             };
             if change.is_err() {
@@ -312,7 +337,7 @@ impl Show {
                 registration.last_error = Some(problem.clone());
             }
         }
-        Status { node, registrations }
+        Status { node, registrations, narrowing: self.narrowed.borrow_and_update().clone() }
     }
 }
 
@@ -322,6 +347,9 @@ pub enum OpenError {
     /// The configuration makes no sense.
     #[error("the configuration cannot be used")]
     Config(#[from] ConfigError),
+    /// The file that narrows cannot be used; nothing is served by half of a rule.
+    #[error("the narrowing file cannot be used")]
+    Narrowing(#[source] alcazar_service::config::ConfigError),
     /// The data directory cannot be used.
     #[error("cannot use the data directory {}", path.display())]
     DataDir {

@@ -4,71 +4,102 @@ use futures::FutureExt;
 use futures::future::select_all;
 use tokio::sync::watch;
 
+use super::Asking;
+use crate::caller::Caller;
 use crate::registry::{Held, NotAdmitted, Registry, Served};
 use crate::sds::View;
-use crate::selector::Caller;
 
 /// A registration, and the channel of what is held for it.
 type Followed = (Arc<Served>, watch::Receiver<Arc<Held>>);
 
 /// What one caller may see, live: the registrations that it matches, and what is held for each.
 pub(crate) struct Follow {
-    caller: Caller,
+    asking: Asking,
     registry: watch::Receiver<Arc<Registry>>,
     /// The registry by which `served` was chosen.
     seen: Arc<Registry>,
+    caller: Caller,
     served: Vec<Followed>,
+    view: View,
+    /// Something is different, and nobody has looked yet whether the caller may see it.
+    stale: bool,
 }
 
 impl Follow {
     /// Starts to follow for a caller.
-    pub(crate) fn new(caller: Caller, mut registry: watch::Receiver<Arc<Registry>>) -> Result<Self, NotAdmitted> {
+    pub(crate) async fn start(
+        asking: Asking,
+        mut registry: watch::Receiver<Arc<Registry>>,
+    ) -> Result<Self, NotAdmitted> {
         let seen = registry.borrow_and_update().clone();
-        let served = admitted(&seen, &caller)?;
-        Ok(Self { caller, registry, seen, served })
+        let (caller, served) = asking.admitted(&seen).await?;
+        let (served, view) = followed(served);
+        Ok(Self { asking, registry, seen, caller, served, view, stale: false })
     }
 
-    /// What may be seen now.
+    /// Who it is, as it was seen last.
+    pub(crate) fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
+    /// What may be seen: as of the last change that [`Follow::changed`] told.
     pub(crate) fn view(&self) -> View {
-        let held =
-            self.served.iter().map(|(served, held)| (served.registration().spiffe_id().clone(), held.borrow().clone()));
-        View::new(held)
+        self.view.clone()
     }
 
-    /// Waits until something may be different.
+    /// Waits until something may be different. A future that is dropped loses nothing.
     ///
     /// # Errors
     /// When the caller is nobody's workload any more.
     pub(crate) async fn changed(&mut self) -> Result<(), NotAdmitted> {
+        if !self.stale {
+            self.wait().await;
+            self.stale = true;
+        }
+        let now = self.registry.borrow_and_update().clone();
+        // Who was known by its process may execute something else by now: nothing new is shown before somebody has looked.
+        if !Arc::ptr_eq(&now, &self.seen) || !now.needs(&self.caller).is_none() {
+            let (caller, served) = self.asking.admitted(&now).await?;
+            (self.served, self.view) = followed(served);
+            (self.caller, self.seen) = (caller, now);
+        } else {
+            self.view = view(&mut self.served);
+        }
+        self.stale = false;
+        Ok(())
+    }
+
+    async fn wait(&mut self) {
         let Self { registry, served, .. } = self;
         let held = select_all(served.iter_mut().map(|(_, held)| held.changed().boxed()));
         let registry_alive = tokio::select! {
             change = registry.changed() => change.is_ok(),
             // A closed channel is a registration that went: the registry is about to say so.
             (change, _, _) = held => match change {
-                Ok(()) => return Ok(()),
+                Ok(()) => return,
                 Err(_) => registry.changed().await.is_ok(),
             },
         };
         if !registry_alive {
             // The agent is going; what was served stays as it is until the socket closes.
-            return std::future::pending().await;
+            std::future::pending().await
         }
-        let now = self.registry.borrow_and_update().clone();
-        if !Arc::ptr_eq(&now, &self.seen) {
-            self.served = admitted(&now, &self.caller)?;
-            self.seen = now;
-        }
-        Ok(())
     }
 }
 
-/// The registrations of a caller, and the channels of what is held for them.
-fn admitted(registry: &Registry, caller: &Caller) -> Result<Vec<Followed>, NotAdmitted> {
-    let served = registry.admit(caller)?;
+/// The channels of what is held for some registrations, and what is held now.
+fn followed(served: Vec<Arc<Served>>) -> (Vec<Followed>, View) {
     let follow = |served: Arc<Served>| {
         let held = served.follow();
         (served, held)
     };
-    Ok(served.into_iter().map(follow).collect())
+    let mut followed: Vec<_> = served.into_iter().map(follow).collect();
+    let view = view(&mut followed);
+    (followed, view)
+}
+
+fn view(served: &mut [Followed]) -> View {
+    let held =
+        |(served, held): &mut Followed| (served.registration().spiffe_id().clone(), held.borrow_and_update().clone());
+    View::new(served.iter_mut().map(held))
 }

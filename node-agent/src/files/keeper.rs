@@ -12,9 +12,9 @@ use super::config::{FilesConfig, Roots};
 use super::content::Content;
 use super::folder::{Access, Folder, FolderError};
 use crate::adoption::{ClientStream, Clients, Named};
+use crate::caller::{Caller, Seen};
 use crate::registry::{Held, Registry, Served};
 use crate::sds::View;
-use crate::selector::Caller;
 
 /// Keeps the files of one workload.
 pub(crate) struct Keeper {
@@ -71,7 +71,7 @@ impl Keeper {
     fn begin(&self) -> Progress {
         let uid = self.access.uid.unwrap_or_else(|| rustix::process::geteuid().as_raw());
         let gid = self.access.gid.unwrap_or_else(|| rustix::process::getegid().as_raw());
-        let reader = self.clients.enter(Caller { socket: None, uid, gid, pid: None });
+        let reader = self.clients.enter(Caller { socket: None, uid, gid, pid: None, seen: Seen::default() });
         Progress { served: None, written: None, told: false, reader, sets: 0, failures: 0 }
     }
 

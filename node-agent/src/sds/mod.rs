@@ -6,6 +6,7 @@
 //! ```
 
 mod delta;
+mod patience;
 mod secrets;
 mod service;
 mod sotw;

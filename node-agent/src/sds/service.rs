@@ -9,13 +9,15 @@ use alcazar_api::envoy::secret::secret_discovery_service_server::SecretDiscovery
 use alcazar_service::Shutdown;
 use futures::Stream;
 use futures::stream;
+use tokio::time::{Instant, sleep_until};
 use tonic::{Request, Response, Status, Streaming};
 
+use super::patience::Patience;
 use super::secrets::View;
 use super::{Delta, Heard, RequestError, Sotw};
 use crate::adoption::{ClientStream, Clients, Named};
+use crate::caller::Caller;
 use crate::callers::{Callers, Follow, denied};
-use crate::selector::Caller;
 
 /// SDS on one Unix socket.
 #[derive(Clone)]
@@ -30,11 +32,11 @@ impl SdsService {
         Self { callers, clients, shutdown }
     }
 
-    fn stream<M: Machine>(
+    async fn stream<M: Machine>(
         &self,
         request: Request<Streaming<M::Request>>,
     ) -> Result<Response<Answers<M::Response>>, Status> {
-        let (caller, follow) = self.callers.follow(&request)?;
+        let (caller, follow) = self.callers.follow(&request).await?;
         let conversation = Conversation {
             requests: request.into_inner(),
             machine: M::default(),
@@ -42,6 +44,9 @@ impl SdsService {
             stream: self.clients.enter(caller.clone()),
             caller,
             told_absent: BTreeSet::new(),
+            patience: Patience::default(),
+            quiet_until: None,
+            callers: self.callers.clone(),
             shutdown: self.shutdown.clone(),
         };
         let answers = stream::unfold(Some(conversation), |conversation| async move {
@@ -66,22 +71,22 @@ impl SecretDiscoveryService for SdsService {
         &self,
         request: Request<Streaming<DiscoveryRequest>>,
     ) -> Result<Response<Self::StreamSecretsStream>, Status> {
-        self.stream::<Sotw>(request)
+        self.stream::<Sotw>(request).await
     }
 
     async fn delta_secrets(
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaSecretsStream>, Status> {
-        self.stream::<Delta>(request)
+        self.stream::<Delta>(request).await
     }
 
     async fn fetch_secrets(&self, request: Request<DiscoveryRequest>) -> Result<Response<DiscoveryResponse>, Status> {
-        let (caller, follow) = self.callers.follow(&request)?;
+        let (caller, follow) = self.callers.follow(&request).await?;
         let mut machine = Sotw::default();
         // Each fetch stands alone: a nonce of an earlier one means nothing.
         let request = DiscoveryRequest { response_nonce: String::new(), ..request.into_inner() };
-        machine.hear(&request).map_err(|error| invalid(&caller, &error))?;
+        machine.hear(&request).map_err(|error| invalid(&self.callers, &caller, &error))?;
         let view = follow.view();
         say_what_is_missing(machine.subscribed(), &view, &mut BTreeSet::new(), &caller);
         machine.say(&view).map(Response::new).ok_or_else(|| Status::internal("no response to a request"))
@@ -173,6 +178,10 @@ struct Conversation<M: Machine> {
     caller: Caller,
     /// The names whose absence has been logged.
     told_absent: BTreeSet<String>,
+    patience: Patience,
+    /// Until when nothing is said or heard, since the client rejects everything.
+    quiet_until: Option<Instant>,
+    callers: Callers,
     shutdown: Shutdown,
 }
 
@@ -180,6 +189,12 @@ impl<M: Machine> Conversation<M> {
     /// The next response; `None` when the client or the agent has gone.
     async fn next(&mut self) -> Result<Option<M::Response>, Status> {
         loop {
+            if let Some(until) = self.quiet_until.take() {
+                tokio::select! {
+                    () = sleep_until(until) => {}
+                    () = self.shutdown.cancelled() => return Ok(None),
+                }
+            }
             let view = self.follow.view();
             if let Some(response) = self.machine.say(&view) {
                 say_what_is_missing(self.machine.subscribed(), &view, &mut self.told_absent, &self.caller);
@@ -194,19 +209,22 @@ impl<M: Machine> Conversation<M> {
                     Some(request) => self.hear(&request)?,
                     None => return Ok(None),
                 },
-                change = self.follow.changed() => change.map_err(|refused| denied(&self.caller, &refused))?,
+                change = self.follow.changed() => change.map_err(|refused| denied(refused.caller(), &refused))?,
                 () = self.shutdown.cancelled() => return Ok(None),
             }
         }
     }
 
     fn hear(&mut self, request: &M::Request) -> Result<(), Status> {
-        let heard = self.machine.hear(request).map_err(|error| invalid(&self.caller, &error))?;
+        let heard = self.machine.hear(request).map_err(|error| invalid(&self.callers, &self.caller, &error))?;
         let (caller, answered) = (&self.caller, number(M::answered(request)));
         match heard {
             Heard::Rejected(reason) => {
                 self.stream.refused(answered, &reason);
-                tracing::warn!(target: "alcazar::refused", %caller, reason, "a client could not use a secret that it was sent");
+                if let Some(reason) = self.patience.first(&reason) {
+                    tracing::warn!(target: "alcazar::refused", %caller, reason, "a client could not use a secret that it was sent");
+                }
+                self.quiet_until = self.patience.rejected(Instant::now());
             }
             // An answer may come with a subscription, and after a later response; what that one had anew is not meant by it.
             Heard::Acknowledged | Heard::Subscribed | Heard::Stale => {
@@ -243,7 +261,9 @@ fn say_what_is_missing<'n>(
     }
 }
 
-fn invalid(caller: &Caller, error: &RequestError) -> Status {
-    tracing::warn!(target: "alcazar::refused", %caller, reason = %error, r#type = SECRET_URL, "a client's SDS request makes no sense");
+fn invalid(callers: &Callers, caller: &Caller, error: &RequestError) -> Status {
+    if let Some(not_logged_before) = callers.line(caller.uid) {
+        tracing::warn!(target: "alcazar::refused", %caller, reason = %error, r#type = SECRET_URL, not_logged_before, "a client's SDS request makes no sense");
+    }
     Status::invalid_argument(error.to_string())
 }

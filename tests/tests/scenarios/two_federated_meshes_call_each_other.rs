@@ -57,6 +57,7 @@ impl Domain {
             sockets_dir: home.join("sockets"),
             admin: None,
             files: Vec::new(),
+            narrow: None,
         };
         let sockets = config.sockets_dir.clone();
         let agent = Agent::open(config, clock::system()).await.unwrap();

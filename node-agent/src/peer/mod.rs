@@ -1,0 +1,186 @@
+//! The process at the other end of a socket, without a race: it is held by a descriptor from the moment on at which its connection
+//! is accepted, and what is read of it counts when it is still alive afterwards.
+
+mod cgroup;
+mod exe;
+mod pidfd;
+mod proc;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use alcazar_mtls::Clock;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::net::UnixStream;
+use tokio::sync::Semaphore;
+
+pub use cgroup::unit_of;
+
+use crate::caller::{Fact, Needs, Seen};
+use exe::{Believed, Digests};
+pub(crate) use pidfd::PidfdError;
+
+/// The process that made a connection.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    uid: u32,
+    gid: u32,
+    pid: Option<i32>,
+    process: AsyncFd<OwnedFd>,
+    believed: Mutex<Option<Believed>>,
+}
+
+impl Peer {
+    /// Takes hold of the process that made a connection.
+    ///
+    /// # Errors
+    /// When it has ended, or the kernel does not show it.
+    pub(crate) fn of(stream: &UnixStream) -> Result<Self, PidfdError> {
+        let credentials = stream.peer_cred().map_err(PidfdError::Kernel)?;
+        let (uid, gid) = (credentials.uid(), credentials.gid());
+        let process = pidfd::of(stream, uid, credentials.pid())?;
+        let pid = pidfd::number(&process).map_err(PidfdError::Kernel)?;
+        // After its number was read: what has ended in between has none.
+        if pidfd::has_ended(&process) {
+            return Err(PidfdError::Gone);
+        }
+        let process = watched(process).map_err(PidfdError::Kernel)?;
+        Ok(Self { uid, gid, pid, process, believed: Mutex::default() })
+    }
+
+    /// The user of the process when it connected.
+    pub(crate) fn uid(&self) -> u32 {
+        self.uid
+    }
+
+    /// The group of the process when it connected.
+    pub(crate) fn gid(&self) -> u32 {
+        self.gid
+    }
+
+    /// Its number, for the log; `None` where it is in another namespace of processes.
+    pub(crate) fn pid(&self) -> Option<i32> {
+        self.pid
+    }
+
+    /// Ready when the process has ended. One task can wait for it.
+    pub(crate) fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.process.poll_read_ready(cx).map(drop)
+    }
+
+    fn read(&self, needs: Needs, digests: &Digests, clock: &Clock) -> Seen {
+        let Some(pid) = self.pid else {
+            let why = "it is in another namespace of processes: run the agent in the host's (hostPID in Kubernetes)";
+            return nothing(needs, why);
+        };
+        let mut seen = Seen::default();
+        if needs.groups {
+            let status = proc::read(pid, "status").map_err(|error| format!("its groups cannot be read: {error}"));
+            let groups = status.and_then(|status| proc::groups(&status).ok_or("its groups cannot be read".to_owned()));
+            seen.groups = groups.into();
+        }
+        if needs.unit {
+            let cgroups =
+                proc::read(pid, "cgroup").map_err(|error| format!("its control group cannot be read: {error}"));
+            seen.unit = cgroups.and_then(|cgroups| unit_of(&cgroups)).into();
+        }
+        let exe = PathBuf::from(format!("/proc/{pid}/exe"));
+        if needs.path {
+            seen.path = exe::path(&exe, &mut self.believed.lock().unwrap_or_else(PoisonError::into_inner)).into();
+        }
+        if needs.digest {
+            seen.digest = digests.of(&exe, clock()).into();
+        }
+        // The second look: while the process lives its number is nobody else's, so all of this was its own.
+        if pidfd::has_ended(&self.process) {
+            return nothing(needs, "its process has ended");
+        }
+        seen
+    }
+}
+
+#[allow(
+    deprecated,
+    reason = "its successor is unsafe for the sake of types that do not own their descriptor; this one does"
+)]
+fn watched(process: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::with_interest(process, Interest::READABLE)
+}
+
+/// Looks at processes; one for all sockets.
+#[derive(Clone)]
+pub(crate) struct Lookout(Arc<Inner>);
+
+struct Inner {
+    clock: Clock,
+    digests: Digests,
+    /// Turns of each user's processes.
+    turns: Mutex<BTreeMap<u32, Weak<Semaphore>>>,
+}
+
+impl Lookout {
+    pub(crate) fn new(clock: Clock) -> Self {
+        Self(Arc::new(Inner { clock, digests: Digests::default(), turns: Mutex::default() }))
+    }
+
+    /// What a process looks like now; what cannot be known in time is not known.
+    pub(crate) async fn look(&self, peer: &Arc<Peer>, needs: Needs) -> Seen {
+        if needs.is_none() {
+            return Seen::default();
+        }
+        // A file system can be as slow as whoever made it likes: nobody waits for another user's.
+        let turns = self.turns(peer.uid);
+        let looking = async {
+            let turn = turns.acquire_owned().await;
+            let (lookout, peer) = (self.clone(), peer.clone());
+            let read = move || {
+                let _turn = turn;
+                peer.read(needs, &lookout.0.digests, &lookout.0.clock)
+            };
+            tokio::task::spawn_blocking(read).await
+        };
+        match tokio::time::timeout(PATIENCE, looking).await {
+            Ok(Ok(seen)) => seen,
+            Ok(Err(_)) => nothing(needs, "the agent could not look at it"),
+            Err(_) => nothing(needs, "it could not be looked at in time"),
+        }
+    }
+
+    fn turns(&self, uid: u32) -> Arc<Semaphore> {
+        let mut turns = self.0.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = turns.get(&uid).and_then(Weak::upgrade) {
+            return known;
+        }
+        turns.retain(|_, turns| turns.strong_count() > 0);
+        let new = Arc::new(Semaphore::new(TURNS));
+        turns.insert(uid, Arc::downgrade(&new));
+        new
+    }
+}
+
+/// Nothing is known of what was needed.
+fn nothing(needs: Needs, why: &str) -> Seen {
+    fn unless<T>(needed: bool, why: &str) -> Fact<T> {
+        if needed { Fact::Unknown(why.to_owned()) } else { Fact::NotAsked }
+    }
+    Seen {
+        groups: unless(needs.groups, why),
+        unit: unless(needs.unit, why),
+        path: unless(needs.path, why),
+        digest: unless(needs.digest, why),
+    }
+}
+
+/// How long a process is looked at.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Processes of one user that are looked at at a time.
+const TURNS: usize = 4;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,68 @@
+use std::fs;
+use std::future::poll_fn;
+use std::os::unix::net::UnixStream as StdStream;
+use std::process::{Child, Command, Stdio};
+
+use super::*;
+
+/// Our end of a connection that a process made, which ends when it is told to.
+struct Connected {
+    stream: UnixStream,
+    child: Child,
+    _folder: tempfile::TempDir,
+}
+
+impl Connected {
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let listener = tokio::net::UnixListener::bind(&path).unwrap();
+        let script = "import socket,sys; s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); sys.stdin.read()";
+        let child = Command::new("/usr/bin/python3").args(["-c", script]).arg(&path).stdin(Stdio::piped()).spawn();
+        let (stream, _) = listener.accept().await.unwrap();
+        Self { stream, child: child.unwrap(), _folder: folder }
+    }
+}
+
+const ALL: Needs = Needs { groups: true, unit: true, path: true, digest: true };
+
+fn lookout() -> Lookout {
+    Lookout::new(alcazar_service::clock::system())
+}
+
+#[tokio::test]
+async fn a_process_is_seen_as_it_is_until_it_ends() {
+    let mut connected = Connected::new().await;
+    let peer = Arc::new(Peer::of(&connected.stream).unwrap());
+    assert_eq!(peer.pid(), Some(connected.child.id().cast_signed()));
+    assert_eq!(peer.uid(), rustix::process::geteuid().as_raw());
+    let seen = lookout().look(&peer, ALL).await;
+    let python = fs::canonicalize("/usr/bin/python3").unwrap();
+    assert_eq!(seen.path.known().unwrap().as_str(), python.to_str().unwrap());
+    let digest = ring::digest::digest(&ring::digest::SHA256, &fs::read(&python).unwrap());
+    let digest = alcazar_identity::ExecutableDigest::new(digest.as_ref().try_into().unwrap());
+    assert_eq!(seen.digest, Fact::Known(digest));
+    assert!(seen.groups.known().is_some());
+    assert_eq!(lookout().look(&peer, Needs::default()).await, Seen::default(), "nobody needs it");
+
+    // It ends, and nobody has reaped it: all that could be read of it would still be there.
+    connected.child.kill().unwrap();
+    poll_fn(|cx| peer.poll_ended(cx)).await;
+    let ended = Fact::Unknown("its process has ended".to_owned());
+    assert_eq!(lookout().look(&peer, ALL).await.groups, ended);
+    connected.child.wait().unwrap();
+    assert!(matches!(Peer::of(&connected.stream), Err(PidfdError::Gone)), "who connected has ended");
+}
+
+#[tokio::test]
+async fn one_user_s_processes_that_take_their_time_keep_nobody_else() {
+    let (here, _there) = StdStream::pair().unwrap();
+    here.set_nonblocking(true).unwrap();
+    let peer = Arc::new(Peer::of(&UnixStream::from_std(here).unwrap()).unwrap());
+    let lookout = lookout();
+    let _all = lookout.turns(peer.uid()).acquire_many_owned(u32::try_from(TURNS).unwrap()).await.unwrap();
+    tokio::time::pause();
+    let late = Fact::Unknown("it could not be looked at in time".to_owned());
+    assert_eq!(lookout.look(&peer, ALL).await.unit, late);
+    assert_eq!(lookout.turns(peer.uid() + 1).available_permits(), TURNS);
+}
