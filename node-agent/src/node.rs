@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 use alcazar_identity::{Credentials, SpiffeId, TrustBundles, rfc3339};
 use alcazar_mtls::Clock;
 use alcazar_service::process::chain;
-use alcazar_service::{ReadyGuard, Shutdown};
+use alcazar_service::{Part, Shutdown};
 use futures::FutureExt;
 use tokio::sync::{Notify, watch};
 
@@ -15,7 +15,7 @@ use crate::issued::{Issued, ReplyError, Trust, advance, warn_of_skew};
 use crate::keys::{self, MakeKeyError};
 use crate::proof::{Way, WhyToken, ways};
 use crate::saved::{NodeFile, SavedError, SavedNode};
-use crate::schedule::{Failures, next_attempt};
+use crate::schedule::{Failures, Later, next_attempt};
 use crate::status::{CertificateStatus, NodeStatus};
 use crate::token::{ReadTokenError, TokenSource};
 
@@ -26,6 +26,8 @@ pub(crate) struct Node {
     pub(crate) token: TokenSource,
     pub(crate) file: NodeFile,
     pub(crate) saved: SavedNode,
+    /// Why that is not on the disk, where it is not.
+    pub(crate) unsaved: Option<String>,
     pub(crate) clock: Clock,
     /// Who the node is now; `None` until it has a certificate that is good.
     pub(crate) identity: watch::Sender<Option<Arc<Credentials>>>,
@@ -42,23 +44,29 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// Keeps the node's identity until the shutdown. The guard is held until there is one.
-    pub(crate) async fn keep(mut self, ready: ReadyGuard, shutdown: Shutdown) {
-        let mut ready = Some(ready);
+    /// Keeps the node's identity until the shutdown. The part says whether there is one.
+    pub(crate) async fn keep(mut self, part: Part, shutdown: Shutdown) {
         let mut failures: Option<Failures> = None;
         if self.holds_a_good_certificate() {
             self.publish("the certificate saved by an earlier run is good");
-            drop(ready.take());
         }
+        let mut due = self.next(None);
         // When the CA wants this node's own certificate to be issued anew.
         let mut wanted = None;
         loop {
-            let life = self.saved.current.as_ref().map(|current| *current.life());
-            let due = next_attempt(life.as_ref(), failures.as_ref(), chance::jitter());
-            let due =
-                if failures.is_none() { due.map(|due| wanted.map_or(due, |wanted| due.min(wanted))) } else { due };
+            let end = self.stand(&part);
+            let early = wanted.filter(|_| failures.is_none());
+            let next = due.map(|due| early.map_or(due, |early| due.min(early)));
+            self.status
+                .send_if_modified(|status| std::mem::replace(&mut status.next_rotation, next) != status.next_rotation);
             tokio::select! {
-                () = until(due, &self.clock) => {}
+                () = until(next, &self.clock) => {}
+                // What ends by the clock ends then, and not when somebody next asks.
+                () = until(end, &self.clock), if end.is_some() => continue,
+                () = tokio::time::sleep(SAVE_AGAIN), if self.unsaved.is_some() => {
+                    self.save().await;
+                    continue;
+                }
                 // A doubt while attempts fail anyway changes nothing: the back-off stands.
                 () = self.doubt.notified(), if failures.is_none() => {}
                 said = self.said.changed() => {
@@ -93,18 +101,42 @@ impl Node {
                     wanted = None;
                     // A doubt from before this certificate is about another one.
                     self.doubt.notified().now_or_never();
-                    drop(ready.take());
                     self.publish(&how);
                 }
                 Err(error) => {
-                    failures = Some(Failures::another(failures, (self.clock)()));
+                    failures = Some(Failures::another(failures, (self.clock)()).told(error.later()));
                     self.tell_failure(&error);
                 }
             }
-            if ready.is_none() && !self.holds_a_good_certificate() {
-                self.withdraw();
-            }
+            due = self.next(failures.as_ref());
         }
+    }
+
+    /// When to ask for the next certificate.
+    fn next(&self, failures: Option<&Failures>) -> Option<SystemTime> {
+        next_attempt(self.saved.current.as_ref().map(Issued::life), failures, chance::jitter())
+    }
+
+    /// Says how the node stands, and takes back what is over; returns when what it holds will be.
+    fn stand(&self, part: &Part) -> Option<SystemTime> {
+        let current = self.saved.current.as_ref();
+        if !self.holds_a_good_certificate() {
+            self.withdraw();
+            let now = rfc3339((self.clock)());
+            part.not_ready(match current.map(|current| current.life().expires()) {
+                None => "it has not been attested yet".to_owned(),
+                Some(end) => format!("its certificate is good until {}; this machine's clock says {now}", rfc3339(end)),
+            });
+            return None;
+        }
+        if self.identity.borrow().is_none() {
+            self.publish("its certificate is good by this machine's clock again");
+        }
+        match &self.unsaved {
+            Some(reason) => part.degraded(format!("it is not on the disk: {reason}")),
+            None => part.ready(),
+        }
+        current.map(|current| current.life().expires())
     }
 
     fn holds_a_good_certificate(&self) -> bool {
@@ -156,14 +188,21 @@ impl Node {
         Ok(format!("attested by its join token: {why}"))
     }
 
-    /// A request with the next key, which is on disk before the request leaves.
+    /// A request with the next key, which is on disk before the request leaves. Only where the certificate is near its end
+    /// and the disk takes nothing, the key goes with what is in memory: a node without an identity is worse.
     async fn request(&mut self) -> Result<Vec<u8>, AttemptError> {
         let key = match &self.saved.next_key {
             Some(key) => key.clone(),
             None => {
                 let key = keys::generate()?;
                 let next = SavedNode { next_key: Some(key.clone()), current: self.saved.current.clone() };
-                self.file.save(&next).await?;
+                let saved = self.file.save(&next).await;
+                let life = self.saved.current.as_ref().map(Issued::life);
+                let pressing = life.is_some_and(|life| life.is_near_its_end((self.clock)()));
+                match saved {
+                    Err(error) if !pressing => return Err(error.into()),
+                    saved => self.note_saved(saved),
+                }
                 self.saved = next;
                 key
             }
@@ -199,11 +238,25 @@ impl Node {
         self.hand_out();
     }
 
-    async fn save(&self) {
-        if let Err(error) = self.file.save(&self.saved).await {
-            // What is held is good; only a restart would have to prove itself anew. Better than not to use it.
-            tracing::error!(reason = chain(&error), "the node's identity could not be saved; it is used all the same");
+    async fn save(&mut self) {
+        let saved = self.file.save(&self.saved).await;
+        self.note_saved(saved);
+    }
+
+    /// What is held is good, and used although the disk does not have it: but a restart would bring back what is there.
+    fn note_saved(&mut self, saved: Result<(), SavedError>) {
+        let reason = saved.err().map(|error| chain(&error));
+        match (&self.unsaved, &reason) {
+            (None, Some(reason)) => tracing::error!(
+                spiffe_id = %self.id, reason,
+                "this node's identity is in memory alone: make room on its disk, and do not restart the agent before it has said that it is saved; otherwise the node comes back with an old certificate, which looks like a stolen one to the CA, and has to attest anew"
+            ),
+            (Some(_), None) => tracing::info!(spiffe_id = %self.id, "this node's identity is saved again"),
+            _ => {}
         }
+        self.status
+            .send_if_modified(|status| std::mem::replace(&mut status.disk_error, reason.clone()) != status.disk_error);
+        self.unsaved = reason;
     }
 
     fn publish(&self, how: &str) {
@@ -215,6 +268,7 @@ impl Node {
         );
         self.status.send_modify(|status| {
             status.certificate = Some(CertificateStatus::of(svid));
+            status.proved_by = Some(how.to_owned());
             status.last_error = None;
         });
         self.hand_out();
@@ -228,12 +282,18 @@ impl Node {
 
     /// An expired certificate opens no connection.
     fn withdraw(&self) {
-        self.status.send_modify(|status| status.certificate = None);
-        self.identity.send_if_modified(|identity| identity.take().is_some());
+        self.status.send_if_modified(|status| status.certificate.take().is_some());
+        if self.identity.send_if_modified(|identity| identity.take().is_some()) {
+            tracing::error!(spiffe_id = %self.id, "this node's certificate is good no more; what its workloads hold is served on, and the node attests anew");
+        }
     }
 
     fn tell_failure(&self, error: &AttemptError) {
         let reason = chain(error);
+        if error.later().is_some_and(|later| later.busy) {
+            tracing::debug!(spiffe_id = %self.id, reason, "the CA is busy; this node asks again when it is told to");
+            return;
+        }
         let new =
             self.status.send_if_modified(|status| status.last_error.replace(reason.clone()) != Some(reason.clone()));
         let left = self.saved.current.as_ref().map(|current| current.life().remaining((self.clock)()));
@@ -277,6 +337,17 @@ pub(crate) enum AttemptError {
     Reply(#[from] ReplyError),
 }
 
+impl AttemptError {
+    /// When the CA wants to be asked again, where it said so.
+    fn later(&self) -> Option<Later> {
+        match self {
+            Self::Call(error) => error.later(),
+            Self::Both { token, .. } => token.later(),
+            _ => None,
+        }
+    }
+}
+
 /// Waits until a moment of the day; none is now.
 pub(crate) async fn until(due: Option<SystemTime>, clock: &Clock) {
     let Some(due) = due else { return };
@@ -291,3 +362,5 @@ pub(crate) async fn until(due: Option<SystemTime>, clock: &Clock) {
 }
 
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
+/// How often what the disk did not take is written again.
+const SAVE_AGAIN: Duration = Duration::from_secs(10);

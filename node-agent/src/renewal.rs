@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use alcazar_api::ca::v1;
 use alcazar_api::ca::v1::issue_workload_result::Outcome;
@@ -13,17 +13,19 @@ use alcazar_service::{Readiness, ReadyGuard, Shutdown};
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::watch;
+use tonic::Code;
 
 use crate::adoption::Reissue;
-use crate::authority::{CallError, Session};
+use crate::authority::{CallError, Session, later};
 use crate::chance;
 use crate::issued::{Issued, ReplyError, Trust};
 use crate::keys::{self, MakeKeyError};
 use crate::node::until;
 use crate::registration::Registration;
 use crate::registry::{Registry, Served};
+use crate::schedule::Later;
 use crate::status::RegistrationStatus;
-use crate::workloads::Workloads;
+use crate::workloads::{Failure, Workloads};
 
 /// Gets and renews the certificates of this node's workloads.
 pub(crate) struct Renewal {
@@ -123,7 +125,7 @@ impl Renewal {
         let changed = workloads.register(understood, &self.readiness);
         tracing::debug!(count, ?changed, "the registrations of this node");
         // The CA has just spoken: whoever waited for an outage to end need not wait longer.
-        workloads.outage_is_over((self.clock)());
+        workloads.outage_is_over((self.clock)(), chance::jitter);
         self.registry.send_replace(Arc::new(workloads.registry()));
     }
 
@@ -138,10 +140,10 @@ impl Renewal {
                     match answer.and_then(|(reply, key)| accept(&reply, key, served, now)) {
                         Ok(issued) => first |= workloads.issued(served, issued, chance::jitter()),
                         Err(error) => {
-                            let reason = chain(&error);
+                            let why = Failure { reason: chain(&error), later: error.later() };
                             // Each reason once, and not at every retry.
-                            if workloads.failed(served, &reason, now, chance::jitter()) {
-                                let spiffe_id = served.registration().spiffe_id();
+                            if workloads.failed(served, &why, now, chance::jitter()) {
+                                let (spiffe_id, reason) = (served.registration().spiffe_id(), &why.reason);
                                 tracing::warn!(target: "alcazar::refused", %spiffe_id, reason, "no new certificate for a workload; what it has stays in use");
                             }
                         }
@@ -149,11 +151,11 @@ impl Renewal {
                 }
             }
             Err(error) => {
-                let reason = chain(&error);
-                let failed = |served| workloads.failed(served, &reason, now, chance::jitter());
+                let why = Failure { reason: chain(&error), later: error.later() };
+                let failed = |served| workloads.failed(served, &why, now, chance::jitter());
                 let new = batch.iter().map(failed).filter(|new| *new).count();
                 if new > 0 {
-                    tracing::warn!(target: "alcazar::refused", workloads = new, reason, "no new certificates for workloads; what they have stays in use");
+                    tracing::warn!(target: "alcazar::refused", workloads = new, reason = why.reason, "no new certificates for workloads; what they have stays in use");
                 }
             }
         }
@@ -201,7 +203,7 @@ async fn ask_for(session: &Arc<dyn Session>, batch: &[Arc<Served>]) -> Result<An
         if let Some(key) = keys.remove(&result.registration_id) {
             let answer = match result.outcome {
                 Some(Outcome::Svid(svid)) => Ok((svid, key)),
-                Some(Outcome::Refusal(refusal)) => Err(IssueError::Refused(refusal.message)),
+                Some(Outcome::Refusal(refusal)) => Err(IssueError::refused(refusal)),
                 None => Err(IssueError::NoAnswer),
             };
             answers.insert(result.registration_id, answer);
@@ -216,12 +218,26 @@ fn accept(reply: &v1::IssuedSvid, key: SvidKey, served: &Served, now: SystemTime
 
 #[derive(Debug, thiserror::Error)]
 enum IssueError {
-    #[error("the CA refused: {0}")]
-    Refused(String),
+    #[error("the CA refused: {message}")]
+    Refused { message: String, later: Option<Later> },
     #[error("the CA gave no answer for it")]
     NoAnswer,
     #[error(transparent)]
     Reply(#[from] ReplyError),
+}
+
+impl IssueError {
+    fn refused(refusal: v1::Refusal) -> Self {
+        let said = Some(refusal.retry_after_ms).filter(|said| *said > 0).map(Duration::from_millis);
+        Self::Refused { message: refusal.message, later: later(Code::from_i32(refusal.code), said) }
+    }
+
+    fn later(&self) -> Option<Later> {
+        match self {
+            Self::Refused { later, .. } => *later,
+            Self::NoAnswer | Self::Reply(_) => None,
+        }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -230,6 +246,15 @@ enum BatchError {
     Key(#[from] MakeKeyError),
     #[error(transparent)]
     Call(#[from] CallError),
+}
+
+impl BatchError {
+    fn later(&self) -> Option<Later> {
+        match self {
+            Self::Call(error) => error.later(),
+            Self::Key(_) => None,
+        }
+    }
 }
 
 /// Certificates asked for in one request.

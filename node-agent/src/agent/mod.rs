@@ -73,7 +73,7 @@ impl Agent {
             }
             None => None,
         };
-        let node = NodeStatus { spiffe_id: id.clone(), certificate: None, last_error: None, ca_error: None };
+        let node = NodeStatus::new(id.clone());
         let status = watch::Sender::new(Arc::new(Status { node, registrations: Vec::new() }));
         Ok(Self { id, authority, token, file, saved, revocations, sockets, admin, clock, status, data_lock })
     }
@@ -185,6 +185,7 @@ impl Agent {
             token: self.token,
             file: self.file,
             saved: self.saved,
+            unsaved: None,
             clock: self.clock,
             identity,
             status: node_status,
@@ -194,7 +195,9 @@ impl Agent {
             bundles,
             doubt,
         };
-        parts.spawn("node identity", node.keep(readiness.register("identity of this node"), parts.clone()));
+        let part = readiness.part("identity of this node");
+        part.not_ready("it has not started yet");
+        parts.spawn("node identity", node.keep(part, parts.clone()));
         if let Some(listener) = self.admin {
             let (readiness, until) = (readiness, parts.clone());
             parts.spawn("admin", async move {

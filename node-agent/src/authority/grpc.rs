@@ -182,6 +182,10 @@ impl From<Status> for CallError {
         if VerifyPeerError::find(&status).is_some() || is_refused_by_tls(&status) {
             return Self::Untrusted(cause);
         }
+        let said = status.metadata().get("retry-after-ms").and_then(|said| said.to_str().ok()?.parse().ok());
+        if let Some(later) = super::later(status.code(), said.map(Duration::from_millis)) {
+            return Self::Later { later, source: cause };
+        }
         match status.code() {
             Code::Unauthenticated
             | Code::PermissionDenied
@@ -233,6 +237,24 @@ mod tests {
         for code in [Code::Unavailable, Code::ResourceExhausted, Code::Internal, Code::Unknown, Code::Cancelled] {
             assert!(!CallError::from(Status::new(code, "later")).is_final(), "{code:?}");
         }
+        let told = |code, hint: Option<&str>| {
+            let mut status = Status::new(code, "later");
+            if let Some(hint) = hint {
+                status.metadata_mut().insert("retry-after-ms", hint.parse().unwrap());
+            }
+            CallError::from(status).later().map(|later| (later.after.as_millis(), later.busy))
+        };
+        assert_eq!(told(Code::ResourceExhausted, Some("1500")), Some((1500, true)));
+        assert_eq!(told(Code::ResourceExhausted, None), Some((1000, true)));
+        assert_eq!(told(Code::ResourceExhausted, Some("soon")), Some((1000, true)));
+        assert_eq!(told(Code::Unavailable, Some("2000")), Some((2000, false)));
+        assert_eq!(
+            told(Code::Unavailable, Some("99999999999")),
+            Some((600_000, false)),
+            "nobody is sent away for ever"
+        );
+        assert_eq!(told(Code::Unavailable, None), None);
+        assert_eq!(told(Code::PermissionDenied, Some("5")), None);
         let refused = CallError::from(Status::unauthenticated("join token refused"));
         assert_eq!(chain(&refused), "the CA refused: join token refused (Unauthenticated)");
     }

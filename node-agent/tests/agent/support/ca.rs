@@ -38,6 +38,9 @@ pub(crate) struct Ca {
     pub(crate) registrations: Vec<v1::Registration>,
     /// The next answers of `issue` are refusals.
     pub(crate) refuse_workloads: Option<String>,
+    /// Whom the certificates of workloads name, whoever they are for.
+    #[allow(dead_code, reason = "the unit tests have a CA that errs")]
+    pub(crate) issues_for: Option<String>,
     /// How many certificates workloads were given.
     pub(crate) issued: usize,
     /// By which way the node came, in order.
@@ -71,6 +74,7 @@ impl Ca {
             lineage: Vec::new(),
             registrations: Vec::new(),
             refuse_workloads: None,
+            issues_for: None,
             issued: 0,
             node_log: Vec::new(),
             reissue: v1::Reissue::default(),
@@ -168,7 +172,8 @@ impl Ca {
                 (None, _) => refusal("not registered"),
                 (Some(registration), None) => {
                     self.issued += 1;
-                    Outcome::Svid(self.issue_one(&item.csr, &registration.spiffe_id, self.workload_ttl, now))
+                    let id = self.issues_for.clone().unwrap_or(registration.spiffe_id);
+                    Outcome::Svid(self.issue_one(&item.csr, &id, self.workload_ttl, now))
                 }
             };
             results.push(v1::IssueWorkloadResult {
