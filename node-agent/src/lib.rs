@@ -1,7 +1,7 @@
 //! The node agent: attests its node once, renews for ever, and serves identities to workloads over SDS.
 //!
 //! ```text
-//!            join token ─┐
+//!   tokens, certificates ┐
 //!   saved identity ──────┤                    ┌──────────────── CA ────────────────┐
 //!                        ▼                    ▼                 │                  │
 //!                      Node ──identity──▶ Link ──registrations──┴▶ Renewal ◀─issue─┘
@@ -16,7 +16,7 @@
 //!
 //! Invariants:
 //! - A private key is made here, is sent to nobody but the workload that owns it, and is on disk only where it is the
-//!   node's own, mode 0600.
+//!   node's own, mode 0600, or sealed, where that was asked for.
 //! - A key is on disk before the CA is asked for its certificate, so that no lost reply and no crash breaks the
 //!   lineage by which the CA knows this node.
 //! - What the CA answers is verified before it is used: key, identity, chain and life.
@@ -31,11 +31,11 @@ mod callers;
 mod chance;
 mod config;
 mod connection;
+mod evidence;
 mod issued;
 mod keys;
 mod link;
 mod node;
-/// How the node proves who it is: by its certificate, or by its join token, and why.
 pub mod proof;
 mod registration;
 /// Who a caller is, and what is held for it.
@@ -45,6 +45,7 @@ mod revocations;
 mod saved;
 pub mod schedule;
 pub mod sds;
+mod sealed;
 mod selector;
 mod services;
 mod sockets;
@@ -56,11 +57,12 @@ mod workloads;
 
 pub use agent::{Agent, OpenError, RunError};
 pub use authority::CallError;
-pub use config::{Config, ConfigError};
+pub use config::{AttestConfig, Config, ConfigError, MachineConfig, SealConfig};
 pub use issued::{Issued, ReplyError, Trust};
 pub use keys::MakeKeyError;
 pub use registration::{Registration, RegistrationError};
 pub use saved::{LoadError, SavedError, SavedNode};
+pub use sealed::SealKeyError;
 pub use selector::{Caller, ParseSelectorError, SHARED_SOCKET, Selector, SocketName};
 pub use sockets::{BindError, SocketsDirError};
 pub use status::{CertificateStatus, NodeStatus, RegistrationStatus, Status};

@@ -1,6 +1,8 @@
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use alcazar_api::ca::v1;
 use alcazar_identity::{Credentials, SpiffeId, TrustBundles, rfc3339};
 use alcazar_mtls::Clock;
 use alcazar_service::process::chain;
@@ -11,19 +13,20 @@ use tokio::sync::{Notify, watch};
 use crate::adoption::Reissue;
 use crate::authority::{Authority, CallError};
 use crate::chance;
+use crate::evidence::{Anchor, Evidence, EvidenceError, Holder, Sources};
 use crate::issued::{Issued, ReplyError, Trust, advance, warn_of_skew};
 use crate::keys::{self, MakeKeyError};
-use crate::proof::{Way, WhyToken, ways};
+use crate::proof::{self, Failed, NotBySvid, Way};
 use crate::saved::{NodeFile, SavedError, SavedNode};
 use crate::schedule::{Failures, Later, next_attempt};
 use crate::status::{CertificateStatus, NodeStatus};
-use crate::token::{ReadTokenError, TokenSource};
 
 /// The node's own identity: attested once, renewed for ever.
 pub(crate) struct Node {
     pub(crate) id: SpiffeId,
     pub(crate) authority: Arc<dyn Authority>,
-    pub(crate) token: TokenSource,
+    /// What else proves it.
+    pub(crate) sources: Sources,
     pub(crate) file: NodeFile,
     pub(crate) saved: SavedNode,
     /// Why that is not on the disk, where it is not.
@@ -144,53 +147,69 @@ impl Node {
         self.saved.current.as_ref().is_some_and(|c| !c.life().is_over(now) && c.svid().validity().contains(now))
     }
 
-    /// One attempt at the next certificate; says how it was got.
+    /// One attempt at the next certificate, by each way until one works; says which did, and why no other.
     async fn attempt(&mut self, failures: Option<&Failures>) -> Result<String, AttemptError> {
         let life = self.saved.current.as_ref().map(|current| *current.life());
         let unanswered = failures.map_or(0, Failures::count);
-        let (way, then) = ways(life.as_ref(), unanswered, (self.clock)());
-        let (refusal, why) = match way {
-            Way::Token(why) => return self.by_token(why).await,
-            Way::Svid => match (self.by_svid().await, then) {
-                (Ok(how), _) => return Ok(how),
-                (Err(AttemptError::Call(refusal)), _) if refusal.is_final() => {
-                    (AttemptError::Call(refusal), WhyToken::Refused)
-                }
-                (Err(error), Some(why)) => (error, why),
-                (Err(error), None) => return Err(error),
-            },
+        let plan = proof::plan(life.as_ref(), &self.sources.configured(), (self.clock)());
+        if plan.ways.is_empty() {
+            return Err(AttemptError { tried: Vec::new(), not_by_svid: plan.not_by_svid });
+        }
+        let mut tried = Vec::new();
+        for way in plan.ways {
+            let error = match self.by(way).await {
+                Ok(()) => return Ok(told(way, plan.not_by_svid, &tried)),
+                Err(error) => error,
+            };
+            tracing::debug!(spiffe_id = %self.id, %way, reason = chain(&error), "this does not prove the node");
+            let goes_on = proof::goes_on(error.failed(), unanswered);
+            tried.push((way, error));
+            if !goes_on {
+                break;
+            }
+        }
+        Err(AttemptError { tried, not_by_svid: plan.not_by_svid })
+    }
+
+    async fn by(&mut self, way: Way) -> Result<(), WayError> {
+        let held = self.saved.current.as_ref();
+        match (way, held.map(Issued::credentials)) {
+            (Way::Svid, Some(credentials)) => {
+                let csr = self.request().await?;
+                let reply = self.authority.renew(credentials, csr).await?;
+                self.take(&reply, Trust::Established, true).await
+            }
+            (Way::Lineage, Some(credentials)) => {
+                self.attest(Evidence::Lineage(Holder::of(&credentials)), Trust::Established, true).await
+            }
+            _ => {
+                let evidence = self.sources.read(way).await?;
+                let trust = match &evidence {
+                    Evidence::JoinToken(token) => Trust::Pinned(token.pin()),
+                    _ => Trust::Established,
+                };
+                self.attest(evidence, trust, false).await
+            }
+        }
+    }
+
+    async fn attest(&mut self, evidence: Evidence, trust: Trust, goes_on: bool) -> Result<(), WayError> {
+        // Before the key is made: the disk is not asked for what cannot be.
+        let anchor = match trust {
+            Trust::Pinned(pin) => Anchor::Pin(pin),
+            Trust::Established => {
+                let held = self.saved.current.as_ref().map(Issued::bundles);
+                self.sources.anchor(self.id.trust_domain(), held).await?
+            }
         };
-        tracing::debug!(spiffe_id = %self.id, reason = chain(&refusal), "this node's certificate does not renew it");
-        self.by_token(why).await.map_err(|token| match token {
-            AttemptError::NoWay(_) => refusal,
-            token => AttemptError::Both { certificate: chain(&refusal), token: Box::new(token) },
-        })
-    }
-
-    async fn by_svid(&mut self) -> Result<String, AttemptError> {
-        let current = self.saved.current.as_ref().ok_or(AttemptError::Token(ReadTokenError::Absent))?;
-        let credentials = current.credentials();
         let csr = self.request().await?;
-        let reply = self.authority.renew(credentials, csr).await?;
-        self.take(&reply, Trust::Established).await?;
-        Ok("renewed by its certificate".to_owned())
-    }
-
-    async fn by_token(&mut self, why: WhyToken) -> Result<String, AttemptError> {
-        let token = self.token.read().await.map_err(|source| match source {
-            ReadTokenError::Absent => AttemptError::NoWay(why),
-            source => AttemptError::Token(source),
-        })?;
-        tracing::debug!(spiffe_id = %self.id, reason = %why, "attesting this node by its join token");
-        let csr = self.request().await?;
-        let reply = self.authority.attest(&token, csr).await?;
-        self.take(&reply, Trust::Pinned(token.pin())).await?;
-        Ok(format!("attested by its join token: {why}"))
+        let reply = self.authority.attest(anchor, &evidence, &self.id, csr).await?;
+        self.take(&reply, trust, goes_on).await
     }
 
     /// A request with the next key, which is on disk before the request leaves. Only where the certificate is near its end
     /// and the disk takes nothing, the key goes with what is in memory: a node without an identity is worse.
-    async fn request(&mut self) -> Result<Vec<u8>, AttemptError> {
+    async fn request(&mut self) -> Result<Vec<u8>, WayError> {
         let key = match &self.saved.next_key {
             Some(key) => key.clone(),
             None => {
@@ -210,13 +229,14 @@ impl Node {
         Ok(keys::request(&key)?)
     }
 
-    async fn take(&mut self, reply: &alcazar_api::ca::v1::IssuedSvid, trust: Trust) -> Result<(), AttemptError> {
-        let Some(key) = self.saved.next_key.clone() else { return Err(AttemptError::Key) };
+    /// `goes_on`: of a lineage that the CA knows, and so never with an older bundle than before.
+    async fn take(&mut self, reply: &v1::IssuedSvid, trust: Trust, goes_on: bool) -> Result<(), WayError> {
+        let Some(key) = self.saved.next_key.clone() else { return Err(WayError::Key) };
         let now = (self.clock)();
         // Before the verdict: a wrong clock is often the reason why a certificate does not verify.
         warn_of_skew(reply, now);
         let mut issued = Issued::accept(reply, key, &self.id, trust, now)?;
-        if let (Trust::Established, Some(current)) = (trust, &self.saved.current) {
+        if let (true, Some(current)) = (goes_on, &self.saved.current) {
             issued.believe(advance(current.bundles(), issued.bundles()));
         }
         self.saved = SavedNode { current: Some(issued), next_key: None };
@@ -312,21 +332,56 @@ impl Node {
     }
 }
 
-/// Why an attempt at the node's next certificate failed.
+/// Which way worked, and why those before it did not.
+fn told(way: Way, not_by_svid: Option<NotBySvid>, tried: &[(Way, WayError)]) -> String {
+    let how = if way == Way::Svid { "renewed" } else { "attested" };
+    let mut text = format!("{how} by {way}");
+    if let Some(why) = not_by_svid {
+        text.push_str(&format!(": {why}"));
+    }
+    for (way, error) in tried {
+        text.push_str(&format!("; not by {way}: {}", chain(error)));
+    }
+    text
+}
+
+/// Why an attempt at the node's next certificate failed: each way that was tried, in its order.
+#[derive(Debug)]
+pub(crate) struct AttemptError {
+    tried: Vec<(Way, WayError)>,
+    not_by_svid: Option<NotBySvid>,
+}
+
+impl AttemptError {
+    /// When the CA wants to be asked again, where it said so.
+    fn later(&self) -> Option<Later> {
+        match self.tried.last() {
+            Some((_, WayError::Call(error))) => error.later(),
+            _ => None,
+        }
+    }
+}
+
+impl std::error::Error for AttemptError {}
+
+impl fmt::Display for AttemptError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts: Vec<_> = self.not_by_svid.iter().map(ToString::to_string).collect();
+        parts.extend(self.tried.iter().map(|(way, error)| format!("by {way}: {}", chain(error))));
+        if self.tried.is_empty() {
+            parts.push("nothing else that proves it is configured: give it a join token (joinTokenFile)".to_owned());
+        }
+        f.write_str(&parts.join("; "))
+    }
+}
+
+/// Why one way failed.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum AttemptError {
-    #[error("{0}, and no join token is configured")]
-    NoWay(WhyToken),
-    #[error("the join token cannot be used")]
-    Token(#[source] ReadTokenError),
-    #[error("by its certificate: {certificate}; by its join token")]
-    Both {
-        certificate: String,
-        #[source]
-        token: Box<AttemptError>,
-    },
+pub(crate) enum WayError {
     #[error("the next key is gone")]
     Key,
+    #[error(transparent)]
+    Evidence(#[from] EvidenceError),
     #[error(transparent)]
     MakeKey(#[from] MakeKeyError),
     #[error(transparent)]
@@ -337,13 +392,14 @@ pub(crate) enum AttemptError {
     Reply(#[from] ReplyError),
 }
 
-impl AttemptError {
-    /// When the CA wants to be asked again, where it said so.
-    fn later(&self) -> Option<Later> {
+impl WayError {
+    fn failed(&self) -> Failed {
         match self {
-            Self::Call(error) => error.later(),
-            Self::Both { token, .. } => token.later(),
-            _ => None,
+            Self::Call(error) if error.later().is_some() => Failed::Later,
+            Self::Call(error) if error.is_final() => Failed::Refused,
+            Self::Evidence(_) => Failed::Refused,
+            Self::Call(_) | Self::Reply(_) => Failed::Unanswered,
+            Self::Key | Self::MakeKey(_) | Self::Save(_) => Failed::Ours,
         }
     }
 }

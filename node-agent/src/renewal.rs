@@ -24,6 +24,7 @@ use crate::node::until;
 use crate::registration::Registration;
 use crate::registry::{Registry, Served};
 use crate::schedule::Later;
+use crate::sealed::{Restored, Sealed};
 use crate::status::RegistrationStatus;
 use crate::workloads::{Failure, Workloads};
 
@@ -44,6 +45,9 @@ pub(crate) struct Renewal {
     /// Rung at each certificate.
     pub(crate) renewed: watch::Sender<u64>,
     pub(crate) status: watch::Sender<Vec<RegistrationStatus>>,
+    /// What survives a restart, where that is asked for, and what did.
+    pub(crate) sealed: Option<Sealed>,
+    pub(crate) restored: Vec<Restored>,
 }
 
 impl Renewal {
@@ -51,9 +55,11 @@ impl Renewal {
     pub(crate) async fn keep(mut self, ready: ReadyGuard, shutdown: Shutdown) {
         let mut ready = Some(ready);
         let mut workloads = Workloads::default();
+        self.restore(&mut workloads, &mut ready);
         let mut asking: FuturesUnordered<BoxFuture<'static, Answered>> = FuturesUnordered::new();
         loop {
             workloads.expire((self.clock)(), &self.readiness);
+            self.keep_sealed(&mut workloads);
             let session = self.session.borrow().clone();
             while let (Some(session), true) = (&session, asking.len() < CONCURRENT) {
                 let batch = workloads.take_due((self.clock)(), BATCH);
@@ -109,6 +115,29 @@ impl Renewal {
         }
     }
 
+    /// What an earlier run has left serves until the CA has another word.
+    fn restore(&mut self, workloads: &mut Workloads, ready: &mut Option<ReadyGuard>) {
+        let revocations = self.revocations.borrow_and_update().clone();
+        workloads.revoke(revocations, (self.clock)(), &self.readiness);
+        if self.restored.is_empty() {
+            return;
+        }
+        workloads.restore(std::mem::take(&mut self.restored), &self.readiness, chance::jitter);
+        self.registry.send_replace(Arc::new(workloads.registry()));
+        drop(ready.take());
+    }
+
+    fn keep_sealed(&self, workloads: &mut Workloads) {
+        let changed = workloads.take_changed();
+        let Some(sealed) = &self.sealed else { return };
+        for (id, entry) in changed {
+            match entry {
+                Some(entry) => sealed.put(&entry),
+                None => sealed.remove(&id),
+            }
+        }
+    }
+
     fn register(&mut self, workloads: &mut Workloads) {
         let Some(said) = self.registrations.borrow_and_update().clone() else { return };
         let mut understood = Vec::new();
@@ -122,6 +151,9 @@ impl Renewal {
             }
         }
         let count = understood.len();
+        if let Some(sealed) = &self.sealed {
+            sealed.only(understood.iter());
+        }
         let changed = workloads.register(understood, &self.readiness);
         tracing::debug!(count, ?changed, "the registrations of this node");
         // The CA has just spoken: whoever waited for an outage to end need not wait longer.

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use alcazar_api::ca::v1;
-use alcazar_identity::Credentials;
+use alcazar_identity::{Credentials, Fingerprint, SpiffeId, SvidLeaf};
 use alcazar_mtls::Clock;
 use futures::{FutureExt, StreamExt};
 use tokio::sync::watch;
@@ -17,7 +17,7 @@ use tokio_stream::wrappers::WatchStream;
 use tonic::{Code, Status};
 
 use crate::authority::{Authority, Call, CallError, Session, Updates};
-use crate::token::JoinToken;
+use crate::evidence::{Anchor, Evidence};
 use ca::Ca;
 
 /// A clock that a paused tokio moves.
@@ -117,8 +117,27 @@ impl MemoryAuthority {
 }
 
 impl Authority for MemoryAuthority {
-    fn attest<'a>(&'a self, token: &'a JoinToken, csr: Vec<u8>) -> Call<'a, v1::IssuedSvid> {
-        self.call("attest", move |ca, now| Ok(ca.attest(token.text(), &csr, now)?))
+    fn attest<'a>(
+        &'a self,
+        _: Anchor,
+        evidence: &'a Evidence,
+        _: &'a SpiffeId,
+        csr: Vec<u8>,
+    ) -> Call<'a, v1::IssuedSvid> {
+        self.call("attest", move |ca, now| {
+            Ok(match evidence {
+                Evidence::JoinToken(token) => ca.attest(token.text(), &csr, now)?,
+                Evidence::BearerToken(token) => ca.attest_known("bearer", token.as_str(), &csr, now)?,
+                Evidence::Machine(machine) => {
+                    let print = Fingerprint::of(&machine.chain[0]).to_string();
+                    ca.attest_known("machine", &print, &csr, now)?
+                }
+                Evidence::Lineage(node) => {
+                    let leaf = SvidLeaf::parse(&node.chain[0]).unwrap();
+                    ca.come_back(leaf.serial(), leaf.validity().not_after(), &csr, now)?
+                }
+            })
+        })
     }
 
     fn renew<'a>(&'a self, node: Arc<Credentials>, csr: Vec<u8>) -> Call<'a, v1::IssuedSvid> {

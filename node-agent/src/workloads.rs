@@ -1,6 +1,6 @@
 //! What is held for each registration, and what is due: state that is changed by events, each with its time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -14,6 +14,7 @@ use crate::issued::Issued;
 use crate::registration::Registration;
 use crate::registry::{Held, Registry, Served};
 use crate::schedule::{Failures, Jitter, Later, after_outage, next_attempt};
+use crate::sealed::{self, Restored};
 use crate::status::{CertificateStatus, RegistrationStatus};
 
 /// Every workload of this node.
@@ -26,6 +27,8 @@ pub(crate) struct Workloads {
     revocations: Arc<Revocations>,
     /// What the CA wants to be issued anew.
     reissue: Arc<Reissue>,
+    /// The registrations of which something else is to be kept over a restart than before, by their ids.
+    changed: BTreeSet<String>,
 }
 
 struct Entry {
@@ -69,17 +72,57 @@ impl Workloads {
             let entry = match earlier.remove(&id) {
                 // What is held for one identity is never shown as another's.
                 Some(entry) if entry.served.registration().spiffe_id() == registration.spiffe_id() => {
+                    if *entry.served.registration() != registration {
+                        self.changed.insert(id.clone());
+                    }
                     entry.update(registration)
                 }
                 _ => {
                     changed.added += 1;
+                    self.changed.insert(id.clone());
                     Entry::new(registration, readiness)
                 }
             };
             self.entries.insert(id, entry);
         }
         changed.removed = earlier.len();
+        self.changed.extend(earlier.into_keys());
         changed
+    }
+
+    /// What an earlier run held, before the CA has said anything in this one.
+    pub(crate) fn restore(&mut self, all: Vec<Restored>, readiness: &Readiness, jitter: impl Fn() -> Jitter) {
+        let mut certificates = BTreeMap::new();
+        let mut registrations = Vec::new();
+        for Restored { registration, issued } in all {
+            certificates.extend(issued.map(|issued| (registration.id().to_owned(), issued)));
+            registrations.push(registration);
+        }
+        self.register(registrations, readiness);
+        for (id, issued) in certificates {
+            let Some(entry) = self.entries.get_mut(&id) else { continue };
+            tracing::info!(
+                target: "alcazar::rotation",
+                spiffe_id = %issued.svid().id(), serial = issued.svid().serial(), registration = id,
+                not_after = rfc3339(issued.svid().validity().not_after()),
+                "a workload has its certificate from before the restart"
+            );
+            entry.due = next_attempt(Some(issued.life()), None, jitter());
+            entry.held.send_replace(Arc::new(Held::Certificate(issued.credentials())));
+            entry.issued = Some(issued);
+            entry.unready = None;
+        }
+        self.changed.clear();
+    }
+
+    /// The registrations of which something else is to be kept since this was last asked: what, or that nothing is.
+    pub(crate) fn take_changed(&mut self) -> Vec<(String, Option<sealed::Entry>)> {
+        let changed = std::mem::take(&mut self.changed);
+        let entry = |id: &String| {
+            let entry = self.entries.get(id)?;
+            Some(sealed::Entry::new(entry.served.registration().clone(), entry.issued.as_ref()))
+        };
+        changed.into_iter().map(|id| (id.clone(), entry(&id))).collect()
     }
 
     /// All that is registered, for those who serve it.
@@ -146,6 +189,7 @@ impl Workloads {
         entry.held.send_replace(Arc::new(Held::Certificate(issued.credentials())));
         entry.issued = Some(issued);
         entry.unready = None;
+        self.changed.insert(asked.registration().id().to_owned());
         first
     }
 
@@ -183,6 +227,7 @@ impl Workloads {
     pub(crate) fn expire(&mut self, now: SystemTime, readiness: &Readiness) {
         for entry in self.entries.values_mut() {
             let Some(issued) = entry.issued.take_if(|issued| issued.life().is_over(now)) else { continue };
+            self.changed.insert(entry.served.registration().id().to_owned());
             let reason = entry.last_error.as_deref().unwrap_or("no new one came in time");
             let why = format!("the certificate expired at {}: {reason}", rfc3339(issued.life().expires()));
             tracing::error!(
@@ -227,6 +272,7 @@ impl Workloads {
                 spiffe_id = %issued.svid().id(), serial = issued.svid().serial(), reason = %revoked,
                 "a workload's certificate was revoked; it is served no more"
             );
+            self.changed.insert(entry.served.registration().id().to_owned());
             entry.issued = None;
             entry.due = None;
             entry.hold_nothing(revoked.to_string());

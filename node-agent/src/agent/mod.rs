@@ -15,25 +15,27 @@ use tokio::sync::{Notify, watch};
 use crate::adoption::{Clients, Reporter};
 use crate::authority::{Authority, GrpcAuthority};
 use crate::config::{Config, ConfigError};
+use crate::evidence::Sources;
 use crate::link::{Heard, Link};
 use crate::node::Node;
 use crate::registry::Registry;
 use crate::renewal::Renewal;
 use crate::revocations::{Checking, RevocationsFile};
 use crate::saved::{self, LoadError, NodeFile, SavedNode};
+use crate::sealed::{self, Seal, SealKeyError, Sealed, Writer};
 use crate::selector::SocketName;
 use crate::sockets::{self, BindError, SocketsDir, SocketsDirError};
 use crate::status::{NodeStatus, RegistrationStatus, Status};
-use crate::token::TokenSource;
 
 /// The agent of one node.
 pub struct Agent {
     id: SpiffeId,
     authority: Arc<dyn Authority>,
-    token: TokenSource,
+    sources: Sources,
     file: NodeFile,
     saved: SavedNode,
     revocations: RevocationsFile,
+    sealed: Option<(Sealed, Writer)>,
     sockets: SocketsDir,
     admin: Option<TcpListener>,
     clock: Clock,
@@ -48,13 +50,13 @@ impl Agent {
     /// # Errors
     /// When the configuration makes no sense, or a directory cannot be used.
     pub async fn open(config: Config, clock: Clock) -> Result<Self, OpenError> {
-        let authority = GrpcAuthority::new(config.target()?, config.ca_id()?, clock.clone());
+        let authority = GrpcAuthority::new(config.target()?, config.ca_id()?, config.cluster.clone(), clock.clone());
         Self::with_authority(config, Arc::new(authority), clock).await
     }
 
     async fn with_authority(config: Config, authority: Arc<dyn Authority>, clock: Clock) -> Result<Self, OpenError> {
         let id = config.node_id()?;
-        let token = config.token()?;
+        let sources = config.sources()?;
         let data_dir = config.data_dir;
         let failed = |source| OpenError::DataDir { path: data_dir.clone(), source };
         if is_foreign(&data_dir).map_err(failed)? {
@@ -66,6 +68,14 @@ impl Agent {
         let file = NodeFile::within(&data_dir);
         let saved = file.load(&id)?;
         let revocations = RevocationsFile::within(&data_dir);
+        let sealed = match &config.seal {
+            None => None,
+            Some(seal) => {
+                let seal = Seal::new(&*sealed::read_key(&seal.key_file)?, id.clone());
+                let seal = seal.map_err(|error| failed(io::Error::other(error)))?;
+                Some(Sealed::open(&data_dir, seal).map_err(failed)?)
+            }
+        };
         let sockets = SocketsDir::open(&config.sockets_dir)?;
         let admin = match config.admin {
             Some(address) => {
@@ -75,7 +85,7 @@ impl Agent {
         };
         let node = NodeStatus::new(id.clone());
         let status = watch::Sender::new(Arc::new(Status { node, registrations: Vec::new() }));
-        Ok(Self { id, authority, token, file, saved, revocations, sockets, admin, clock, status, data_lock })
+        Ok(Self { id, authority, sources, file, saved, revocations, sealed, sockets, admin, clock, status, data_lock })
     }
 
     /// Who this node is.
@@ -107,7 +117,19 @@ impl Agent {
         let rounds = [watch::Sender::new(0), watch::Sender::new(0)];
         let renewed = watch::Sender::new(0);
         let registrations = watch::Sender::new(None);
-        let revoked = watch::Sender::new(Arc::default());
+        // Before anything is restored or served.
+        let held_back = self.revocations.held().current().clone();
+        let (sealed, restored) = match self.sealed {
+            None => (None, Vec::new()),
+            Some((sealed, writer)) => {
+                let bundles = self.saved.current.as_ref().map(|current| current.bundles().clone()).unwrap_or_default();
+                let restored = sealed.load(&self.id, &bundles, &held_back, (self.clock)());
+                let restored = restored.map_err(RunError::Sealed)?;
+                parts.spawn("sealed store", writer.keep(readiness.part("sealed store"), parts.clone()));
+                (Some(sealed), restored)
+            }
+        };
+        let revoked = watch::Sender::new(held_back);
         let revocations = watch::Sender::new(None);
         let node_status = watch::Sender::new(self.status.borrow().node.clone());
         let workload_status = watch::Sender::new(Vec::new());
@@ -152,6 +174,8 @@ impl Agent {
             round,
             renewed,
             status: workload_status,
+            sealed,
+            restored,
         };
         parts.spawn("renewal", renewal.keep(readiness.register("registrations of this node"), parts.clone()));
         let link = Link {
@@ -182,7 +206,7 @@ impl Agent {
         let node = Node {
             id: self.id,
             authority: self.authority,
-            token: self.token,
+            sources: self.sources,
             file: self.file,
             saved: self.saved,
             unsaved: None,
@@ -305,6 +329,9 @@ pub enum OpenError {
     /// The saved identity cannot be used, and is not ours to do away with.
     #[error(transparent)]
     Saved(#[from] LoadError),
+    /// The key that seals cannot be used.
+    #[error(transparent)]
+    Seal(#[from] SealKeyError),
     /// Another agent has it: two would renew against each other.
     #[error("another agent uses the data directory {}", .0.display())]
     Taken(PathBuf),
@@ -327,6 +354,9 @@ pub enum RunError {
     /// The shared socket cannot be made.
     #[error(transparent)]
     Socket(#[from] BindError),
+    /// What was sealed cannot be read from the disk.
+    #[error("cannot read what workloads held before the restart")]
+    Sealed(#[source] io::Error),
     /// A part ended by itself; the log says more.
     #[error("a part of the agent broke")]
     Broken,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alcazar_api::ca::v1;
-use alcazar_identity::Credentials;
+use alcazar_identity::{Credentials, SpiffeId};
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt};
@@ -15,8 +15,8 @@ use tonic::Code;
 
 pub(crate) use grpc::GrpcAuthority;
 
+use crate::evidence::{Anchor, Evidence};
 use crate::schedule::Later;
-use crate::token::JoinToken;
 
 /// One call to the CA.
 pub(crate) type Call<'a, T> = BoxFuture<'a, Result<T, CallError>>;
@@ -25,8 +25,14 @@ pub(crate) type Updates<T> = BoxStream<'static, Result<T, CallError>>;
 
 /// The CA, for a node that proves itself.
 pub(crate) trait Authority: Send + Sync + 'static {
-    /// The node's first certificate. The CA is known by the pin of the token alone.
-    fn attest<'a>(&'a self, token: &'a JoinToken, csr: Vec<u8>) -> Call<'a, v1::IssuedSvid>;
+    /// A certificate for what is shown, of a CA that is known by the anchor. The node expects to be this one.
+    fn attest<'a>(
+        &'a self,
+        anchor: Anchor,
+        evidence: &'a Evidence,
+        node: &'a SpiffeId,
+        csr: Vec<u8>,
+    ) -> Call<'a, v1::IssuedSvid>;
 
     /// The node's next certificate. The call is made on a connection of its own, because the CA looks at the serial
     /// of the certificate that the connection was opened with.
