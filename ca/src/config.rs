@@ -130,11 +130,22 @@ pub struct NodesConfig {
     /// A node whose last certificate ended so long ago is forgotten. At least a day. Default: 30d.
     #[serde(deserialize_with = "duration::deserialize")]
     pub forget_after: Duration,
+    /// So long after its certificate ended, a node may come back by it. Default: as long as it is remembered (`forgetAfter`);
+    /// `0s`: never.
+    #[serde(deserialize_with = "duration::deserialize_option")]
+    pub reattest_within: Option<Duration>,
+}
+
+impl NodesConfig {
+    /// How long after its end a certificate lets its node come back; zero: not at all.
+    pub(crate) fn reattest_within(&self) -> Duration {
+        self.reattest_within.unwrap_or(self.forget_after)
+    }
 }
 
 impl Default for NodesConfig {
     fn default() -> Self {
-        Self { forget_after: 30 * DAY }
+        Self { forget_after: 30 * DAY, reattest_within: None }
     }
 }
 
@@ -235,6 +246,9 @@ impl Config {
         self.limits.check()?;
         if self.nodes.forget_after < DAY {
             return Err(ConfigError::ForgetNodes(self.nodes.forget_after));
+        }
+        if self.nodes.reattest_within() > self.nodes.forget_after {
+            return Err(ConfigError::Reattest);
         }
         let mut ids = BTreeSet::new();
         let mut registrations = Vec::new();
@@ -382,6 +396,9 @@ pub enum ConfigError {
     /// Nodes that would be forgotten while their operator sleeps.
     #[error("nodes: forgetAfter: {0:?} is less than a day")]
     ForgetNodes(Duration),
+    /// A node that is forgotten cannot come back.
+    #[error("nodes: reattestWithin is longer than forgetAfter, and a node that is forgotten does not come back")]
+    Reattest,
     /// Two registrations of one name.
     #[error("registrations: {0} stands twice")]
     Twice(String),

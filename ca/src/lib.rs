@@ -76,7 +76,7 @@ pub use ca::{AdminError, Ca, Fingerprints, OpenError};
 pub use cacerts::{CacertsConfig, CacertsError, CacertsFiles, PluggedIn, check as check_cacerts};
 pub use callers::{
     CallersConfig, CallersError, KubernetesCallers, MachineCallers, OidcCallers, ParseServiceAccountError, RuleConfig,
-    RuleConfigError, RuleFault, VerifyTokens, machine_proof,
+    RuleConfigError, RuleFault, VerifyTokens,
 };
 pub use config::{Certificates, Config, ConfigError, ConfiguredRegistration, NodesConfig, RegistrationError};
 pub use csr::{Csr, CsrError, KeyHash, KeyKind};

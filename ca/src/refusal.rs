@@ -157,6 +157,10 @@ pub(crate) enum RequestError {
     Foreign(SpiffeId),
     #[error("{0} is the CA's own identity, which nobody else gets")]
     OwnIdentity(SpiffeId),
+    #[error(
+        "the evidence is {is}'s, and the agent that shows it expects to become {expects}: correct trustDomain, cluster and node in its configuration, or give it evidence of its own; a join token is still good"
+    )]
+    OtherNode { is: SpiffeId, expects: SpiffeId },
     #[error("{0} is a node of another cluster than this CA's")]
     OtherCluster(SpiffeId),
     #[error("the node {node} is not admitted by its certificate")]
@@ -239,6 +243,7 @@ impl RequestError {
             Self::NotANode(_) | Self::Foreign(_) | Self::OwnIdentity(_) | Self::OtherCluster(_) => {
                 (Code::PermissionDenied, "not a node of this CA")
             }
+            Self::OtherNode { .. } => (Code::FailedPrecondition, "the evidence is another node's"),
             Self::NoProfile { .. } => (Code::FailedPrecondition, "registration cannot be used"),
             Self::Issue(IssueError::KeyKind { .. }) => (Code::InvalidArgument, "certificate request refused"),
             Self::Revoked(_) => (Code::PermissionDenied, "revoked"),
@@ -311,6 +316,10 @@ impl RequestError {
 
     fn status(&self) -> Status {
         let (code, words) = self.terse();
+        // Whoever has shown good evidence may know whose it is: that is what a person has to mend.
+        if let Self::OtherNode { is, expects } = self {
+            return Status::new(code, format!("{words}: it is {is}'s, and the agent is configured as {expects}"));
+        }
         match self.retry_after() {
             Some(retry_after) => with_hint(code, words, retry_after),
             None => Status::new(code, words),

@@ -28,6 +28,7 @@ use crate::{
 mod callers;
 mod forks;
 mod nodes;
+mod returning;
 
 pub(crate) use self::{
     callers::{Caller, no_bearer},
@@ -48,7 +49,13 @@ pub(crate) struct Reply {
 
 impl Ca {
     /// A node's first certificate, for a join token.
-    pub(crate) async fn attest(&self, from: Option<IpAddr>, token: &str, csr: &[u8]) -> Result<Reply, RequestError> {
+    pub(crate) async fn attest(
+        &self,
+        from: Option<IpAddr>,
+        token: &str,
+        csr: &[u8],
+        expects: Option<&SpiffeId>,
+    ) -> Result<Reply, RequestError> {
         let stranger = self.door(from).stranger()?;
         let token: JoinToken = token.parse().map_err(RequestError::TokenText)?;
         let hash = token.hash();
@@ -62,6 +69,7 @@ impl Ca {
         if !self.hierarchy().trusts(token.pin()) {
             return Err(RequestError::TokenPin);
         }
+        callers::is_expected(&record.node, expects)?;
         self.permits(&record.node)?;
         let csr = Csr::from_der(csr)?;
         let lineage = self.0.records.get::<Lineage>(family::NODES, record.node.principal()).await?;

@@ -8,6 +8,7 @@ use alcazar_mtls::grpc::{ParseTargetError, Target};
 use serde::{Deserialize, Deserializer};
 use zeroize::Zeroizing;
 
+use crate::evidence::{MachineFiles, Sources};
 use crate::files::{self, Access, FilesConfig, FilesConfigError, OwnerError};
 use crate::token::TokenSource;
 
@@ -31,8 +32,14 @@ pub struct Config {
     /// A file with the join token; read anew at every use. Without a token only a saved identity can prove the node.
     #[serde(default)]
     pub join_token_file: Option<PathBuf>,
+    /// What else proves this node. Nothing by default.
+    #[serde(default)]
+    pub attest: AttestConfig,
     /// Where the node's own key and certificate are kept over restarts; private to the agent.
     pub data_dir: PathBuf,
+    /// Keeps what workloads hold over a restart, sealed. Not by default: their keys are in memory alone.
+    #[serde(default)]
+    pub seal: Option<SealConfig>,
     /// Where the sockets are made that workloads come to.
     pub sockets_dir: PathBuf,
     /// Where `/healthz` and `/readyz` are served; nowhere by default.
@@ -45,6 +52,38 @@ pub struct Config {
     /// Files for programs that read PEM. Default: none.
     #[serde(default)]
     pub files: Vec<FilesConfig>,
+}
+
+/// What proves a node beside its certificate and its join token, in the order in which it is tried. Every file is read anew at
+/// every use.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct AttestConfig {
+    /// A file with the token of a Kubernetes service account, or of an OIDC issuer that the CA's `callers` name.
+    pub bearer_token_file: Option<PathBuf>,
+    /// The certificate that the enterprise's own CA gave to this machine.
+    pub machine: Option<MachineConfig>,
+    /// The roots (PEM) by which the CA is known before any of this is shown to it. Default: those that the node holds, and
+    /// where it holds none, the one that the join token pins.
+    pub root_file: Option<PathBuf>,
+}
+
+/// A machine certificate in PEM.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct MachineConfig {
+    /// The certificate, and those between it and the enterprise's root.
+    pub certificate_file: PathBuf,
+    /// Its key, PKCS#8.
+    pub key_file: PathBuf,
+}
+
+/// What workloads hold survives a restart.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SealConfig {
+    /// A file with the key that seals: 32 bytes, not in the data directory. Read at the start.
+    pub key_file: PathBuf,
 }
 
 impl Config {
@@ -72,7 +111,18 @@ impl Config {
         entries.map(|entry| files::access(&entry).map(|access| (entry, access)).map_err(ConfigError::Owner)).collect()
     }
 
-    pub(crate) fn token(&self) -> Result<TokenSource, ConfigError> {
+    /// What proves the node beside its certificate.
+    pub(crate) fn sources(&self) -> Result<Sources, ConfigError> {
+        let AttestConfig { bearer_token_file, machine, root_file } = &self.attest;
+        let machine = machine.as_ref().map(|machine| MachineFiles {
+            certificate: machine.certificate_file.clone(),
+            key: machine.key_file.clone(),
+        });
+        let join_token = self.token()?;
+        Ok(Sources { join_token, bearer_token: bearer_token_file.clone(), machine, roots: root_file.clone() })
+    }
+
+    fn token(&self) -> Result<TokenSource, ConfigError> {
         match (&self.join_token, &self.join_token_file) {
             (Some(_), Some(_)) => Err(ConfigError::TwoTokens),
             (Some(text), None) => Ok(TokenSource::Given(Zeroizing::new(text.clone()))),
@@ -91,7 +141,9 @@ impl fmt::Debug for Config {
             .field("ca_address", &self.ca_address)
             .field("join_token", &self.join_token.as_ref().map(|_| "redacted"))
             .field("join_token_file", &self.join_token_file)
+            .field("attest", &self.attest)
             .field("data_dir", &self.data_dir)
+            .field("seal", &self.seal)
             .field("sockets_dir", &self.sockets_dir)
             .field("admin", &self.admin)
             .field("narrow", &self.narrow)

@@ -1,7 +1,7 @@
 //! The node agent: attests its node once, renews for ever, and serves identities to workloads over SDS.
 //!
 //! ```text
-//!            join token ─┐
+//!   tokens, certificates ┐
 //!   saved identity ──────┤                    ┌──────────────── CA ────────────────┐
 //!                        ▼                    ▼                 │                  │
 //!                      Node ──identity──▶ Link ──registrations──┴▶ Renewal ◀─issue─┘
@@ -16,7 +16,7 @@
 //!
 //! Invariants:
 //! - A private key is made here, is sent to nobody but the workload that owns it, and is on disk only where it is the
-//!   node's own, mode 0600.
+//!   node's own, mode 0600, or sealed, where that was asked for.
 //! - A key is on disk before the CA is asked for its certificate, so that no lost reply and no crash breaks the
 //!   lineage by which the CA knows this node.
 //! - What the CA answers is verified before it is used: key, identity, chain and life.
@@ -32,6 +32,7 @@ mod callers;
 mod chance;
 mod config;
 mod connection;
+mod evidence;
 mod files;
 mod issued;
 mod keys;
@@ -39,7 +40,6 @@ mod link;
 mod narrowing;
 mod node;
 mod peer;
-/// How the node proves who it is: by its certificate, or by its join token, and why.
 pub mod proof;
 mod registration;
 /// Who a caller is, and what is held for it.
@@ -49,6 +49,7 @@ mod revocations;
 mod saved;
 pub mod schedule;
 pub mod sds;
+mod sealed;
 mod seats;
 mod services;
 mod sockets;
@@ -61,7 +62,7 @@ mod workloads;
 pub use agent::{Agent, OpenError, RunError};
 pub use authority::CallError;
 pub use caller::{Caller, Fact, Needs, Seen};
-pub use config::{Config, ConfigError};
+pub use config::{AttestConfig, Config, ConfigError, MachineConfig, SealConfig};
 pub use files::{Account, After, FilesConfig, FilesConfigError, OwnerError, Roots};
 pub use issued::{Issued, ReplyError, Trust};
 pub use keys::MakeKeyError;
@@ -69,6 +70,7 @@ pub use narrowing::Narrowing;
 pub use peer::unit_of;
 pub use registration::{Registration, RegistrationError};
 pub use saved::{LoadError, SavedError, SavedNode};
+pub use sealed::SealKeyError;
 pub use seats::use_all_descriptors;
 pub use sockets::{BindError, SocketsDirError};
 pub use status::{CertificateStatus, NarrowingStatus, NodeStatus, RegistrationStatus, Status};

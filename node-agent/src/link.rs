@@ -16,7 +16,7 @@ use crate::adoption::Reissue;
 use crate::authority::{Authority, CallError, Session};
 use crate::chance;
 use crate::issued::{ReplyError, read_bundles};
-use crate::schedule::{Failures, reconnect_after};
+use crate::schedule::{Failures, Later, reconnect_after};
 use crate::status::NodeStatus;
 
 /// Follows the CA as the node.
@@ -69,7 +69,7 @@ impl Link {
                 change = node.changed() => if change.is_ok() { continue } else { return },
                 () = shutdown.cancelled() => return,
             };
-            failures = Some(Failures::another(failures, (self.clock)()));
+            failures = Some(Failures::another(failures, (self.clock)()).told(error.later()));
             self.tell(&error);
             if error.is_final() && doubted.is_none_or(|at| at.elapsed() > DOUBT_EVERY) {
                 doubted = Some(Instant::now());
@@ -169,6 +169,13 @@ enum LinkError {
 }
 
 impl LinkError {
+    fn later(&self) -> Option<Later> {
+        match self {
+            Self::Ended => None,
+            Self::Call(error) => error.later(),
+        }
+    }
+
     fn is_final(&self) -> bool {
         matches!(self, Self::Call(error) if error.is_final())
     }

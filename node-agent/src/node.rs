@@ -1,31 +1,36 @@
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use alcazar_api::ca::v1;
 use alcazar_identity::{Credentials, SpiffeId, TrustBundles, rfc3339};
 use alcazar_mtls::Clock;
 use alcazar_service::process::chain;
-use alcazar_service::{ReadyGuard, Shutdown};
+use alcazar_service::{Part, Shutdown};
 use futures::FutureExt;
 use tokio::sync::{Notify, watch};
 
 use crate::adoption::Reissue;
 use crate::authority::{Authority, CallError};
 use crate::chance;
+use crate::evidence::{Anchor, Evidence, EvidenceError, Holder, Sources};
 use crate::issued::{Issued, ReplyError, Trust, advance, warn_of_skew};
 use crate::keys::{self, MakeKeyError};
-use crate::proof::{Way, WhyToken, ways};
+use crate::proof::{self, Failed, NotBySvid, Way};
 use crate::saved::{NodeFile, SavedError, SavedNode};
-use crate::schedule::{Failures, next_attempt};
+use crate::schedule::{Failures, Later, next_attempt};
 use crate::status::{CertificateStatus, NodeStatus};
-use crate::token::{ReadTokenError, TokenSource};
 
 /// The node's own identity: attested once, renewed for ever.
 pub(crate) struct Node {
     pub(crate) id: SpiffeId,
     pub(crate) authority: Arc<dyn Authority>,
-    pub(crate) token: TokenSource,
+    /// What else proves it.
+    pub(crate) sources: Sources,
     pub(crate) file: NodeFile,
     pub(crate) saved: SavedNode,
+    /// Why that is not on the disk, where it is not.
+    pub(crate) unsaved: Option<String>,
     pub(crate) clock: Clock,
     /// Who the node is now; `None` until it has a certificate that is good.
     pub(crate) identity: watch::Sender<Option<Arc<Credentials>>>,
@@ -42,23 +47,29 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// Keeps the node's identity until the shutdown. The guard is held until there is one.
-    pub(crate) async fn keep(mut self, ready: ReadyGuard, shutdown: Shutdown) {
-        let mut ready = Some(ready);
+    /// Keeps the node's identity until the shutdown. The part says whether there is one.
+    pub(crate) async fn keep(mut self, part: Part, shutdown: Shutdown) {
         let mut failures: Option<Failures> = None;
         if self.holds_a_good_certificate() {
             self.publish("the certificate saved by an earlier run is good");
-            drop(ready.take());
         }
+        let mut due = self.next(None);
         // When the CA wants this node's own certificate to be issued anew.
         let mut wanted = None;
         loop {
-            let life = self.saved.current.as_ref().map(|current| *current.life());
-            let due = next_attempt(life.as_ref(), failures.as_ref(), chance::jitter());
-            let due =
-                if failures.is_none() { due.map(|due| wanted.map_or(due, |wanted| due.min(wanted))) } else { due };
+            let end = self.stand(&part);
+            let early = wanted.filter(|_| failures.is_none());
+            let next = due.map(|due| early.map_or(due, |early| due.min(early)));
+            self.status
+                .send_if_modified(|status| std::mem::replace(&mut status.next_rotation, next) != status.next_rotation);
             tokio::select! {
-                () = until(due, &self.clock) => {}
+                () = until(next, &self.clock) => {}
+                // What ends by the clock ends then, and not when somebody next asks.
+                () = until(end, &self.clock), if end.is_some() => continue,
+                () = tokio::time::sleep(SAVE_AGAIN), if self.unsaved.is_some() => {
+                    self.save().await;
+                    continue;
+                }
                 // A doubt while attempts fail anyway changes nothing: the back-off stands.
                 () = self.doubt.notified(), if failures.is_none() => {}
                 said = self.said.changed() => {
@@ -93,18 +104,42 @@ impl Node {
                     wanted = None;
                     // A doubt from before this certificate is about another one.
                     self.doubt.notified().now_or_never();
-                    drop(ready.take());
                     self.publish(&how);
                 }
                 Err(error) => {
-                    failures = Some(Failures::another(failures, (self.clock)()));
+                    failures = Some(Failures::another(failures, (self.clock)()).told(error.later()));
                     self.tell_failure(&error);
                 }
             }
-            if ready.is_none() && !self.holds_a_good_certificate() {
-                self.withdraw();
-            }
+            due = self.next(failures.as_ref());
         }
+    }
+
+    /// When to ask for the next certificate.
+    fn next(&self, failures: Option<&Failures>) -> Option<SystemTime> {
+        next_attempt(self.saved.current.as_ref().map(Issued::life), failures, chance::jitter())
+    }
+
+    /// Says how the node stands, and takes back what is over; returns when what it holds will be.
+    fn stand(&self, part: &Part) -> Option<SystemTime> {
+        let current = self.saved.current.as_ref();
+        if !self.holds_a_good_certificate() {
+            self.withdraw();
+            let now = rfc3339((self.clock)());
+            part.not_ready(match current.map(|current| current.life().expires()) {
+                None => "it has not been attested yet".to_owned(),
+                Some(end) => format!("its certificate is good until {}; this machine's clock says {now}", rfc3339(end)),
+            });
+            return None;
+        }
+        if self.identity.borrow().is_none() {
+            self.publish("its certificate is good by this machine's clock again");
+        }
+        match &self.unsaved {
+            Some(reason) => part.degraded(format!("it is not on the disk: {reason}")),
+            None => part.ready(),
+        }
+        current.map(|current| current.life().expires())
     }
 
     fn holds_a_good_certificate(&self) -> bool {
@@ -112,58 +147,81 @@ impl Node {
         self.saved.current.as_ref().is_some_and(|c| !c.life().is_over(now) && c.svid().validity().contains(now))
     }
 
-    /// One attempt at the next certificate; says how it was got.
+    /// One attempt at the next certificate, by each way until one works; says which did, and why no other.
     async fn attempt(&mut self, failures: Option<&Failures>) -> Result<String, AttemptError> {
         let life = self.saved.current.as_ref().map(|current| *current.life());
         let unanswered = failures.map_or(0, Failures::count);
-        let (way, then) = ways(life.as_ref(), unanswered, (self.clock)());
-        let (refusal, why) = match way {
-            Way::Token(why) => return self.by_token(why).await,
-            Way::Svid => match (self.by_svid().await, then) {
-                (Ok(how), _) => return Ok(how),
-                (Err(AttemptError::Call(refusal)), _) if refusal.is_final() => {
-                    (AttemptError::Call(refusal), WhyToken::Refused)
-                }
-                (Err(error), Some(why)) => (error, why),
-                (Err(error), None) => return Err(error),
-            },
+        let plan = proof::plan(life.as_ref(), &self.sources.configured(), (self.clock)());
+        if plan.ways.is_empty() {
+            return Err(AttemptError { tried: Vec::new(), not_by_svid: plan.not_by_svid });
+        }
+        let mut tried = Vec::new();
+        for way in plan.ways {
+            let error = match self.by(way).await {
+                Ok(()) => return Ok(told(way, plan.not_by_svid, &tried)),
+                Err(error) => error,
+            };
+            tracing::debug!(spiffe_id = %self.id, %way, reason = chain(&error), "this does not prove the node");
+            let goes_on = proof::goes_on(error.failed(), unanswered);
+            tried.push((way, error));
+            if !goes_on {
+                break;
+            }
+        }
+        Err(AttemptError { tried, not_by_svid: plan.not_by_svid })
+    }
+
+    async fn by(&mut self, way: Way) -> Result<(), WayError> {
+        let held = self.saved.current.as_ref();
+        match (way, held.map(Issued::credentials)) {
+            (Way::Svid, Some(credentials)) => {
+                let csr = self.request().await?;
+                let reply = self.authority.renew(credentials, csr).await?;
+                self.take(&reply, Trust::Established, true).await
+            }
+            (Way::Lineage, Some(credentials)) => {
+                self.attest(Evidence::Lineage(Holder::of(&credentials)), Trust::Established, true).await
+            }
+            _ => {
+                let evidence = self.sources.read(way).await?;
+                let trust = match &evidence {
+                    Evidence::JoinToken(token) => Trust::Pinned(token.pin()),
+                    _ => Trust::Established,
+                };
+                self.attest(evidence, trust, false).await
+            }
+        }
+    }
+
+    async fn attest(&mut self, evidence: Evidence, trust: Trust, goes_on: bool) -> Result<(), WayError> {
+        // Before the key is made: the disk is not asked for what cannot be.
+        let anchor = match trust {
+            Trust::Pinned(pin) => Anchor::Pin(pin),
+            Trust::Established => {
+                let held = self.saved.current.as_ref().map(Issued::bundles);
+                self.sources.anchor(self.id.trust_domain(), held).await?
+            }
         };
-        tracing::debug!(spiffe_id = %self.id, reason = chain(&refusal), "this node's certificate does not renew it");
-        self.by_token(why).await.map_err(|token| match token {
-            AttemptError::NoWay(_) => refusal,
-            token => AttemptError::Both { certificate: chain(&refusal), token: Box::new(token) },
-        })
-    }
-
-    async fn by_svid(&mut self) -> Result<String, AttemptError> {
-        let current = self.saved.current.as_ref().ok_or(AttemptError::Token(ReadTokenError::Absent))?;
-        let credentials = current.credentials();
         let csr = self.request().await?;
-        let reply = self.authority.renew(credentials, csr).await?;
-        self.take(&reply, Trust::Established).await?;
-        Ok("renewed by its certificate".to_owned())
+        let reply = self.authority.attest(anchor, &evidence, &self.id, csr).await?;
+        self.take(&reply, trust, goes_on).await
     }
 
-    async fn by_token(&mut self, why: WhyToken) -> Result<String, AttemptError> {
-        let token = self.token.read().await.map_err(|source| match source {
-            ReadTokenError::Absent => AttemptError::NoWay(why),
-            source => AttemptError::Token(source),
-        })?;
-        tracing::debug!(spiffe_id = %self.id, reason = %why, "attesting this node by its join token");
-        let csr = self.request().await?;
-        let reply = self.authority.attest(&token, csr).await?;
-        self.take(&reply, Trust::Pinned(token.pin())).await?;
-        Ok(format!("attested by its join token: {why}"))
-    }
-
-    /// A request with the next key, which is on disk before the request leaves.
-    async fn request(&mut self) -> Result<Vec<u8>, AttemptError> {
+    /// A request with the next key, which is on disk before the request leaves. Only where the certificate is near its end
+    /// and the disk takes nothing, the key goes with what is in memory: a node without an identity is worse.
+    async fn request(&mut self) -> Result<Vec<u8>, WayError> {
         let key = match &self.saved.next_key {
             Some(key) => key.clone(),
             None => {
                 let key = keys::generate()?;
                 let next = SavedNode { next_key: Some(key.clone()), current: self.saved.current.clone() };
-                self.file.save(&next).await?;
+                let saved = self.file.save(&next).await;
+                let life = self.saved.current.as_ref().map(Issued::life);
+                let pressing = life.is_some_and(|life| life.is_near_its_end((self.clock)()));
+                match saved {
+                    Err(error) if !pressing => return Err(error.into()),
+                    saved => self.note_saved(saved),
+                }
                 self.saved = next;
                 key
             }
@@ -171,13 +229,14 @@ impl Node {
         Ok(keys::request(&key)?)
     }
 
-    async fn take(&mut self, reply: &alcazar_api::ca::v1::IssuedSvid, trust: Trust) -> Result<(), AttemptError> {
-        let Some(key) = self.saved.next_key.clone() else { return Err(AttemptError::Key) };
+    /// `goes_on`: of a lineage that the CA knows, and so never with an older bundle than before.
+    async fn take(&mut self, reply: &v1::IssuedSvid, trust: Trust, goes_on: bool) -> Result<(), WayError> {
+        let Some(key) = self.saved.next_key.clone() else { return Err(WayError::Key) };
         let now = (self.clock)();
         // Before the verdict: a wrong clock is often the reason why a certificate does not verify.
         warn_of_skew(reply, now);
         let mut issued = Issued::accept(reply, key, &self.id, trust, now)?;
-        if let (Trust::Established, Some(current)) = (trust, &self.saved.current) {
+        if let (true, Some(current)) = (goes_on, &self.saved.current) {
             issued.believe(advance(current.bundles(), issued.bundles()));
         }
         self.saved = SavedNode { current: Some(issued), next_key: None };
@@ -199,11 +258,25 @@ impl Node {
         self.hand_out();
     }
 
-    async fn save(&self) {
-        if let Err(error) = self.file.save(&self.saved).await {
-            // What is held is good; only a restart would have to prove itself anew. Better than not to use it.
-            tracing::error!(reason = chain(&error), "the node's identity could not be saved; it is used all the same");
+    async fn save(&mut self) {
+        let saved = self.file.save(&self.saved).await;
+        self.note_saved(saved);
+    }
+
+    /// What is held is good, and used although the disk does not have it: but a restart would bring back what is there.
+    fn note_saved(&mut self, saved: Result<(), SavedError>) {
+        let reason = saved.err().map(|error| chain(&error));
+        match (&self.unsaved, &reason) {
+            (None, Some(reason)) => tracing::error!(
+                spiffe_id = %self.id, reason,
+                "this node's identity is in memory alone: make room on its disk, and do not restart the agent before it has said that it is saved; otherwise the node comes back with an old certificate, which looks like a stolen one to the CA, and has to attest anew"
+            ),
+            (Some(_), None) => tracing::info!(spiffe_id = %self.id, "this node's identity is saved again"),
+            _ => {}
         }
+        self.status
+            .send_if_modified(|status| std::mem::replace(&mut status.disk_error, reason.clone()) != status.disk_error);
+        self.unsaved = reason;
     }
 
     fn publish(&self, how: &str) {
@@ -215,6 +288,7 @@ impl Node {
         );
         self.status.send_modify(|status| {
             status.certificate = Some(CertificateStatus::of(svid));
+            status.proved_by = Some(how.to_owned());
             status.last_error = None;
         });
         self.hand_out();
@@ -228,12 +302,18 @@ impl Node {
 
     /// An expired certificate opens no connection.
     fn withdraw(&self) {
-        self.status.send_modify(|status| status.certificate = None);
-        self.identity.send_if_modified(|identity| identity.take().is_some());
+        self.status.send_if_modified(|status| status.certificate.take().is_some());
+        if self.identity.send_if_modified(|identity| identity.take().is_some()) {
+            tracing::error!(spiffe_id = %self.id, "this node's certificate is good no more; what its workloads hold is served on, and the node attests anew");
+        }
     }
 
     fn tell_failure(&self, error: &AttemptError) {
         let reason = chain(error);
+        if error.later().is_some_and(|later| later.busy) {
+            tracing::debug!(spiffe_id = %self.id, reason, "the CA is busy; this node asks again when it is told to");
+            return;
+        }
         let new =
             self.status.send_if_modified(|status| status.last_error.replace(reason.clone()) != Some(reason.clone()));
         let left = self.saved.current.as_ref().map(|current| current.life().remaining((self.clock)()));
@@ -252,21 +332,56 @@ impl Node {
     }
 }
 
-/// Why an attempt at the node's next certificate failed.
+/// Which way worked, and why those before it did not.
+fn told(way: Way, not_by_svid: Option<NotBySvid>, tried: &[(Way, WayError)]) -> String {
+    let how = if way == Way::Svid { "renewed" } else { "attested" };
+    let mut text = format!("{how} by {way}");
+    if let Some(why) = not_by_svid {
+        text.push_str(&format!(": {why}"));
+    }
+    for (way, error) in tried {
+        text.push_str(&format!("; not by {way}: {}", chain(error)));
+    }
+    text
+}
+
+/// Why an attempt at the node's next certificate failed: each way that was tried, in its order.
+#[derive(Debug)]
+pub(crate) struct AttemptError {
+    tried: Vec<(Way, WayError)>,
+    not_by_svid: Option<NotBySvid>,
+}
+
+impl AttemptError {
+    /// When the CA wants to be asked again, where it said so.
+    fn later(&self) -> Option<Later> {
+        match self.tried.last() {
+            Some((_, WayError::Call(error))) => error.later(),
+            _ => None,
+        }
+    }
+}
+
+impl std::error::Error for AttemptError {}
+
+impl fmt::Display for AttemptError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts: Vec<_> = self.not_by_svid.iter().map(ToString::to_string).collect();
+        parts.extend(self.tried.iter().map(|(way, error)| format!("by {way}: {}", chain(error))));
+        if self.tried.is_empty() {
+            parts.push("nothing else that proves it is configured: give it a join token (joinTokenFile)".to_owned());
+        }
+        f.write_str(&parts.join("; "))
+    }
+}
+
+/// Why one way failed.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum AttemptError {
-    #[error("{0}, and no join token is configured")]
-    NoWay(WhyToken),
-    #[error("the join token cannot be used")]
-    Token(#[source] ReadTokenError),
-    #[error("by its certificate: {certificate}; by its join token")]
-    Both {
-        certificate: String,
-        #[source]
-        token: Box<AttemptError>,
-    },
+pub(crate) enum WayError {
     #[error("the next key is gone")]
     Key,
+    #[error(transparent)]
+    Evidence(#[from] EvidenceError),
     #[error(transparent)]
     MakeKey(#[from] MakeKeyError),
     #[error(transparent)]
@@ -275,6 +390,18 @@ pub(crate) enum AttemptError {
     Call(#[from] CallError),
     #[error(transparent)]
     Reply(#[from] ReplyError),
+}
+
+impl WayError {
+    fn failed(&self) -> Failed {
+        match self {
+            Self::Call(error) if error.later().is_some() => Failed::Later,
+            Self::Call(error) if error.is_final() => Failed::Refused,
+            Self::Evidence(_) => Failed::Refused,
+            Self::Call(_) | Self::Reply(_) => Failed::Unanswered,
+            Self::Key | Self::MakeKey(_) | Self::Save(_) => Failed::Ours,
+        }
+    }
 }
 
 /// Waits until a moment of the day; none is now.
@@ -291,3 +418,5 @@ pub(crate) async fn until(due: Option<SystemTime>, clock: &Clock) {
 }
 
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
+/// How often what the disk did not take is written again.
+const SAVE_AGAIN: Duration = Duration::from_secs(10);

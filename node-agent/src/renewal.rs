@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use alcazar_api::ca::v1;
 use alcazar_api::ca::v1::issue_workload_result::Outcome;
@@ -13,9 +13,10 @@ use alcazar_service::{Readiness, ReadyGuard, Shutdown};
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::watch;
+use tonic::Code;
 
 use crate::adoption::Reissue;
-use crate::authority::{CallError, Session};
+use crate::authority::{CallError, Session, later};
 use crate::chance;
 use crate::issued::{Issued, ReplyError, Trust};
 use crate::keys::{self, MakeKeyError};
@@ -23,8 +24,10 @@ use crate::narrowing::Narrowing;
 use crate::node::until;
 use crate::registration::Registration;
 use crate::registry::{Registry, Served};
+use crate::schedule::Later;
+use crate::sealed::{Restored, Sealed};
 use crate::status::{NarrowingStatus, RegistrationStatus};
-use crate::workloads::Workloads;
+use crate::workloads::{Failure, Workloads};
 
 /// Gets and renews the certificates of this node's workloads.
 pub(crate) struct Renewal {
@@ -46,6 +49,11 @@ pub(crate) struct Renewal {
     /// Rung at each certificate.
     pub(crate) renewed: watch::Sender<u64>,
     pub(crate) status: watch::Sender<Vec<RegistrationStatus>>,
+    /// What survives a restart, where that is asked for, and what did.
+    pub(crate) sealed: Option<Sealed>,
+    pub(crate) restored: Vec<Restored>,
+    /// What was registered before the restart: what counts until the CA has spoken.
+    pub(crate) before: Vec<Registration>,
 }
 
 impl Renewal {
@@ -53,9 +61,11 @@ impl Renewal {
     pub(crate) async fn keep(mut self, ready: ReadyGuard, shutdown: Shutdown) {
         let mut ready = Some(ready);
         let mut workloads = Workloads::default();
+        self.restore(&mut workloads, &mut ready);
         let mut asking: FuturesUnordered<BoxFuture<'static, Answered>> = FuturesUnordered::new();
         loop {
             workloads.expire((self.clock)(), &self.readiness);
+            self.keep_sealed(&mut workloads);
             let session = self.session.borrow().clone();
             while let (Some(session), true) = (&session, asking.len() < CONCURRENT) {
                 let batch = workloads.take_due((self.clock)(), BATCH);
@@ -90,7 +100,7 @@ impl Renewal {
                     }
                     self.register(&mut workloads);
                     // The CA has just spoken: whoever waited for an outage to end need not wait longer.
-                    workloads.outage_is_over((self.clock)());
+                    workloads.outage_is_over((self.clock)(), chance::jitter);
                     drop(ready.take());
                 }
                 change = self.narrowing.changed() => {
@@ -119,10 +129,45 @@ impl Renewal {
         }
     }
 
+    /// What an earlier run has left serves until the CA has another word.
+    fn restore(&mut self, workloads: &mut Workloads, ready: &mut Option<ReadyGuard>) {
+        let revocations = self.revocations.borrow_and_update().clone();
+        workloads.revoke(revocations, (self.clock)(), &self.readiness);
+        if self.restored.is_empty() {
+            return;
+        }
+        let restored = std::mem::take(&mut self.restored);
+        self.before = restored.iter().map(|restored| restored.registration.clone()).collect();
+        let narrowing = self.narrowing.borrow_and_update().clone();
+        let narrowed = restored.into_iter().filter_map(|restored| match &narrowing {
+            Some(narrowing) => {
+                narrowing.narrow(restored.registration).map(|registration| Restored { registration, ..restored })
+            }
+            None => Some(restored),
+        });
+        workloads.restore(narrowed.collect(), &self.readiness, chance::jitter);
+        self.registry.send_replace(Arc::new(workloads.registry()));
+        drop(ready.take());
+    }
+
+    fn keep_sealed(&self, workloads: &mut Workloads) {
+        let changed = workloads.take_changed();
+        let Some(sealed) = &self.sealed else { return };
+        for (id, entry) in changed {
+            match entry {
+                Some(entry) => sealed.put(&entry),
+                None => sealed.remove(&id),
+            }
+        }
+    }
+
     fn register(&mut self, workloads: &mut Workloads) {
-        let Some(said) = self.registrations.borrow_and_update().clone() else { return };
+        let said = self.registrations.borrow_and_update().clone();
         let mut understood = Vec::new();
-        for wire in &said.registrations {
+        if said.is_none() {
+            understood.clone_from(&self.before);
+        }
+        for wire in said.iter().flat_map(|said| &said.registrations) {
             match Registration::read(wire, &self.node) {
                 Ok(registration) => understood.push(registration),
                 Err(error) => tracing::error!(
@@ -133,6 +178,9 @@ impl Renewal {
         }
         let understood = self.narrow(understood);
         let count = understood.len();
+        if let (Some(sealed), true) = (&self.sealed, said.is_some()) {
+            sealed.only(understood.iter());
+        }
         let changed = workloads.register(understood, &self.readiness);
         tracing::debug!(count, ?changed, "the registrations of this node");
         self.registry.send_replace(Arc::new(workloads.registry()));
@@ -173,10 +221,10 @@ impl Renewal {
                     match answer.and_then(|(reply, key)| accept(&reply, key, served, now)) {
                         Ok(issued) => first |= workloads.issued(served, issued, chance::jitter()),
                         Err(error) => {
-                            let reason = chain(&error);
+                            let why = Failure { reason: chain(&error), later: error.later() };
                             // Each reason once, and not at every retry.
-                            if workloads.failed(served, &reason, now, chance::jitter()) {
-                                let spiffe_id = served.registration().spiffe_id();
+                            if workloads.failed(served, &why, now, chance::jitter()) {
+                                let (spiffe_id, reason) = (served.registration().spiffe_id(), &why.reason);
                                 tracing::warn!(target: "alcazar::refused", %spiffe_id, reason, "no new certificate for a workload; what it has stays in use");
                             }
                         }
@@ -184,11 +232,11 @@ impl Renewal {
                 }
             }
             Err(error) => {
-                let reason = chain(&error);
-                let failed = |served| workloads.failed(served, &reason, now, chance::jitter());
+                let why = Failure { reason: chain(&error), later: error.later() };
+                let failed = |served| workloads.failed(served, &why, now, chance::jitter());
                 let new = batch.iter().map(failed).filter(|new| *new).count();
                 if new > 0 {
-                    tracing::warn!(target: "alcazar::refused", workloads = new, reason, "no new certificates for workloads; what they have stays in use");
+                    tracing::warn!(target: "alcazar::refused", workloads = new, reason = why.reason, "no new certificates for workloads; what they have stays in use");
                 }
             }
         }
@@ -236,7 +284,7 @@ async fn ask_for(session: &Arc<dyn Session>, batch: &[Arc<Served>]) -> Result<An
         if let Some(key) = keys.remove(&result.registration_id) {
             let answer = match result.outcome {
                 Some(Outcome::Svid(svid)) => Ok((svid, key)),
-                Some(Outcome::Refusal(refusal)) => Err(IssueError::Refused(refusal.message)),
+                Some(Outcome::Refusal(refusal)) => Err(IssueError::refused(refusal)),
                 None => Err(IssueError::NoAnswer),
             };
             answers.insert(result.registration_id, answer);
@@ -251,12 +299,26 @@ fn accept(reply: &v1::IssuedSvid, key: SvidKey, served: &Served, now: SystemTime
 
 #[derive(Debug, thiserror::Error)]
 enum IssueError {
-    #[error("the CA refused: {0}")]
-    Refused(String),
+    #[error("the CA refused: {message}")]
+    Refused { message: String, later: Option<Later> },
     #[error("the CA gave no answer for it")]
     NoAnswer,
     #[error(transparent)]
     Reply(#[from] ReplyError),
+}
+
+impl IssueError {
+    fn refused(refusal: v1::Refusal) -> Self {
+        let said = Some(refusal.retry_after_ms).filter(|said| *said > 0).map(Duration::from_millis);
+        Self::Refused { message: refusal.message, later: later(Code::from_i32(refusal.code), said) }
+    }
+
+    fn later(&self) -> Option<Later> {
+        match self {
+            Self::Refused { later, .. } => *later,
+            Self::NoAnswer | Self::Reply(_) => None,
+        }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -265,6 +327,15 @@ enum BatchError {
     Key(#[from] MakeKeyError),
     #[error(transparent)]
     Call(#[from] CallError),
+}
+
+impl BatchError {
+    fn later(&self) -> Option<Later> {
+        match self {
+            Self::Call(error) => error.later(),
+            Self::Key(_) => None,
+        }
+    }
 }
 
 /// Certificates asked for in one request.

@@ -29,7 +29,7 @@ impl Checking {
     /// Runs until the shutdown. What an earlier run has saved is in force from the start, so that a restart while the CA is
     /// away forgets nothing: it was proved when it was saved, and its signer's time may be over, or its root's.
     pub(crate) async fn keep(mut self, shutdown: Shutdown) {
-        let mut keeper = self.held();
+        let mut keeper = self.file.held();
         if !keeper.current().is_empty() {
             self.checked.send_replace(keeper.current().clone());
         }
@@ -52,17 +52,6 @@ impl Checking {
                 return;
             }
         }
-    }
-
-    /// What an earlier run has saved.
-    fn held(&self) -> Keeper {
-        let mut keeper = Keeper::default();
-        for signed in self.file.load().map(|saved| saved.lists).unwrap_or_default() {
-            if let Err(error) = keeper.hold(&signed) {
-                tracing::error!(target: "alcazar::revoked", file = %self.file.0.display(), reason = chain(&error), "a saved list of revocations cannot be read; until the CA says it again it is not in force");
-            }
-        }
-        keeper
     }
 
     fn take(&self, keeper: &mut Keeper, shown: &v1::SignedRevocations, bundles: &TrustBundles) -> Taken {
@@ -97,6 +86,17 @@ pub(crate) struct RevocationsFile(PathBuf);
 impl RevocationsFile {
     pub(crate) fn within(data_dir: &Path) -> Self {
         Self(data_dir.join("revocations.pb"))
+    }
+
+    /// What an earlier run has saved.
+    pub(crate) fn held(&self) -> Keeper {
+        let mut keeper = Keeper::default();
+        for signed in self.load().map(|saved| saved.lists).unwrap_or_default() {
+            if let Err(error) = keeper.hold(&signed) {
+                tracing::error!(target: "alcazar::revoked", file = %self.0.display(), reason = chain(&error), "a saved list of revocations cannot be read; until the CA says it again it is not in force");
+            }
+        }
+        keeper
     }
 
     /// What was saved. What cannot be read is as good as none, and is told.

@@ -267,21 +267,25 @@ impl CurrentFile {
     }
 }
 
-fn milliseconds(at: SystemTime) -> u64 {
+pub(crate) fn milliseconds(at: SystemTime) -> u64 {
     let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn time(milliseconds: u64) -> Option<SystemTime> {
+pub(crate) fn time(milliseconds: u64) -> Option<SystemTime> {
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(milliseconds))
 }
 
 /// PKCS#8 DER that reads and writes as base64 and leaves no copies: base64 needs no escapes, so JSON lends it.
-struct Secret(Zeroizing<Vec<u8>>);
+pub(crate) struct Secret(Zeroizing<Vec<u8>>);
 
 impl Secret {
-    fn of(key: &SvidKey) -> Self {
+    pub(crate) fn of(key: &SvidKey) -> Self {
         Self(Zeroizing::new(key.secret_pkcs8_der().to_vec()))
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
     }
 }
 

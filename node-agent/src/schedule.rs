@@ -58,6 +58,11 @@ impl Life {
     pub fn remaining(&self, at: SystemTime) -> Duration {
         self.expires.duration_since(at).unwrap_or_default()
     }
+
+    /// Whether less than a quarter of it is left at `at`: what usually must hold before a renewal has to give way.
+    pub fn is_near_its_end(&self, at: SystemTime) -> bool {
+        self.remaining(at) < self.span() / 4
+    }
 }
 
 /// Chance, as an argument: a fraction from 0 up to, not including, 1.
@@ -76,23 +81,45 @@ impl Jitter {
     }
 }
 
+/// What the CA said of when to ask again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Later {
+    /// Not earlier than so long after its answer.
+    pub after: Duration,
+    /// Nothing is wrong: it has too much to do at the moment, or no room in this reply.
+    pub busy: bool,
+}
+
 /// The attempts that failed since the last one that succeeded; at least one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Failures {
     count: u32,
     last: SystemTime,
+    /// What the CA said at the last one.
+    later: Option<Later>,
 }
 
 impl Failures {
     /// One more failure, at `now`, after `earlier` ones.
     pub fn another(earlier: Option<Self>, now: SystemTime) -> Self {
         let count = earlier.map_or(0, |earlier| earlier.count);
-        Self { count: count.saturating_add(1), last: now }
+        Self { count: count.saturating_add(1), last: now, later: None }
+    }
+
+    /// The same, where the CA said when to ask again.
+    #[must_use]
+    pub fn told(self, later: Option<Later>) -> Self {
+        Self { later, ..self }
     }
 
     /// How many.
     pub fn count(&self) -> u32 {
         self.count
+    }
+
+    /// Before when the CA does not want to be asked again.
+    pub fn not_before(&self) -> Option<SystemTime> {
+        self.last.checked_add(self.later?.after)
     }
 }
 
@@ -108,7 +135,16 @@ pub fn next_attempt(life: Option<&Life>, failures: Option<&Failures>, jitter: Ji
 
 /// How long to wait before the next connection to a CA that does not answer, after these failures.
 pub fn reconnect_after(failures: &Failures, jitter: Jitter) -> Duration {
-    spread(doubled(FIRST_RETRY, failures.count, RECONNECT_CAP), jitter)
+    let wait = spread(doubled(FIRST_RETRY, failures.count, RECONNECT_CAP), jitter);
+    wait.max(failures.later.map_or(Duration::ZERO, |later| later.after))
+}
+
+/// When to ask first after an outage: at once where nothing is held; otherwise within a tenth of what is left, ten seconds at
+/// most, so that not all nodes ask in the moment in which the CA comes back. Never before the CA wants it.
+pub fn after_outage(life: Option<&Life>, failures: &Failures, now: SystemTime, jitter: Jitter) -> SystemTime {
+    let within = life.map_or(Duration::ZERO, |life| (life.remaining(now) / 10).min(MAX_AFTER_OUTAGE));
+    let at = now.checked_add(jitter.of(within)).unwrap_or(now);
+    failures.not_before().map_or(at, |earliest| at.max(earliest))
 }
 
 /// Half of the life, up to a tenth of it earlier, so that what was issued together is not renewed together.
@@ -122,13 +158,24 @@ fn renew_at(life: &Life, jitter: Jitter) -> SystemTime {
 }
 
 fn back_off(failures: &Failures, life: Option<&Life>, jitter: Jitter) -> Duration {
-    let Some(life) = life else {
-        return spread(doubled(FIRST_RETRY, failures.count, CAP_WITHOUT_CERTIFICATE), jitter);
+    let floor = failures.later.map_or(Duration::ZERO, |later| later.after);
+    hurried(wait(failures, life, jitter), failures, life).max(floor)
+}
+
+fn wait(failures: &Failures, life: Option<&Life>, jitter: Jitter) -> Duration {
+    let (first, cap) = match life.map(Life::span) {
+        None => (FIRST_RETRY, CAP_WITHOUT_CERTIFICATE),
+        Some(span) => ((span / 100).clamp(FIRST_RETRY, MAX_FIRST_RETRY), (span / 12).clamp(MIN_CAP, MAX_CAP)),
     };
-    let span = life.span();
-    let first = (span / 100).clamp(FIRST_RETRY, MAX_FIRST_RETRY);
-    let cap = (span / 12).clamp(MIN_CAP, MAX_CAP);
-    let wait = spread(doubled(first, failures.count, cap), jitter);
+    match failures.later {
+        // The CA knows when there is room. Those whom it told the same do not come back together.
+        Some(Later { after, busy: true }) => after + jitter.of(doubled(after, failures.count, cap) / 2),
+        _ => spread(doubled(first, failures.count, cap), jitter),
+    }
+}
+
+fn hurried(wait: Duration, failures: &Failures, life: Option<&Life>) -> Duration {
+    let Some(life) = life else { return wait };
     match life.remaining(failures.last) {
         Duration::ZERO => wait.min(CAP_WITHOUT_CERTIFICATE),
         // Near the end each wait is at most a quarter of what is left.
@@ -152,6 +199,7 @@ const MIN_CAP: Duration = Duration::from_secs(1);
 const MAX_CAP: Duration = Duration::from_secs(300);
 const CAP_WITHOUT_CERTIFICATE: Duration = Duration::from_secs(30);
 const RECONNECT_CAP: Duration = Duration::from_secs(5);
+const MAX_AFTER_OUTAGE: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
@@ -203,6 +251,41 @@ mod tests {
         assert_eq!(wait(40, 1_800_000), 300, "the cap");
         assert_eq!(wait(40, 3_560_000), 10, "40 s are left");
         assert_eq!(wait(40, 4_000_000), 30, "expired: no hurry helps, but it goes on");
+    }
+
+    #[test]
+    fn what_the_ca_says_is_a_floor_and_a_busy_one_is_asked_when_it_wants() {
+        let hour = life(3_600_000);
+        let wait = |later, count, jitter| {
+            let failed = failures(count, NOON + 1_800_000).told(Some(later));
+            let due = next_attempt(Some(&hour), Some(&failed), Jitter::new(jitter)).unwrap();
+            due.duration_since(at(NOON + 1_800_000)).unwrap().as_millis()
+        };
+        let (soon, long) = (Duration::from_millis(100), Duration::from_secs(400));
+        let busy = |after| Later { after, busy: true };
+        assert_eq!([wait(busy(soon), 1, 0), wait(busy(soon), 1, u32::MAX / 2)], [100, 125], "no back-off of seconds");
+        assert_eq!(wait(busy(soon), 4, u32::MAX / 2), 300, "who is told so again and again waits longer");
+        assert_eq!(wait(busy(long), 9, 0), 400_000);
+        let failed = |after| Later { after, busy: false };
+        assert_eq!(wait(failed(soon), 1, 0), 2500, "a failure keeps its back-off");
+        assert_eq!(wait(failed(long), 1, 0), 400_000);
+        let away = failures(1, NOON).told(Some(failed(long)));
+        assert_eq!(reconnect_after(&away, Jitter::new(7)), long);
+        assert_eq!(away.not_before(), Some(at(NOON + 400_000)));
+    }
+
+    #[test]
+    fn after_an_outage_not_all_ask_at_once() {
+        let hour = life(3_600_000);
+        let first = |life: Option<&Life>, now: u64, later, jitter| {
+            let at = after_outage(life, &failures(3, NOON).told(later), at(now), Jitter::new(jitter));
+            at.duration_since(self::at(now)).unwrap().as_millis()
+        };
+        assert_eq!(first(Some(&hour), NOON, None, u32::MAX), 9_999);
+        assert_eq!(first(Some(&hour), NOON + 3_590_000, None, u32::MAX), 1_000, "a second of ten");
+        assert_eq!(first(None, NOON, None, u32::MAX), 0);
+        let later = Later { after: Duration::from_secs(30), busy: true };
+        assert_eq!(first(Some(&hour), NOON, Some(later), 5), 30_000);
     }
 
     #[test]

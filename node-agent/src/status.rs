@@ -34,10 +34,31 @@ pub struct NodeStatus {
     pub spiffe_id: SpiffeId,
     /// Its certificate, once it has one.
     pub certificate: Option<CertificateStatus>,
+    /// By what the node proved itself for it, and why by nothing else that comes before.
+    pub proved_by: Option<String>,
+    /// When the next certificate will be asked for; `None`: as soon as can be.
+    pub next_rotation: Option<SystemTime>,
     /// What went wrong last; `None` when the last attempt went well.
     pub last_error: Option<String>,
+    /// Why what the node holds is not on its disk; `None` while it is.
+    pub disk_error: Option<String>,
     /// Why the CA cannot be followed now; `None` while it is.
     pub ca_error: Option<String>,
+}
+
+impl NodeStatus {
+    /// Of a node that has nothing yet.
+    pub(crate) fn new(spiffe_id: SpiffeId) -> Self {
+        Self {
+            spiffe_id,
+            certificate: None,
+            proved_by: None,
+            next_rotation: None,
+            last_error: None,
+            disk_error: None,
+            ca_error: None,
+        }
+    }
 }
 
 /// One workload.

@@ -1,8 +1,8 @@
 //! What is held for each registration, and what is due: state that is changed by events, each with its time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use alcazar_identity::{Revocations, TrustBundles, rfc3339};
 use alcazar_mtls::{Side, verify_peer};
@@ -13,7 +13,8 @@ use crate::adoption::Reissue;
 use crate::issued::Issued;
 use crate::registration::Registration;
 use crate::registry::{Held, Registry, Served};
-use crate::schedule::{Failures, Jitter, next_attempt};
+use crate::schedule::{Failures, Jitter, Later, after_outage, next_attempt};
+use crate::sealed::{self, Restored};
 use crate::status::{CertificateStatus, RegistrationStatus};
 
 /// Every workload of this node.
@@ -26,6 +27,8 @@ pub(crate) struct Workloads {
     revocations: Arc<Revocations>,
     /// What the CA wants to be issued anew.
     reissue: Arc<Reissue>,
+    /// The registrations of which something else is to be kept over a restart than before, by their ids.
+    changed: BTreeSet<String>,
 }
 
 struct Entry {
@@ -51,6 +54,14 @@ pub(crate) struct Changed {
     pub(crate) removed: usize,
 }
 
+/// Why no certificate came.
+#[derive(Debug, Clone)]
+pub(crate) struct Failure {
+    pub(crate) reason: String,
+    /// When the CA wants to be asked again.
+    pub(crate) later: Option<Later>,
+}
+
 impl Workloads {
     /// The CA's registrations, the whole set: what is new is due at once, what is gone is served no more.
     pub(crate) fn register(&mut self, all: Vec<Registration>, readiness: &Readiness) -> Changed {
@@ -61,17 +72,57 @@ impl Workloads {
             let entry = match earlier.remove(&id) {
                 // What is held for one identity is never shown as another's.
                 Some(entry) if entry.served.registration().spiffe_id() == registration.spiffe_id() => {
+                    if *entry.served.registration() != registration {
+                        self.changed.insert(id.clone());
+                    }
                     entry.update(registration)
                 }
                 _ => {
                     changed.added += 1;
+                    self.changed.insert(id.clone());
                     Entry::new(registration, readiness)
                 }
             };
             self.entries.insert(id, entry);
         }
         changed.removed = earlier.len();
+        self.changed.extend(earlier.into_keys());
         changed
+    }
+
+    /// What an earlier run held, before the CA has said anything in this one.
+    pub(crate) fn restore(&mut self, all: Vec<Restored>, readiness: &Readiness, jitter: impl Fn() -> Jitter) {
+        let mut certificates = BTreeMap::new();
+        let mut registrations = Vec::new();
+        for Restored { registration, issued } in all {
+            certificates.extend(issued.map(|issued| (registration.id().to_owned(), issued)));
+            registrations.push(registration);
+        }
+        self.register(registrations, readiness);
+        for (id, issued) in certificates {
+            let Some(entry) = self.entries.get_mut(&id) else { continue };
+            tracing::info!(
+                target: "alcazar::rotation",
+                spiffe_id = %issued.svid().id(), serial = issued.svid().serial(), registration = id,
+                not_after = rfc3339(issued.svid().validity().not_after()),
+                "a workload has its certificate from before the restart"
+            );
+            entry.due = next_attempt(Some(issued.life()), None, jitter());
+            entry.held.send_replace(Arc::new(Held::Certificate(issued.credentials())));
+            entry.issued = Some(issued);
+            entry.unready = None;
+        }
+        self.changed.clear();
+    }
+
+    /// The registrations of which something else is to be kept since this was last asked: what, or that nothing is.
+    pub(crate) fn take_changed(&mut self) -> Vec<(String, Option<sealed::Entry>)> {
+        let changed = std::mem::take(&mut self.changed);
+        let entry = |id: &String| {
+            let entry = self.entries.get(id)?;
+            Some(sealed::Entry::new(entry.served.registration().clone(), entry.issued.as_ref()))
+        };
+        changed.into_iter().map(|id| (id.clone(), entry(&id))).collect()
     }
 
     /// All that is registered, for those who serve it.
@@ -79,15 +130,20 @@ impl Workloads {
         Registry::new(self.entries.values().map(|entry| entry.served.clone()))
     }
 
-    /// Up to `limit` registrations whose time has come; they count as asked for until [`Workloads::issued`] or
-    /// [`Workloads::failed`] says what came of it.
+    /// Up to `limit` registrations whose time has come, those first whose certificate ends first; they count as asked for
+    /// until [`Workloads::issued`] or [`Workloads::failed`] says what came of it. Who has none waits already, but whoever is
+    /// about to lose one comes before.
     pub(crate) fn take_due(&mut self, now: SystemTime, limit: usize) -> Vec<Arc<Served>> {
         let due = self.entries.values_mut().filter(|entry| !entry.asked && entry.due.is_none_or(|due| due <= now));
+        let mut due: Vec<_> = due.collect();
+        if due.len() > limit {
+            due.sort_by_key(|entry| entry.issued.as_ref().map_or(now + ABOUT_TO_END, |issued| issued.life().expires()));
+        }
         let take = |entry: &mut Entry| {
             entry.asked = true;
             entry.served.clone()
         };
-        due.take(limit).map(take).collect()
+        due.into_iter().take(limit).map(take).collect()
     }
 
     /// When the next request is due; the past when one is overdue, `None` when none ever will be.
@@ -133,17 +189,23 @@ impl Workloads {
         entry.held.send_replace(Arc::new(Held::Certificate(issued.credentials())));
         entry.issued = Some(issued);
         entry.unready = None;
+        self.changed.insert(asked.registration().id().to_owned());
         first
     }
 
-    /// No certificate came. What is held stays. Returns whether the reason is another than at the last attempt.
-    pub(crate) fn failed(&mut self, asked: &Arc<Served>, reason: &str, now: SystemTime, jitter: Jitter) -> bool {
+    /// No certificate came. What is held stays. Returns whether the reason is another than at the last attempt. A CA that is
+    /// busy is no reason.
+    pub(crate) fn failed(&mut self, asked: &Arc<Served>, why: &Failure, now: SystemTime, jitter: Jitter) -> bool {
         let Some(entry) = self.current(asked) else { return false };
-        let failures = Failures::another(entry.failures, now);
+        let failures = Failures::another(entry.failures, now).told(why.later);
         entry.asked = false;
         entry.asked_before = false;
         entry.failures = Some(failures);
         entry.due = next_attempt(entry.issued.as_ref().map(Issued::life), Some(&failures), jitter);
+        if why.later.is_some_and(|later| later.busy) {
+            return false;
+        }
+        let reason = why.reason.as_str();
         let new = entry.last_error.as_deref() != Some(reason);
         entry.last_error = Some(reason.to_owned());
         if entry.issued.is_none() {
@@ -152,10 +214,12 @@ impl Workloads {
         new
     }
 
-    /// The CA answers again: nobody who failed meanwhile needs to wait any longer.
-    pub(crate) fn outage_is_over(&mut self, now: SystemTime) {
-        for entry in self.entries.values_mut().filter(|entry| entry.failures.is_some()) {
-            entry.due = entry.due.map(|due| due.min(now));
+    /// The CA answers again: nobody who failed meanwhile needs to wait any longer than it takes not to ask all at once.
+    pub(crate) fn outage_is_over(&mut self, now: SystemTime, jitter: impl Fn() -> Jitter) {
+        for entry in self.entries.values_mut() {
+            let Some(failures) = &entry.failures else { continue };
+            let first = after_outage(entry.issued.as_ref().map(Issued::life), failures, now, jitter());
+            entry.due = entry.due.map(|due| due.min(first));
         }
     }
 
@@ -163,6 +227,7 @@ impl Workloads {
     pub(crate) fn expire(&mut self, now: SystemTime, readiness: &Readiness) {
         for entry in self.entries.values_mut() {
             let Some(issued) = entry.issued.take_if(|issued| issued.life().is_over(now)) else { continue };
+            self.changed.insert(entry.served.registration().id().to_owned());
             let reason = entry.last_error.as_deref().unwrap_or("no new one came in time");
             let why = format!("the certificate expired at {}: {reason}", rfc3339(issued.life().expires()));
             tracing::error!(
@@ -207,6 +272,7 @@ impl Workloads {
                 spiffe_id = %issued.svid().id(), serial = issued.svid().serial(), reason = %revoked,
                 "a workload's certificate was revoked; it is served no more"
             );
+            self.changed.insert(entry.served.registration().id().to_owned());
             entry.issued = None;
             entry.due = None;
             entry.hold_nothing(revoked.to_string());
@@ -289,5 +355,50 @@ impl Entry {
 
     fn hold_nothing(&mut self, why: String) {
         self.held.send_replace(Arc::new(Held::Nothing(why)));
+    }
+}
+
+/// Who has no certificate stands where one stands that ends so soon.
+const ABOUT_TO_END: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::issued::Trust;
+    use crate::keys;
+    use crate::testing::ca::{Ca, node};
+
+    #[test]
+    fn who_ends_first_is_asked_for_first() {
+        let noon = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let (mut ca, readiness) = (Ca::new(noon), Readiness::new());
+        let minutes =
+            [("a", Some(50)), ("b", Some(20)), ("c", None), ("d", Some(30)), ("e", Some(10)), ("f", Some(40))];
+        for (id, _) in minutes {
+            ca.register(id, id, &["uid:1"]);
+        }
+        let mut workloads = Workloads::default();
+        let read = |wire: &_| Registration::read(wire, &node()).unwrap();
+        workloads.register(ca.registrations.iter().map(read).collect(), &readiness);
+        for served in workloads.take_due(noon, 10) {
+            let id = served.registration().id();
+            let Some((_, Some(life))) = minutes.iter().find(|(name, _)| *name == id) else {
+                let why = Failure { reason: "no".into(), later: None };
+                assert!(workloads.failed(&served, &why, noon, Jitter::new(0)));
+                continue;
+            };
+            let key = keys::generate().unwrap();
+            let (csr, spiffe_id) = (keys::request(&key).unwrap(), served.registration().spiffe_id());
+            let reply = ca.issue_one(&csr, spiffe_id.as_str(), Duration::from_secs(life * 60), noon);
+            let issued = Issued::accept(&reply, key, spiffe_id, Trust::Established, noon).unwrap();
+            assert!(workloads.issued(&served, issued, Jitter::new(0)));
+        }
+        let mut take = |minute: u64, limit| {
+            let taken = workloads.take_due(noon + Duration::from_secs(60 * minute), limit);
+            taken.iter().map(|served| served.registration().id().to_owned()).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(take(8, 1), "c", "it has none, and nobody else loses one within a minute");
+        assert_eq!(take(25, 2), "e b", "what has ended comes before what ends");
+        assert_eq!(take(25, 2), "d f");
     }
 }

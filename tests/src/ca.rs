@@ -191,7 +191,8 @@ impl CaProcess {
         let connector = Connector::pinned(trust_domain().map_err(local)?, root, grpc::ALPN, clock::system());
         let channel = self.reach(connector).map_err(local)?;
         let csr = csr(key).map_err(local)?;
-        let request = v1::AttestNodeRequest { evidence: Some(Evidence::JoinToken(token.to_owned())), csr };
+        let request =
+            v1::AttestNodeRequest { evidence: Some(Evidence::JoinToken(token.to_owned())), csr, ..Default::default() };
         let mut client = CertificateAuthorityClient::new(channel);
         let issued = client.attest_node(request).await?.into_inner();
         credentials(issued, key).map(Arc::new).map_err(local)

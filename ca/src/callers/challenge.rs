@@ -7,7 +7,7 @@ use std::{
 };
 
 use alcazar_identity::rfc3339;
-use ring::{digest, hmac};
+use ring::hmac;
 use thiserror::Error;
 
 use crate::{
@@ -74,17 +74,6 @@ impl Challenges {
     }
 }
 
-/// What a machine signs: that it, here and now, asks this CA for a certificate for this request's key.
-///
-/// **Shape**: `alcazar-machine-attestation-v1`, a zero byte, the trust domain, a zero byte, the cluster, a zero byte, the nonce,
-/// the SHA-256 of the certificate request in DER.
-pub fn machine_proof(trust_domain: &str, cluster: &str, nonce: &[u8], csr: &[u8]) -> Vec<u8> {
-    let request = digest::digest(&digest::SHA256, csr);
-    let parts: [&[u8]; 8] =
-        [PURPOSE, b"\0", trust_domain.as_bytes(), b"\0", cluster.as_bytes(), b"\0", nonce, request.as_ref()];
-    parts.concat()
-}
-
 /// Why a nonce proves nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub(crate) enum ChallengeError {
@@ -96,7 +85,6 @@ pub(crate) enum ChallengeError {
     Spent,
 }
 
-const PURPOSE: &[u8] = b"alcazar-machine-attestation-v1";
 const RANDOM: usize = 16;
 const LIFE: Duration = Duration::from_secs(60);
 

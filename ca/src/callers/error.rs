@@ -6,7 +6,10 @@ use alcazar_mtls::MachineError;
 use thiserror::Error;
 use tonic::Code;
 
-use super::{account::AccountError, challenge::ChallengeError, keys::KeysError, rights::RightsError, rules::RuleError};
+use super::{
+    account::AccountError, challenge::ChallengeError, keys::KeysError, returning::ReturnRefusal, rights::RightsError,
+    rules::RuleError,
+};
 use crate::admission::Overloaded;
 
 /// Why a caller is not who its evidence says, or may not do what it asks.
@@ -56,6 +59,8 @@ pub(crate) enum CallerError {
     NoMachines,
     #[error("the machine certificate is refused")]
     Machine(#[source] MachineError),
+    #[error("the node does not come back by its certificate")]
+    Returning(#[source] ReturnRefusal),
     #[error("the proof of possession is refused")]
     Challenge(#[source] ChallengeError),
     #[error(transparent)]
@@ -87,6 +92,7 @@ impl CallerError {
                 (Code::PermissionDenied, "not permitted for this caller")
             }
             Self::Overloaded(_) => (Code::ResourceExhausted, "try again later"),
+            Self::Returning(_) => (Code::Unauthenticated, "the certificate proves the node no more; attest otherwise"),
             Self::Cluster { .. } => (Code::PermissionDenied, "another cluster's CA is responsible"),
             _ => (Code::Unauthenticated, "not authenticated"),
         }

@@ -2,23 +2,18 @@
 
 use std::{sync::Arc, time::SystemTime};
 
+use alcazar_api::attestation::machine_proof;
 use alcazar_identity::{CertificateDer, Fingerprint, SpiffeId, SpiffeIdKind, TrustDomain};
 use alcazar_mtls::{Machine, MachineRoots};
 
 use super::{
-    CallersError,
-    challenge::{Challenges, machine_proof},
-    config::MachineCallers,
-    error::CallerError,
-    roots::RootsFile,
-    rules::Rules,
+    CallersError, challenge::Challenges, config::MachineCallers, error::CallerError, roots::RootsFile, rules::Rules,
 };
 
 /// The plug for machine certificates.
 pub(crate) struct MachinePlug {
     pub(super) roots: Arc<RootsFile<MachineRoots>>,
     rules: Rules,
-    pub(crate) challenges: Challenges,
     trust_domain: TrustDomain,
     cluster: String,
 }
@@ -48,22 +43,22 @@ impl MachinePlug {
         }
         let of = || "machines".to_owned();
         let rules = Rules::new(&config.rules, cluster).map_err(|source| CallersError::Rules { of: of(), source })?;
-        let challenges = Challenges::new()?;
-        Ok(Self { roots, rules, challenges, trust_domain: trust_domain.clone(), cluster: cluster.into() })
+        Ok(Self { roots, rules, trust_domain: trust_domain.clone(), cluster: cluster.into() })
     }
 
     /// Which node the machine is, and the fingerprint of its certificate.
     pub(super) fn node(
         &self,
         evidence: &MachineEvidence<'_>,
+        challenges: &Challenges,
         now: SystemTime,
     ) -> Result<(SpiffeId, Fingerprint), CallerError> {
-        self.challenges.check(evidence.nonce, now).map_err(CallerError::Challenge)?;
+        challenges.check(evidence.nonce, now).map_err(CallerError::Challenge)?;
         let signed = machine_proof(self.trust_domain.as_str(), &self.cluster, evidence.nonce, evidence.csr);
         let machine = self.roots.roots().verify(&evidence.chain, &signed, evidence.signature, now);
         let machine = machine.map_err(CallerError::Machine)?;
         // The key is proved: now, and not before, the nonce is gone.
-        self.challenges.spend(evidence.nonce, now).map_err(CallerError::Challenge)?;
+        challenges.spend(evidence.nonce, now).map_err(CallerError::Challenge)?;
         let id = self.rules.identify(&self.trust_domain, &|name| values(&machine, name)).map_err(CallerError::Rule)?;
         match id.kind() {
             SpiffeIdKind::Node { .. } => Ok((id, machine.fingerprint)),

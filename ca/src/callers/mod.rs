@@ -6,6 +6,7 @@
 //!   authorization: Bearer ─┬ iss of oidc ─▶ oidc: issuer's keys, rules ────────▶ a workload or a node
 //!                          └ any other ───▶ kubernetes: TokenReview or keys ───▶ a service account; its node's pods
 //!   machine certificate + signed nonce ───▶ machines: roots, rules ────────────▶ a node
+//!   its certificate + signed nonce ───────▶ records::Lineage ──────────────────▶ a node that was away
 //!   client certificate (TLS) ─────────────▶ records::Lineage ──────────────────▶ a node
 //! ```
 //!
@@ -28,6 +29,7 @@ mod machines;
 mod oidc;
 mod pod_watch;
 mod pods;
+mod returning;
 mod review;
 mod rights;
 mod roots;
@@ -51,15 +53,21 @@ use alcazar_service::{
 use http::HeaderMap;
 use thiserror::Error;
 
-use self::{account::AccountToken, kubernetes::KubernetesPlug, machines::MachinePlug, oidc::OidcPlug, roots::Reread};
+use self::{
+    account::AccountToken, challenge::Challenges, kubernetes::KubernetesPlug, machines::MachinePlug, oidc::OidcPlug,
+    roots::Reread,
+};
 pub use self::{
     account::ParseServiceAccountError,
-    challenge::machine_proof,
     config::{CallersConfig, KubernetesCallers, MachineCallers, OidcCallers, VerifyTokens},
     invalid::CallersError,
     rules::{RuleConfig, RuleConfigError, RuleFault},
 };
-pub(crate) use self::{error::CallerError, machines::MachineEvidence};
+pub(crate) use self::{
+    error::CallerError,
+    machines::MachineEvidence,
+    returning::{LineageEvidence, ReturnRefusal},
+};
 use crate::{
     admission::{Admission, Overloaded, Stranger},
     config::Config,
@@ -72,6 +80,9 @@ pub(crate) struct Callers {
     kubernetes: Option<KubernetesPlug>,
     oidc: Vec<OidcPlug>,
     machines: Option<MachinePlug>,
+    challenges: Challenges,
+    /// Whether nodes may come back by a certificate that has ended.
+    returning: bool,
     trust_domain: TrustDomain,
     cluster: String,
     failures: Counters<1>,
@@ -90,6 +101,8 @@ pub(crate) enum Plug {
     Oidc,
     /// An enterprise's machine certificate.
     Machine,
+    /// A node's certificate that has ended, by its lineage and a signature.
+    Lineage,
     /// A bearer token that is no configured plug's.
     Bearer,
     /// The CA itself, for the Secret of a service account.
@@ -150,7 +163,9 @@ impl Callers {
             "Requests whose sender did not prove who it is, by what was to prove it",
             ["plug"],
         );
-        Ok(Self { kubernetes, oidc, machines, trust_domain: trust_domain.clone(), cluster: cluster.clone(), failures })
+        let (trust_domain, cluster) = (trust_domain.clone(), cluster.clone());
+        let (challenges, returning) = (Challenges::new()?, !config.nodes.reattest_within().is_zero());
+        Ok(Self { kubernetes, oidc, machines, challenges, returning, trust_domain, cluster, failures })
     }
 
     /// Who holds a bearer token: the issuer that it claims chooses the one plug that decides. Whoever sends one is a stranger
@@ -225,14 +240,17 @@ impl Callers {
         evidence: &MachineEvidence<'_>,
         now: SystemTime,
     ) -> Result<(SpiffeId, String), CallerError> {
-        let (node, fingerprint) = self.machines.as_ref().ok_or(CallerError::NoMachines)?.node(evidence, now)?;
+        let machines = self.machines.as_ref().ok_or(CallerError::NoMachines)?;
+        let (node, fingerprint) = machines.node(evidence, &self.challenges, now)?;
         Ok((node, format!("machine certificate {fingerprint}")))
     }
 
-    /// A nonce for a machine to sign, and its end.
+    /// A nonce for a machine, or a node that comes back, to sign, and its end.
     pub(crate) fn challenge(&self, now: SystemTime) -> Result<(Vec<u8>, SystemTime), ChallengeFailed> {
-        let machines = self.machines.as_ref().ok_or(ChallengeFailed::NoMachines)?;
-        Ok(machines.challenges.make(now)?)
+        if self.machines.is_none() && !self.returning {
+            return Err(ChallengeFailed::NoMachines);
+        }
+        Ok(self.challenges.make(now)?)
     }
 
     /// Whether a caller that says of which cluster it is has come to the right CA.
@@ -306,6 +324,7 @@ impl Plug {
             Self::Kubernetes => "kubernetes",
             Self::Oidc => "oidc",
             Self::Machine => "machine",
+            Self::Lineage => "lineage",
             Self::Bearer => "bearer",
             Self::Secrets => "secrets",
             Self::Nobody => "none",
@@ -322,7 +341,7 @@ impl fmt::Display for Plug {
 /// Why there is no nonce.
 #[derive(Debug, Error)]
 pub(crate) enum ChallengeFailed {
-    #[error("no machine certificates are accepted here (callers.machines in ca.yaml)")]
+    #[error("nobody attests by a nonce here (callers.machines and nodes.reattestWithin in ca.yaml)")]
     NoMachines,
     #[error(transparent)]
     Randomness(#[from] NoRandomness),

@@ -10,6 +10,7 @@ use alcazar_api::ca::v1::{
     self, attest_node_request::Evidence, certificate_authority_server::CertificateAuthority,
     issue_workload_result::Outcome, node_attestation_server::NodeAttestation,
 };
+use alcazar_identity::{CertificateDer, SpiffeId};
 use alcazar_service::Shutdown;
 use futures::{StreamExt, stream};
 use tokio::sync::mpsc;
@@ -22,7 +23,7 @@ use super::{
 use crate::{
     admission::Call,
     ca::Ca,
-    callers::{CallerError, Plug},
+    callers::{CallerError, LineageEvidence, MachineEvidence, Plug},
     csr::Csr,
     refusal::{Batch, RequestError},
     requests::{Node, Reply, no_bearer},
@@ -49,11 +50,21 @@ impl AuthorityService {
     /// By what the node shows, which is one thing.
     async fn attest(&self, message: &v1::AttestNodeRequest, from: Option<IpAddr>) -> Result<Reply, RequestError> {
         let csr = &message.csr;
+        let expects = match message.node_id.as_str() {
+            "" => None,
+            text => Some(text.parse::<SpiffeId>().map_err(|error| RequestError::Field(error.into()))?),
+        };
+        let expects = expects.as_ref();
         match &message.evidence {
-            Some(Evidence::JoinToken(token)) => self.ca.attest(from, token, csr).await,
-            Some(Evidence::BearerToken(token)) => self.ca.attest_bearer(from, token, csr).await,
-            Some(Evidence::Machine(machine)) => {
-                self.ca.attest_machine(from, &machine.chain, &machine.nonce, &machine.signature, csr).await
+            Some(Evidence::JoinToken(token)) => self.ca.attest(from, token, csr, expects).await,
+            Some(Evidence::BearerToken(token)) => self.ca.attest_bearer(from, token, csr, expects).await,
+            Some(Evidence::Machine(v1::MachineEvidence { chain, nonce, signature })) => {
+                let evidence = MachineEvidence { chain: certificates(chain), nonce, signature, csr };
+                self.ca.attest_machine(from, &evidence, expects).await
+            }
+            Some(Evidence::Lineage(v1::LineageEvidence { chain, nonce, signature })) => {
+                let evidence = LineageEvidence { chain: certificates(chain), nonce, signature, csr };
+                self.ca.attest_returning(from, &evidence, expects).await
             }
             None => Err(RequestError::Caller { plug: Plug::Nobody, source: CallerError::NoEvidence }),
         }
@@ -208,6 +219,10 @@ impl NodeAttestation for AuthorityService {
         let (nonce, end) = made.map_err(|error| self.ca.refuse(&error, &caller(&request), "Challenge"))?;
         Ok(Response::new(v1::ChallengeResponse { nonce, expires_at: epoch(end) }))
     }
+}
+
+fn certificates(chain: &[Vec<u8>]) -> Vec<CertificateDer<'_>> {
+    chain.iter().map(|der| CertificateDer::from(der.as_slice())).collect()
 }
 
 /// Some together, so that their records share a commit; not all, so that one caller does not fill the queue of the store.

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use alcazar_identity::{CertificateDer, SpiffeId, SpiffeIdKind};
+use alcazar_identity::{SpiffeId, SpiffeIdKind};
 use alcazar_mtls::PeerIdentity;
 use alcazar_store::{Expected, Revision};
 use http::HeaderMap;
@@ -130,8 +130,10 @@ impl Ca {
         from: Option<IpAddr>,
         token: &str,
         csr: &[u8],
+        expects: Option<&SpiffeId>,
     ) -> Result<Reply, RequestError> {
         let (bearer, node) = self.0.callers.attesting(token, self.door(from)).await?;
+        is_expected(&node, expects)?;
         self.begin(node, bearer.id.as_str(), bearer.plug, csr).await
     }
 
@@ -139,18 +141,15 @@ impl Ca {
     pub(crate) async fn attest_machine(
         &self,
         from: Option<IpAddr>,
-        chain: &[Vec<u8>],
-        nonce: &[u8],
-        signature: &[u8],
-        csr: &[u8],
+        evidence: &MachineEvidence<'_>,
+        expects: Option<&SpiffeId>,
     ) -> Result<Reply, RequestError> {
-        let chain = chain.iter().map(|der| CertificateDer::from(der.as_slice())).collect();
-        let evidence = MachineEvidence { chain, nonce, signature, csr };
         let refused = |source| RequestError::Caller { plug: Plug::Machine, source };
         let stranger = self.door(from).stranger()?;
-        let (node, caller) = self.0.callers.machine(&evidence, (self.0.clock)()).map_err(refused)?;
+        let (node, caller) = self.0.callers.machine(evidence, (self.0.clock)()).map_err(refused)?;
         stranger.proved();
-        self.begin(node, &caller, Plug::Machine, csr).await
+        is_expected(&node, expects)?;
+        self.begin(node, &caller, Plug::Machine, evidence.csr).await
     }
 
     /// Begins a node's lineage, in place of whatever lineage there was before. Evidence that can be shown again does so again.
@@ -178,5 +177,13 @@ impl Ca {
             outcome => outcome?,
         };
         Ok(reply(hierarchy, node, leaf))
+    }
+}
+
+/// Refuses to make a node what it does not expect to be: it would refuse its certificate, and its evidence may be good once.
+pub(super) fn is_expected(node: &SpiffeId, expects: Option<&SpiffeId>) -> Result<(), RequestError> {
+    match expects.filter(|expects| *expects != node) {
+        Some(expects) => Err(RequestError::OtherNode { is: node.clone(), expects: expects.clone() }),
+        None => Ok(()),
     }
 }

@@ -134,7 +134,7 @@ async fn leaf_and_chain_fit_while_the_intermediate_is_renewed() {
         let (csr, first) = (csr(), turn < 2);
         let request = async {
             if first {
-                ca.attest(None, &token, &csr).await
+                ca.attest(None, &token, &csr, None).await
             } else {
                 ca.issue_registered(&caller, "shop.web", &csr).await
             }
@@ -166,7 +166,7 @@ async fn a_token_of_another_cluster_admits_nobody() {
     let record = crate::records::TokenRecord { node, expires: (ca.0.clock)() + HOUR, consumed: None };
     let (tokens, absent) = (crate::records::family::TOKENS, alcazar_store::Expected::Absent);
     ca.0.records.put(tokens, token.hash().as_str(), absent, &record).await.unwrap();
-    let refused = ca.attest(None, &token.reveal(), &csr()).await.unwrap_err();
+    let refused = ca.attest(None, &token.reveal(), &csr(), None).await.unwrap_err();
     assert!(matches!(refused, RequestError::OtherCluster(_)), "{refused}");
     assert_eq!(refused.terse().0, tonic::Code::PermissionDenied);
     ca.close().await;
@@ -203,7 +203,7 @@ async fn two_tries_of_a_token_at_once_with_one_key_get_one_certificate() {
     let ca = open(Config::new(folder.path())).await;
     let token = ca.create_join_token(&node("one"), None).await.unwrap().0;
     let (text, request) = (token.reveal(), csr());
-    let tries = (0..8).map(|_| ca.attest(None, &text, &request));
+    let tries = (0..8).map(|_| ca.attest(None, &text, &request, None));
     let chains: Vec<_> = futures::future::join_all(tries).await.into_iter().map(|reply| reply.unwrap().chain).collect();
     assert!(chains.iter().all(|chain| *chain == chains[0]), "{}", chains.len());
 
@@ -227,7 +227,7 @@ async fn a_node_whose_certificate_has_ended_attests_before_others() {
     for (name, second) in [("ended", 0), ("good", 3599)] {
         clock.store(NOON + second, Ordering::SeqCst);
         let token = ca.create_join_token(&node(name), None).await.unwrap().0.reveal();
-        ca.attest(None, &token, &csr()).await.unwrap();
+        ca.attest(None, &token, &csr(), None).await.unwrap();
     }
     clock.store(NOON + 3600, Ordering::SeqCst);
     let mut tokens = Vec::new();
@@ -241,11 +241,11 @@ async fn a_node_whose_certificate_has_ended_attests_before_others() {
         assert!(futures::poll!(wait).is_pending());
     }
     for token in &tokens[1..] {
-        let refused = ca.attest(None, token, &csr()).await.unwrap_err();
+        let refused = ca.attest(None, token, &csr(), None).await.unwrap_err();
         assert!(matches!(refused, RequestError::Overloaded(Overloaded { .. })), "{refused}");
     }
     let request = csr();
-    let mut urgent = pin!(ca.attest(None, &tokens[0], &request));
+    let mut urgent = pin!(ca.attest(None, &tokens[0], &request, None));
     while ca.0.admission.waiting() < 4 {
         assert!(futures::poll!(&mut urgent).is_pending());
         tokio::task::yield_now().await;

@@ -43,12 +43,19 @@ impl Ca {
             Subject::Serial(text) => {
                 let serial = RevocationList::normal_serial(&text).ok_or(RevokeError::Serial(text))?;
                 let known = self.certificate_on_record(&serial).await?;
+                // A node comes back by a certificate that has ended, but not by one that was revoked.
+                let within = self.0.config.nodes.reattest_within();
+                let after = |id: &SpiffeId| match id.kind() {
+                    SpiffeIdKind::Node { .. } => within,
+                    _ => Duration::ZERO,
+                };
                 if let Some((id, not_after)) = &known
-                    && now > *not_after + SKEW
+                    && now > *not_after + after(id) + SKEW
                 {
                     return Err(RevokeError::Over { serial, id: id.clone(), not_after: *not_after });
                 }
-                self.put_entry(Entry::of_serial(serial, known, reason, LONGEST_LIFE, now, by)).await?
+                let known = known.map(|(id, not_after)| (id.clone(), not_after + after(&id)));
+                self.put_entry(Entry::of_serial(serial, known, reason, LONGEST_LIFE + within, now, by)).await?
             }
             Subject::Identity(id) => {
                 self.check_identity(&id)?;

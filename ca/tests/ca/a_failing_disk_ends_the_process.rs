@@ -45,7 +45,9 @@ async fn after_a_failed_sync_nobody_gets_anything_and_a_start_goes_on() {
         let connector = Connector::pinned(ca.trust_domain().clone(), token.pin(), grpc::ALPN, hands.clock());
         let channel = grpc::channel(address, connector, Expected::id(ca.id()));
         let evidence = Some(v1::attest_node_request::Evidence::JoinToken(token.reveal().to_string()));
-        CertificateAuthorityClient::new(channel).attest_node(v1::AttestNodeRequest { evidence, csr: csr(&key()) }).await
+        CertificateAuthorityClient::new(channel)
+            .attest_node(v1::AttestNodeRequest { evidence, csr: csr(&key()), ..Default::default() })
+            .await
     };
     attest("one").await.unwrap();
     let stopped = || {

@@ -2,11 +2,12 @@
 
 use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
+use alcazar_api::attestation::machine_proof;
 use alcazar_api::ca::v1::{
     self, attest_node_request::Evidence, certificate_authority_client::CertificateAuthorityClient,
     node_attestation_client::NodeAttestationClient,
 };
-use alcazar_ca::{Ca, CallersConfig, Config, MachineCallers, OidcCallers, RuleConfig, machine_proof};
+use alcazar_ca::{Ca, CallersConfig, Config, MachineCallers, OidcCallers, RuleConfig};
 use alcazar_service::Health;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, SanType,
@@ -107,7 +108,11 @@ async fn claims_become_the_identity_that_the_rules_say_and_no_other() {
     assert_eq!(Ask::with(&machine).refusal(stock(&served)).await, Code::PermissionDenied);
     let key = key();
     let attest = async |token: String| {
-        let request = v1::AttestNodeRequest { evidence: Some(Evidence::BearerToken(token)), csr: csr(&key) };
+        let request = v1::AttestNodeRequest {
+            evidence: Some(Evidence::BearerToken(token)),
+            csr: csr(&key),
+            ..Default::default()
+        };
         CertificateAuthorityClient::new(stock(&served)).attest_node(request).await.map(tonic::Response::into_inner)
     };
     let first = svid(&attest(machine).await.unwrap(), &key);
@@ -192,7 +197,8 @@ async fn show(
     csr: &[u8],
 ) -> Result<v1::IssuedSvid, Status> {
     let machine = v1::MachineEvidence { chain: chain.to_vec(), nonce: nonce.to_vec(), signature };
-    let request = v1::AttestNodeRequest { evidence: Some(Evidence::Machine(machine)), csr: csr.to_vec() };
+    let request =
+        v1::AttestNodeRequest { evidence: Some(Evidence::Machine(machine)), csr: csr.to_vec(), ..Default::default() };
     Ok(CertificateAuthorityClient::new(channel.clone()).attest_node(request).await?.into_inner())
 }
 
@@ -284,7 +290,7 @@ async fn a_machine_that_proves_its_key_becomes_its_node() {
     let late = show(&channel, &chain, &nonce, sign(&machine, &nonce, &request), &request).await;
     assert_eq!(late.unwrap_err().code(), Code::Unauthenticated);
     // And nothing at all.
-    let nothing = v1::AttestNodeRequest { evidence: None, csr: request };
+    let nothing = v1::AttestNodeRequest { evidence: None, csr: request, ..Default::default() };
     let outcome = CertificateAuthorityClient::new(channel).attest_node(nothing).await;
     assert_eq!(outcome.unwrap_err().code(), Code::Unauthenticated);
     served.stop().await;

@@ -62,7 +62,7 @@ async fn operator(folder: &Path) -> AdministrationClient<Channel> {
 
 fn attest(token: &str) -> Request<v1::AttestNodeRequest> {
     let evidence = Some(Evidence::JoinToken(token.into()));
-    let mut request = Request::new(v1::AttestNodeRequest { csr: csr(&key()), evidence });
+    let mut request = Request::new(v1::AttestNodeRequest { csr: csr(&key()), evidence, ..Default::default() });
     request.metadata_mut().insert("traceparent", format!("00-{TRACE}-{SPAN}-01").parse().unwrap());
     request
 }

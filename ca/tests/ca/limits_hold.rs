@@ -72,8 +72,11 @@ async fn made_up_tokens_have_a_share_and_the_api_server_is_asked_about_no_more()
     }
     assert_eq!(api.reviews(), 14);
     // Attesting is no other way around it.
-    let request =
-        v1::AttestNodeRequest { evidence: Some(Evidence::BearerToken(token(json!({"jti": "x"})))), csr: csr(&key()) };
+    let request = v1::AttestNodeRequest {
+        evidence: Some(Evidence::BearerToken(token(json!({"jti": "x"})))),
+        csr: csr(&key()),
+        ..Default::default()
+    };
     let refused = CertificateAuthorityClient::new(stock(&served)).attest_node(request).await.unwrap_err();
     assert_eq!(refused.code(), Code::ResourceExhausted);
     // Whose token was good a moment ago goes on, also from that address.
@@ -94,7 +97,11 @@ async fn an_api_server_that_is_slow_holds_up_no_renewal_and_no_join_token() {
     for round in 0..3 {
         let token = Tokens::new("cluster").token(&json!({"iss": "x", "jti": round, "exp": START + 3600}));
         let mut client = CertificateAuthorityClient::new(stock(&served));
-        let request = v1::AttestNodeRequest { evidence: Some(Evidence::BearerToken(token)), csr: csr(&key()) };
+        let request = v1::AttestNodeRequest {
+            evidence: Some(Evidence::BearerToken(token)),
+            csr: csr(&key()),
+            ..Default::default()
+        };
         asking.push(tokio::spawn(async move { client.attest_node(request).await }));
     }
     let mut reviews = api.asked();
@@ -149,10 +156,15 @@ async fn a_stranger_sends_no_more_than_its_evidence_needs() {
     let served = Served::start(folder.path(), &hands).await;
     let token = served.token(&node("one")).await;
     let mut client = CertificateAuthorityClient::new(served.pinned(&token));
-    let request = v1::AttestNodeRequest { evidence: Some(Evidence::JoinToken(token.clone())), csr: vec![0; 300 << 10] };
+    let request = v1::AttestNodeRequest {
+        evidence: Some(Evidence::JoinToken(token.clone())),
+        csr: vec![0; 300 << 10],
+        ..Default::default()
+    };
     assert_eq!(client.attest_node(request).await.unwrap_err().code(), Code::OutOfRange);
     // The connection goes on, and so does the token.
-    let request = v1::AttestNodeRequest { evidence: Some(Evidence::JoinToken(token)), csr: csr(&key()) };
+    let request =
+        v1::AttestNodeRequest { evidence: Some(Evidence::JoinToken(token)), csr: csr(&key()), ..Default::default() };
     client.attest_node(request).await.unwrap();
     served.stop().await;
 }
@@ -171,7 +183,11 @@ async fn a_token_beside_a_certificate_is_refused_by_everything_that_nodes_call()
     let mut ca = CertificateAuthorityClient::new(channel.clone());
     let mut adoption = AdoptionClient::new(channel.clone());
     let csr = csr(&key());
-    let attest = v1::AttestNodeRequest { evidence: Some(Evidence::JoinToken("x".into())), csr: csr.clone() };
+    let attest = v1::AttestNodeRequest {
+        evidence: Some(Evidence::JoinToken("x".into())),
+        csr: csr.clone(),
+        ..Default::default()
+    };
     let refused = [
         ("AttestNode", ca.attest_node(with_token(attest)).await.map(drop)),
         ("RenewNode", ca.renew_node(with_token(v1::RenewNodeRequest { csr })).await.map(drop)),

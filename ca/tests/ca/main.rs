@@ -26,6 +26,7 @@ mod keys_are_kept;
 mod killed_in_an_issuance;
 mod limits_hold;
 mod nodes_attest_and_renew;
+mod nodes_come_back;
 mod plugged_in_certificates_are_exchanged;
 mod requests_are_refused;
 mod requests_for_intermediates;

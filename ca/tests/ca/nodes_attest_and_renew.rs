@@ -75,12 +75,20 @@ async fn tokens_of_others_are_refused() {
     let token = served.token(&node("one")).await;
     let mut client = CertificateAuthorityClient::new(served.pinned(&token));
     for bad in [foreign.as_str(), "", "hello", &token[..token.len() - 1]] {
-        let request = v1::AttestNodeRequest { evidence: Some(Evidence::JoinToken(bad.into())), csr: csr(&key()) };
+        let request = v1::AttestNodeRequest {
+            evidence: Some(Evidence::JoinToken(bad.into())),
+            csr: csr(&key()),
+            ..Default::default()
+        };
         let status = client.attest_node(request).await.unwrap_err();
         assert_eq!((status.code(), status.message()), (Code::Unauthenticated, "join token refused"), "{bad}");
     }
     for bad in [Vec::new(), b"hello".to_vec(), csr(&key()).split_off(1)] {
-        let request = v1::AttestNodeRequest { evidence: Some(Evidence::JoinToken(token.clone())), csr: bad };
+        let request = v1::AttestNodeRequest {
+            evidence: Some(Evidence::JoinToken(token.clone())),
+            csr: bad,
+            ..Default::default()
+        };
         let status = client.attest_node(request).await.unwrap_err();
         assert_eq!((status.code(), status.message()), (Code::InvalidArgument, "certificate request refused"));
     }

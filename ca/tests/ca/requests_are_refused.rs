@@ -132,7 +132,7 @@ async fn no_door_takes_what_is_not_an_honest_request() {
         ("one that asks to be a CA", request(&crate::support::key(), authority)),
     ] {
         let evidence = Some(v1::attest_node_request::Evidence::JoinToken(token.clone()));
-        let attest = v1::AttestNodeRequest { evidence, csr: bad.clone() };
+        let attest = v1::AttestNodeRequest { evidence, csr: bad.clone(), ..Default::default() };
         let mut stranger = CertificateAuthorityClient::new(served.pinned(&token));
         let told = |status: tonic::Status| (status.code(), status.message().to_owned());
         let expected = || (Code::InvalidArgument, "certificate request refused".to_owned());
@@ -159,6 +159,7 @@ async fn no_door_takes_what_is_not_an_honest_request() {
     let huge = v1::AttestNodeRequest {
         evidence: Some(v1::attest_node_request::Evidence::JoinToken(token.clone())),
         csr: vec![0x30; 8 << 20],
+        ..Default::default()
     };
     let mut stranger = CertificateAuthorityClient::new(served.pinned(&token));
     stranger.attest_node(huge).await.unwrap_err();

@@ -92,7 +92,7 @@ async fn a_token_that_is_refused_never_falls_through_to_a_good_certificate() {
     renew.metadata_mut().insert("authorization", bearer(&web).parse().unwrap());
     assert_eq!(served.client(&good).renew_node(renew).await.unwrap_err().code(), Code::Unauthenticated);
     let evidence = Some(Evidence::JoinToken(served.token(&node("two")).await));
-    let mut attest = tonic::Request::new(v1::AttestNodeRequest { evidence, csr: csr(&key()) });
+    let mut attest = tonic::Request::new(v1::AttestNodeRequest { evidence, csr: csr(&key()), ..Default::default() });
     attest.metadata_mut().insert("authorization", bearer(&web).parse().unwrap());
     let outcome = CertificateAuthorityClient::new(stock(&served)).attest_node(attest).await;
     assert_eq!(outcome.unwrap_err().code(), Code::Unauthenticated);
@@ -206,7 +206,7 @@ async fn a_node_agents_token_attests_the_node_of_its_pod() {
     let key = key();
     let attest = async |token: &str| {
         let evidence = Some(Evidence::BearerToken(token.into()));
-        let request = v1::AttestNodeRequest { evidence, csr: csr(&key) };
+        let request = v1::AttestNodeRequest { evidence, csr: csr(&key), ..Default::default() };
         CertificateAuthorityClient::new(stock(&served)).attest_node(request).await.map(tonic::Response::into_inner)
     };
     eventually("the pods are known", async || attest(&agent).await.is_ok()).await;

@@ -121,6 +121,8 @@ async fn up(
             ca_address: ca_listener.local_addr()?.to_string(),
             join_token: Some(authority.join_token().await?.to_string()),
             join_token_file: None,
+            attest: alcazar_node_agent::AttestConfig::default(),
+            seal: None,
             data_dir: paths.agent(),
             sockets_dir: paths.sockets(),
             admin: None,

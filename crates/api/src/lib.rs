@@ -14,6 +14,7 @@
 //! - A message becomes a domain type by `TryFrom` alone; what does not convert is refused, never patched up.
 //! - This is the only home of envoy-types, and of generated code.
 
+pub mod attestation;
 mod bundles;
 pub mod envoy;
 mod policy;

@@ -3,7 +3,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use alcazar_identity::{Fingerprint, TrustDomain};
+use alcazar_identity::{Fingerprint, TrustBundles, TrustDomain};
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
@@ -30,6 +30,7 @@ pub struct Connector {
 #[derive(Clone)]
 enum Source {
     Credentials(Arc<Live>),
+    Bundles(Arc<TrustBundles>),
     Pin(TrustDomain, Fingerprint),
 }
 
@@ -61,6 +62,11 @@ impl Connector {
         Self::from_source(Source::Pin(trust_domain, root), alpn, clock)
     }
 
+    /// A connector for those who have no certificate to show, and believe these roots.
+    pub fn trusting(bundles: TrustBundles, alpn: &[&[u8]], clock: Clock) -> Self {
+        Self::from_source(Source::Bundles(Arc::new(bundles)), alpn, clock)
+    }
+
     fn from_source(source: Source, alpn: &[&[u8]], clock: Clock) -> Self {
         let alpn = alpn.iter().map(|protocol| protocol.to_vec()).collect();
         Self { source, alpn, clock, deadline: handshake::DEADLINE }
@@ -72,11 +78,11 @@ impl Connector {
         Self { deadline, ..self }
     }
 
-    /// Where credentials come from; `None` for one that is pinned.
+    /// Where credentials come from; `None` for one that shows none.
     pub(crate) fn credentials(&self) -> Option<&LiveCredentials> {
         match &self.source {
             Source::Credentials(live) => Some(live.receiver()),
-            Source::Pin(..) => None,
+            Source::Bundles(_) | Source::Pin(..) => None,
         }
     }
 
@@ -102,6 +108,7 @@ impl Connector {
                 let trust = Trust::Credentials(Arc::clone(&prepared.credentials));
                 (Some(prepared), trust)
             }
+            Source::Bundles(bundles) => (None, Trust::Bundles(Arc::clone(bundles), Arc::default())),
             Source::Pin(trust_domain, root) => (None, Trust::Pin(trust_domain.clone(), *root)),
         };
         let us = prepared.as_ref().map(|prepared| Us::new(&prepared.credentials, &self.clock));

@@ -46,7 +46,7 @@ pub use accept::{AcceptError, Accepted, Acceptor, Clients};
 pub use connect::{ConnectError, Connected, Connector};
 pub use expected::Expected;
 pub use live::{CredentialsError, LiveCredentials};
-pub use machine::{Machine, MachineError, MachineRoots, MachineRootsError};
+pub use machine::{Machine, MachineError, MachineRoots, MachineRootsError, has_signed};
 pub use peer::PeerIdentity;
 pub use provider::install_default_provider;
 pub use refusal::Refusal;

@@ -77,8 +77,7 @@ impl MachineRoots {
             None,
         );
         path.map_err(|source| MachineError::Path { now: rfc3339(now), source })?;
-        let good = |algorithm| end_entity.verify_signature(algorithm, message, signature).is_ok();
-        if !algorithms.iter().any(|algorithm| good(*algorithm)) {
+        if !has_signed(leaf, message, signature) {
             return Err(MachineError::Signature);
         }
         Ok(Machine {
@@ -88,6 +87,14 @@ impl MachineRoots {
             uris: end_entity.valid_uri_names().map(str::to_owned).collect(),
         })
     }
+}
+
+/// Whether the key of this certificate (DER) made `signature` over `message`: by any algorithm of the key's kind, never with
+/// SHA-1. Nothing else is said of the certificate.
+pub fn has_signed(certificate: &CertificateDer<'_>, message: &[u8], signature: &[u8]) -> bool {
+    let Ok(certificate) = EndEntityCert::try_from(certificate) else { return false };
+    let good = |algorithm| certificate.verify_signature(algorithm, message, signature).is_ok();
+    provider::signatures().all.iter().any(|algorithm| good(*algorithm))
 }
 
 fn common_name(leaf: &CertificateDer<'_>) -> Option<String> {

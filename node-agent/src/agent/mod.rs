@@ -17,6 +17,7 @@ use crate::adoption::{Clients, Reporter};
 use crate::authority::{Authority, GrpcAuthority};
 use crate::callers::Doors;
 use crate::config::{Config, ConfigError};
+use crate::evidence::Sources;
 use crate::files::{Access, FilesConfig, Keeper};
 use crate::link::{Heard, Link};
 use crate::narrowing::NarrowingFile;
@@ -25,19 +26,20 @@ use crate::registry::Registry;
 use crate::renewal::Renewal;
 use crate::revocations::{Checking, RevocationsFile};
 use crate::saved::{self, LoadError, NodeFile, SavedNode};
+use crate::sealed::{self, Seal, SealKeyError, Sealed, Writer};
 use crate::sockets::{self, BindError, Bound, SocketsDir, SocketsDirError};
 use crate::status::{NarrowingStatus, NodeStatus, RegistrationStatus, Status};
-use crate::token::TokenSource;
 
 /// The agent of one node.
 pub struct Agent {
     id: SpiffeId,
     authority: Arc<dyn Authority>,
-    token: TokenSource,
+    sources: Sources,
     file: NodeFile,
     saved: SavedNode,
     revocations: RevocationsFile,
     narrowing: Option<NarrowingFile>,
+    sealed: Option<(Sealed, Writer)>,
     sockets: SocketsDir,
     /// Those that all callers use.
     shared: Vec<Bound>,
@@ -55,13 +57,13 @@ impl Agent {
     /// # Errors
     /// When the configuration makes no sense, or a directory cannot be used.
     pub async fn open(config: Config, clock: Clock) -> Result<Self, OpenError> {
-        let authority = GrpcAuthority::new(config.target()?, config.ca_id()?, clock.clone());
+        let authority = GrpcAuthority::new(config.target()?, config.ca_id()?, config.cluster.clone(), clock.clone());
         Self::with_authority(config, Arc::new(authority), clock).await
     }
 
     async fn with_authority(config: Config, authority: Arc<dyn Authority>, clock: Clock) -> Result<Self, OpenError> {
         let id = config.node_id()?;
-        let token = config.token()?;
+        let sources = config.sources()?;
         let files = config.files()?;
         let narrowing = config.narrow.as_deref().map(NarrowingFile::open).transpose().map_err(OpenError::Narrowing)?;
         let data_dir = config.data_dir;
@@ -75,6 +77,14 @@ impl Agent {
         let file = NodeFile::within(&data_dir);
         let saved = file.load(&id)?;
         let revocations = RevocationsFile::within(&data_dir);
+        let sealed = match &config.seal {
+            None => None,
+            Some(seal) => {
+                let seal = Seal::new(&*sealed::read_key(&seal.key_file)?, id.clone());
+                let seal = seal.map_err(|error| failed(io::Error::other(error)))?;
+                Some(Sealed::open(&data_dir, seal).map_err(failed)?)
+            }
+        };
         let sockets = SocketsDir::open(&config.sockets_dir)?;
         let shared = vec![sockets::bind_shared(&sockets)?];
         let admin = match config.admin {
@@ -83,16 +93,17 @@ impl Agent {
             }
             None => None,
         };
-        let node = NodeStatus { spiffe_id: id.clone(), certificate: None, last_error: None, ca_error: None };
+        let node = NodeStatus::new(id.clone());
         let status = watch::Sender::new(Arc::new(Status { node, registrations: Vec::new(), narrowing: None }));
         Ok(Self {
             id,
             authority,
-            token,
+            sources,
             file,
             saved,
             revocations,
             narrowing,
+            sealed,
             sockets,
             shared,
             files,
@@ -144,7 +155,19 @@ impl Agent {
         let rounds = [watch::Sender::new(0), watch::Sender::new(0)];
         let renewed = watch::Sender::new(0);
         let registrations = watch::Sender::new(None);
-        let revoked = watch::Sender::new(Arc::default());
+        // Before anything is restored or served.
+        let held_back = self.revocations.held().current().clone();
+        let (sealed, restored) = match self.sealed {
+            None => (None, Vec::new()),
+            Some((sealed, writer)) => {
+                let bundles = self.saved.current.as_ref().map(|current| current.bundles().clone()).unwrap_or_default();
+                let restored = sealed.load(&self.id, &bundles, &held_back, (self.clock)());
+                let restored = restored.map_err(RunError::Sealed)?;
+                parts.spawn("sealed store", writer.keep(readiness.part("sealed store"), parts.clone()));
+                (Some(sealed), restored)
+            }
+        };
+        let revoked = watch::Sender::new(held_back);
         let revocations = watch::Sender::new(None);
         let narrowing = watch::Sender::new(self.narrowing.as_ref().map(NarrowingFile::narrowing));
         let narrowed = watch::Sender::new(self.narrowing.as_ref().map(NarrowingFile::status));
@@ -199,6 +222,9 @@ impl Agent {
             round,
             renewed,
             status: workload_status,
+            sealed,
+            restored,
+            before: Vec::new(),
         };
         match self.narrowing {
             Some(file) => {
@@ -242,9 +268,10 @@ impl Agent {
         let node = Node {
             id: self.id,
             authority: self.authority,
-            token: self.token,
+            sources: self.sources,
             file: self.file,
             saved: self.saved,
+            unsaved: None,
             clock: self.clock,
             identity,
             status: node_status,
@@ -254,7 +281,9 @@ impl Agent {
             bundles,
             doubt,
         };
-        parts.spawn("node identity", node.keep(readiness.register("identity of this node"), parts.clone()));
+        let part = readiness.part("identity of this node");
+        part.not_ready("it has not started yet");
+        parts.spawn("node identity", node.keep(part, parts.clone()));
         if let Some(listener) = self.admin {
             let (readiness, until) = (readiness, parts.clone());
             parts.spawn("admin", async move {
@@ -367,6 +396,9 @@ pub enum OpenError {
     /// The saved identity cannot be used, and is not ours to do away with.
     #[error(transparent)]
     Saved(#[from] LoadError),
+    /// The key that seals cannot be used.
+    #[error(transparent)]
+    Seal(#[from] SealKeyError),
     /// Another agent has it: two would renew against each other.
     #[error("another agent uses the data directory {}", .0.display())]
     Taken(PathBuf),
@@ -389,6 +421,9 @@ pub enum OpenError {
 /// Why an agent ended otherwise than it was asked to.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
+    /// What was sealed cannot be read from the disk.
+    #[error("cannot read what workloads held before the restart")]
+    Sealed(#[source] io::Error),
     /// A part ended by itself; the log says more.
     #[error("a part of the agent broke")]
     Broken,

@@ -4,9 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alcazar_api::ca::v1;
+use alcazar_service::Health;
 use tempfile::TempDir;
+use tonic::Code;
 
 use super::*;
+use crate::config::{AttestConfig, MachineConfig, SealConfig};
 use crate::testing::ca::TRUST_DOMAIN;
 use crate::testing::{MemoryAuthority, Mood, clock};
 
@@ -36,6 +39,8 @@ impl World {
             ca_address: "127.0.0.1:1".into(),
             join_token: token,
             join_token_file: None,
+            attest: AttestConfig::default(),
+            seal: None,
             data_dir: self.directory.path().join("data"),
             sockets_dir: self.directory.path().join("sockets"),
             admin: None,
@@ -139,8 +144,8 @@ async fn nothing_expired_is_served_and_the_node_attests_itself_anew() {
     world.authority.mood(Mood::Down);
     let status = agent.until(|status| status.registrations[0].certificate.is_none()).await;
     assert!(status.registrations[0].last_error.is_some());
-    assert_eq!(agent.readiness.pending(), ["certificate of shop.reviews"]);
     agent.until(|status| status.node.certificate.is_none()).await;
+    assert_eq!(agent.readiness.pending(), ["certificate of shop.reviews", "identity of this node"]);
 
     // A week later there is a new token in the file, and the CA again.
     tokio::time::sleep(Duration::from_secs(7 * 86_400)).await;
@@ -229,7 +234,8 @@ async fn an_agent_without_any_proof_says_so_and_waits() {
     let mut agent = world.start(None).await;
     let status = agent.until(|status| status.node.last_error.is_some()).await;
     let error = status.node.last_error.clone().unwrap();
-    assert_eq!(error, "no certificate of this node is saved, and no join token is configured");
+    let expected = "no certificate of this node is saved; nothing else that proves it is configured";
+    assert!(error.starts_with(expected), "{error}");
     assert!(agent.readiness.pending().contains(&"identity of this node".to_owned()));
     agent.stop().await;
 }
@@ -482,6 +488,277 @@ async fn the_agents_own_file_narrows_what_is_served_and_a_bad_edit_changes_nothi
     agent.stop().await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_node_is_not_ready_from_the_moment_its_certificate_ends_until_it_has_another() {
+    let world = World::new();
+    let (mut agent, file) = world.start_with_file().await;
+    let first = agent.until(|status| status.node.certificate.is_some()).await;
+    let end = first.node.certificate.as_ref().unwrap().not_after;
+    let next = first.node.next_rotation.expect("when it will be renewed is known");
+    assert!(next > (world.clock)() && next < end);
+    assert!(agent.readiness.pending().iter().all(|part| part != "identity of this node"));
+
+    world.authority.mood(Mood::Down);
+    agent.until(|status| status.node.certificate.is_none()).await;
+    let late = (world.clock)().duration_since(end).unwrap();
+    assert!(late < Duration::from_secs(1), "by the clock and not at the next attempt: {late:?}");
+    tokio::task::yield_now().await;
+    assert!(agent.readiness.pending().contains(&"identity of this node".to_owned()));
+    std::fs::write(&file, world.authority.ca().token()).unwrap();
+    world.authority.mood(Mood::Up);
+    agent.until(|status| status.node.certificate.is_some()).await;
+    tokio::task::yield_now().await;
+    assert!(!agent.readiness.pending().contains(&"identity of this node".to_owned()));
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_busy_ca_is_asked_again_when_it_wants_to_and_that_is_no_error() {
+    let world = World::new();
+    world.authority.ca().register("shop.reviews", "reviews", &["uid:1"]);
+    let mut agent = world.start_new().await;
+    let before = agent.settled().await;
+    world.authority.mood(Mood::Fails(Code::ResourceExhausted, Some(Duration::from_secs(120))));
+    world.authority.asked("");
+    let begun = tokio::time::Instant::now();
+    while begun.elapsed() < Duration::from_secs(2800) {
+        let status = agent.status.borrow_and_update().clone();
+        assert_eq!((&status.node.last_error, &status.registrations[0].last_error), (&None, &None));
+        tokio::time::sleep(Duration::from_secs(10)).await;
+    }
+    let asked = world.authority.asked("issue");
+    assert!(asked.len() >= 2, "it was due after half of its life");
+    assert!(asked.windows(2).all(|two| two[1] - two[0] >= Duration::from_secs(120)), "{asked:?}");
+    world.authority.mood(Mood::Up);
+    agent.until(|status| serial(status) != serial(&before)).await;
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn errors_of_every_kind_keep_what_is_good_and_say_what_they_are() {
+    let world = World::new();
+    world.authority.ca().register("shop.reviews", "reviews", &["uid:1"]);
+    let mut agent = world.start_new().await;
+    for code in [Code::Internal, Code::Unavailable, Code::PermissionDenied, Code::Unimplemented, Code::Unknown] {
+        let before = agent.settled().await;
+        world.authority.mood(Mood::Fails(code, None));
+        let failed = agent.until(|status| status.registrations[0].last_error.is_some()).await;
+        assert_eq!(serial(&failed), serial(&before), "{code:?}");
+        assert!(failed.registrations[0].last_error.as_ref().unwrap().contains(&format!("{code:?}")), "{failed:?}");
+        assert!(!agent.readiness.pending().contains(&"certificate of shop.reviews".to_owned()));
+        world.authority.mood(Mood::Up);
+        agent.until(|status| serial(status) != serial(&before) && status.node.last_error.is_none()).await;
+    }
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_ca_is_waited_for_and_everybody_is_served() {
+    let world = World::new();
+    for number in 0..300 {
+        world.authority.ca().register(&format!("shop.w{number}"), &format!("w{number}"), &["uid:1"]);
+    }
+    world.authority.mood(Mood::Slow(Duration::from_secs(5)));
+    let begun = tokio::time::Instant::now();
+    let mut agent = world.start_new().await;
+    agent.settled().await;
+    // Five batches, four of them at a time, after the node itself.
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wrong_certificate_for_a_workload_is_refused_and_the_old_one_serves_on() {
+    let world = World::new();
+    world.authority.ca().register("shop.reviews", "reviews", &["uid:1"]);
+    let mut agent = world.start_new().await;
+    let before = agent.settled().await;
+    world.authority.ca().issues_for = Some("spiffe://td.example/ns/shop/sa/ratings".into());
+    let refused = agent.until(|status| status.registrations[0].last_error.is_some()).await;
+    assert_eq!(serial(&refused), serial(&before));
+    let reason = refused.registrations[0].last_error.as_ref().unwrap();
+    assert!(reason.contains("ratings, asked for was spiffe://td.example/ns/shop/sa/reviews"), "{reason}");
+    world.authority.ca().issues_for = None;
+    agent.until(|status| serial(status) != serial(&before) && status.registrations[0].last_error.is_none()).await;
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_disk_does_not_end_the_nodes_identity() {
+    let world = World::new();
+    let mut agent = world.start_new().await;
+    let before = agent.until(|status| status.node.certificate.is_some()).await;
+    let certificate = |status: &Status| status.node.certificate.clone().unwrap();
+    // Nothing can be written beside the file, as on a full disk.
+    let full = world.directory.path().join("data/node.json.new");
+    fs::create_dir(&full).unwrap();
+    let failed = agent.until(|status| status.node.last_error.is_some()).await;
+    assert!(failed.node.last_error.as_ref().unwrap().contains("cannot save the node's identity"), "{failed:?}");
+    assert_eq!(world.authority.ca().node_log, ["token"], "while there is time it asks for nothing that it cannot keep");
+
+    let renewed = agent.until(|status| certificate(status) != certificate(&before)).await;
+    let left = certificate(&before).not_after.duration_since((world.clock)()).unwrap();
+    assert!(left < Duration::from_secs(900) && left > Duration::from_secs(300), "{left:?}");
+    assert!(renewed.node.disk_error.is_some());
+    let degraded =
+        |(name, health): (String, Health)| name == "identity of this node" && matches!(health, Health::Degraded(_));
+    tokio::task::yield_now().await;
+    assert!(agent.readiness.parts().into_iter().any(degraded));
+
+    fs::remove_dir(&full).unwrap();
+    let saved = agent.until(|status| status.node.disk_error.is_none()).await;
+    agent.stop().await;
+    world.authority.mood(Mood::Down);
+    let mut agent = world.start(None).await;
+    let after = agent.until(|status| status.node.certificate.is_some()).await;
+    assert_eq!(certificate(&after), certificate(&saved), "it is on the disk");
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_an_outage_workloads_ask_one_after_another() {
+    let world = World::new();
+    for number in 0..40 {
+        world.authority.ca().register(&format!("shop.w{number}"), &format!("w{number}"), &["uid:1"]);
+    }
+    let mut agent = world.start_new().await;
+    agent.settled().await;
+    world.authority.mood(Mood::Down);
+    agent.until(|status| status.registrations.iter().all(|workload| workload.last_error.is_some())).await;
+    world.authority.mood(Mood::Up);
+    world.authority.asked("");
+    agent.until(|status| status.registrations.iter().all(|workload| workload.last_error.is_none())).await;
+    let asked = world.authority.asked("issue");
+    let (first, last) = (asked.first().unwrap(), asked.last().unwrap());
+    let took = *last - *first;
+    assert!(asked.len() > 10 && took > Duration::from_secs(2) && took < Duration::from_secs(16), "{asked:?}");
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_was_off_until_everything_expired_comes_back_by_itself() {
+    let world = World::new();
+    world.authority.ca().register("shop.reviews", "reviews", &["uid:1"]);
+    world.authority.ca().reattest_within = Duration::from_secs(30 * 86_400);
+    let mut agent = world.start_new().await;
+    agent.settled().await;
+    agent.stop().await;
+
+    tokio::time::sleep(Duration::from_secs(7 * 86_400)).await;
+    let mut agent = world.start(None).await;
+    let back = agent.settled().await;
+    assert_eq!(world.authority.ca().node_log, ["token", "lineage"]);
+    let how = back.node.proved_by.as_ref().unwrap();
+    assert!(how.starts_with("attested by the key of its last certificate: the saved certificate expired at"), "{how}");
+    // And goes on by its certificate.
+    agent.until(|status| status.node.certificate != back.node.certificate).await;
+    assert_eq!(world.authority.ca().node_log, ["token", "lineage", "svid"]);
+    agent.stop().await;
+
+    tokio::time::sleep(Duration::from_secs(31 * 86_400)).await;
+    let mut agent = world.start(None).await;
+    let status = agent.until(|status| status.node.last_error.is_some()).await;
+    let error = status.node.last_error.as_ref().unwrap();
+    assert!(error.contains("expired at") && error.contains("ended too long ago"), "{error}");
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn evidence_is_tried_in_its_order_and_the_status_says_which_worked_and_why_no_other() {
+    let world = World::new();
+    let at = |name| world.directory.path().join(name);
+    let machine = rcgen::KeyPair::generate().unwrap();
+    let certificate = rcgen::CertificateParams::default().self_signed(&machine).unwrap();
+    fs::write(at("machine.pem"), certificate.pem()).unwrap();
+    fs::write(at("machine-key.pem"), machine.serialize_pem()).unwrap();
+    fs::write(at("root.pem"), world.authority.ca().bundles().iter().next().unwrap().to_pem()).unwrap();
+    let print = alcazar_identity::Fingerprint::of(certificate.der()).to_string();
+    world.authority.ca().known = vec![("machine", print), ("bearer", "a.b.c".into())];
+    let files = MachineConfig { certificate_file: at("machine.pem"), key_file: at("machine-key.pem") };
+    let attest =
+        AttestConfig { bearer_token_file: Some(at("bearer")), machine: Some(files), root_file: Some(at("root.pem")) };
+    let token = world.authority.ca().token();
+    let config = Config { attest, ..world.config(Some(token)) };
+    let agent = Agent::with_authority(config, Arc::new(world.authority.clone()), world.clock.clone()).await.unwrap();
+    let mut agent = World::run(agent);
+    let first = agent.until(|status| status.node.certificate.is_some()).await;
+    assert_eq!(world.authority.ca().node_log, ["machine"]);
+    let how = first.node.proved_by.as_ref().unwrap();
+    let expected = "attested by its machine certificate: no certificate of this node is saved; not by its bearer token: cannot read ";
+    assert!(how.starts_with(expected), "{how}");
+
+    // The token has come; and the node is unknown at the CA, as after a new beginning.
+    fs::write(at("bearer"), "a.b.c\n").unwrap();
+    world.authority.ca().attest_known("machine", "", &[], (world.clock)()).unwrap_err();
+    world.authority.ca().forget_the_node();
+    let second = agent.until(|status| status.node.certificate != first.node.certificate).await;
+    assert_eq!(world.authority.ca().node_log, ["machine", "bearer"]);
+    let how = second.node.proved_by.as_ref().unwrap();
+    assert!(how.starts_with("attested by its bearer token; not by its certificate: the CA refused"), "{how}");
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_workloads_hold_serves_at_once_after_a_restart_without_the_ca() {
+    let world = World::new();
+    let key = world.directory.path().join("seal.key");
+    fs::write(&key, [7; 32]).unwrap();
+    fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let start = async |token| {
+        let config = Config { seal: Some(SealConfig { key_file: key.clone() }), ..world.config(token) };
+        let authority = Arc::new(world.authority.clone());
+        World::run(Agent::with_authority(config, authority, world.clock.clone()).await.unwrap())
+    };
+    world.authority.ca().register("shop.reviews", "reviews", &["socket:reviews"]);
+    world.authority.ca().register("shop.gone", "gone", &["uid:1"]);
+    let token = world.authority.ca().token();
+    let mut agent = start(Some(token)).await;
+    let before = agent.settled().await;
+    agent.stop().await;
+
+    world.authority.mood(Mood::Down);
+    let mut agent = start(None).await;
+    let restored = agent.settled().await;
+    assert_eq!(restored.registrations.len(), 2);
+    let of = |status: &Status, id: &str| status.registrations.iter().find(|r| r.id == id).cloned();
+    let serial = |status: &Status| of(status, "shop.reviews").unwrap().certificate.unwrap().serial;
+    assert_eq!(serial(&restored), serial(&before));
+    assert!(agent.readiness.pending().is_empty(), "{:?}", agent.readiness.pending());
+    let socket = world.directory.path().join("sockets/reviews.sock");
+    let there = async {
+        while !socket.exists() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), there).await.expect("its socket is there");
+    // It is due, and the CA is away: the old one serves on until its end, and comes back as often.
+    tokio::time::sleep(Duration::from_secs(2000)).await;
+    agent.stop().await;
+    let mut agent = start(None).await;
+    let again = agent.settled().await;
+    assert_eq!(serial(&again), serial(&before));
+
+    // The CA has another word.
+    world.authority.change(|ca| ca.registrations.retain(|registration| registration.id == "shop.reviews"));
+    world.authority.mood(Mood::Up);
+    let after = agent.until(|status| of(status, "shop.gone").is_none() && serial(status) != serial(&before)).await;
+    agent.stop().await;
+    assert_eq!(fs::read_dir(world.directory.path().join("data/sealed")).unwrap().count(), 1);
+    world.authority.mood(Mood::Down);
+    let mut agent = start(None).await;
+    let last = agent.settled().await;
+    assert_eq!((last.registrations.len(), serial(&last)), (1, serial(&after)));
+    agent.stop().await;
+
+    // What has expired comes back as a registration alone.
+    tokio::time::sleep(Duration::from_secs(2 * 3600)).await;
+    let mut agent = start(None).await;
+    let late = agent.until(|status| !status.registrations.is_empty()).await;
+    assert!(late.registrations[0].certificate.is_none());
+    assert!(agent.readiness.pending().contains(&"certificate of shop.reviews".to_owned()));
+    agent.stop().await;
+}
+
 #[tokio::test]
 async fn a_narrowing_file_that_cannot_be_used_stops_an_agent_before_it_starts() {
     let world = World::new();
@@ -494,4 +771,14 @@ async fn a_narrowing_file_that_cannot_be_used_stops_an_agent_before_it_starts() 
     assert!(error.contains("narrow.yaml:2:15"), "{error}");
     fs::write(&file, "[]").unwrap();
     assert!(open().await.is_ok());
+}
+
+#[tokio::test]
+async fn a_seal_without_its_key_starts_nothing() {
+    let world = World::new();
+    let key = world.directory.path().join("seal.key");
+    let config = Config { seal: Some(SealConfig { key_file: key }), ..world.config(None) };
+    let opened = Agent::with_authority(config, Arc::new(world.authority.clone()), world.clock.clone()).await;
+    let refused = opened.err().unwrap().to_string();
+    assert!(refused.contains("seal.keyFile") && refused.contains("head -c 32 /dev/urandom"), "{refused}");
 }

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alcazar_api::MAX_MESSAGE;
+use alcazar_api::attestation::{lineage_proof, machine_proof};
 use alcazar_api::ca::v1;
 use alcazar_api::ca::v1::adoption_client::AdoptionClient;
-use alcazar_api::ca::v1::attest_node_request::Evidence;
+use alcazar_api::ca::v1::attest_node_request::Evidence as Shown;
 use alcazar_api::ca::v1::certificate_authority_client::CertificateAuthorityClient;
 use alcazar_api::ca::v1::issue_workload_result::Outcome;
+use alcazar_api::ca::v1::node_attestation_client::NodeAttestationClient;
 use alcazar_api::ca::v1::revocation_client::RevocationClient;
 use alcazar_identity::{Credentials, SpiffeId, TrustDomain};
 use alcazar_mtls::grpc::{ALPN, Target, channel};
@@ -21,25 +23,42 @@ use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use super::{Authority, Call, CallError, Session, Updates};
-use crate::token::JoinToken;
+use crate::evidence::{Anchor, Evidence, Holder};
 
 /// The CA behind gRPC and mutual TLS.
 pub(crate) struct GrpcAuthority {
     target: Target,
     trust_domain: TrustDomain,
+    cluster: String,
     /// Whom the CA must prove itself to be.
     expected: Expected,
     clock: Clock,
 }
 
 impl GrpcAuthority {
-    /// The CA of this identity at this address.
-    pub(crate) fn new(target: Target, ca: SpiffeId, clock: Clock) -> Self {
-        Self { target, trust_domain: ca.trust_domain().clone(), expected: Expected::id(ca), clock }
+    /// The CA of this identity at this address, for the nodes of this cluster.
+    pub(crate) fn new(target: Target, ca: SpiffeId, cluster: String, clock: Clock) -> Self {
+        Self { target, trust_domain: ca.trust_domain().clone(), cluster, expected: Expected::id(ca), clock }
     }
 
     fn channel(&self, connector: Connector) -> Channel {
         channel(self.target.clone(), connector, self.expected.clone())
+    }
+
+    /// The certificate, a nonce of the CA's, and the signature that proves its key.
+    async fn proof(
+        &self,
+        channel: &Channel,
+        holder: &Holder,
+        message: fn(&str, &str, &[u8], &[u8]) -> Vec<u8>,
+        csr: &[u8],
+    ) -> Result<(Vec<Vec<u8>>, Vec<u8>, Vec<u8>), CallError> {
+        let mut client = NodeAttestationClient::new(channel.clone());
+        let nonce = answer(client.challenge(v1::ChallengeRequest {})).await?.into_inner().nonce;
+        let message = message(self.trust_domain.as_str(), &self.cluster, &nonce, csr);
+        let signature = holder.sign(&message).map_err(|error| CallError::Refused(Box::new(error)))?;
+        let chain = holder.chain.iter().map(|certificate| certificate.to_vec()).collect();
+        Ok((chain, nonce, signature))
     }
 
     fn as_node(&self, node: Arc<Credentials>) -> Channel {
@@ -50,12 +69,34 @@ impl GrpcAuthority {
 }
 
 impl Authority for GrpcAuthority {
-    fn attest<'a>(&'a self, token: &'a JoinToken, csr: Vec<u8>) -> Call<'a, v1::IssuedSvid> {
+    fn attest<'a>(
+        &'a self,
+        anchor: Anchor,
+        evidence: &'a Evidence,
+        node: &'a SpiffeId,
+        csr: Vec<u8>,
+    ) -> Call<'a, v1::IssuedSvid> {
         async move {
-            let pinned = Connector::pinned(self.trust_domain.clone(), token.pin(), ALPN, self.clock.clone());
-            let mut client = client(self.channel(pinned));
-            let request = v1::AttestNodeRequest { evidence: Some(Evidence::JoinToken(token.text().to_owned())), csr };
-            Ok(answer(client.attest_node(request)).await?.into_inner())
+            let connector = match anchor {
+                Anchor::Roots(roots) => Connector::trusting(roots, ALPN, self.clock.clone()),
+                Anchor::Pin(pin) => Connector::pinned(self.trust_domain.clone(), pin, ALPN, self.clock.clone()),
+            };
+            // One connection for both calls: a nonce is good at the process that made it alone.
+            let channel = self.channel(connector);
+            let evidence = match evidence {
+                Evidence::JoinToken(token) => Shown::JoinToken(token.text().to_owned()),
+                Evidence::BearerToken(token) => Shown::BearerToken(token.to_string()),
+                Evidence::Machine(holder) => {
+                    let (chain, nonce, signature) = self.proof(&channel, holder, machine_proof, &csr).await?;
+                    Shown::Machine(v1::MachineEvidence { chain, nonce, signature })
+                }
+                Evidence::Lineage(holder) => {
+                    let (chain, nonce, signature) = self.proof(&channel, holder, lineage_proof, &csr).await?;
+                    Shown::Lineage(v1::LineageEvidence { chain, nonce, signature })
+                }
+            };
+            let request = v1::AttestNodeRequest { evidence: Some(evidence), csr, node_id: node.to_string() };
+            Ok(answer(client(channel).attest_node(request)).await?.into_inner())
         }
         .boxed()
     }
@@ -182,6 +223,10 @@ impl From<Status> for CallError {
         if VerifyPeerError::find(&status).is_some() || is_refused_by_tls(&status) {
             return Self::Untrusted(cause);
         }
+        let said = status.metadata().get("retry-after-ms").and_then(|said| said.to_str().ok()?.parse().ok());
+        if let Some(later) = super::later(status.code(), said.map(Duration::from_millis)) {
+            return Self::Later { later, source: cause };
+        }
         match status.code() {
             Code::Unauthenticated
             | Code::PermissionDenied
@@ -233,6 +278,24 @@ mod tests {
         for code in [Code::Unavailable, Code::ResourceExhausted, Code::Internal, Code::Unknown, Code::Cancelled] {
             assert!(!CallError::from(Status::new(code, "later")).is_final(), "{code:?}");
         }
+        let told = |code, hint: Option<&str>| {
+            let mut status = Status::new(code, "later");
+            if let Some(hint) = hint {
+                status.metadata_mut().insert("retry-after-ms", hint.parse().unwrap());
+            }
+            CallError::from(status).later().map(|later| (later.after.as_millis(), later.busy))
+        };
+        assert_eq!(told(Code::ResourceExhausted, Some("1500")), Some((1500, true)));
+        assert_eq!(told(Code::ResourceExhausted, None), Some((1000, true)));
+        assert_eq!(told(Code::ResourceExhausted, Some("soon")), Some((1000, true)));
+        assert_eq!(told(Code::Unavailable, Some("2000")), Some((2000, false)));
+        assert_eq!(
+            told(Code::Unavailable, Some("99999999999")),
+            Some((600_000, false)),
+            "nobody is sent away for ever"
+        );
+        assert_eq!(told(Code::Unavailable, None), None);
+        assert_eq!(told(Code::PermissionDenied, Some("5")), None);
         let refused = CallError::from(Status::unauthenticated("join token refused"));
         assert_eq!(chain(&refused), "the CA refused: join token refused (Unauthenticated)");
     }
@@ -243,10 +306,11 @@ mod tests {
         // Bound and dropped: nobody listens there.
         let away = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let ca = "spiffe://td.example/ns/alcazar-system/sa/alcazar-ca".parse().unwrap();
-        let authority = GrpcAuthority::new(away.into(), ca, alcazar_service::clock::system());
+        let authority = GrpcAuthority::new(away.into(), ca, "east".into(), alcazar_service::clock::system());
         let pin = "0".repeat(64);
-        let token = JoinToken::parse(&format!("alcazar-join-v1.x.{pin}")).unwrap();
-        let error = authority.attest(&token, Vec::new()).await.unwrap_err();
+        let token = crate::token::JoinToken::parse(&format!("alcazar-join-v1.x.{pin}")).unwrap();
+        let (anchor, node) = (Anchor::Pin(token.pin()), "spiffe://td.example/node/east/vm-1".parse().unwrap());
+        let error = authority.attest(anchor, &Evidence::JoinToken(token), &node, Vec::new()).await.unwrap_err();
         let said = chain(&error);
         let expected = format!("the CA cannot be reached or cannot answer: cannot reach {away}: Connection refused");
         assert!(said.starts_with(&expected), "{said}");

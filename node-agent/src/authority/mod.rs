@@ -4,16 +4,19 @@ mod grpc;
 
 use std::error::Error;
 use std::sync::Arc;
+use std::time::Duration;
 
 use alcazar_api::ca::v1;
-use alcazar_identity::Credentials;
+use alcazar_identity::{Credentials, SpiffeId};
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt};
+use tonic::Code;
 
 pub(crate) use grpc::GrpcAuthority;
 
-use crate::token::JoinToken;
+use crate::evidence::{Anchor, Evidence};
+use crate::schedule::Later;
 
 /// One call to the CA.
 pub(crate) type Call<'a, T> = BoxFuture<'a, Result<T, CallError>>;
@@ -22,8 +25,14 @@ pub(crate) type Updates<T> = BoxStream<'static, Result<T, CallError>>;
 
 /// The CA, for a node that proves itself.
 pub(crate) trait Authority: Send + Sync + 'static {
-    /// The node's first certificate. The CA is known by the pin of the token alone.
-    fn attest<'a>(&'a self, token: &'a JoinToken, csr: Vec<u8>) -> Call<'a, v1::IssuedSvid>;
+    /// A certificate for what is shown, of a CA that is known by the anchor. The node expects to be this one.
+    fn attest<'a>(
+        &'a self,
+        anchor: Anchor,
+        evidence: &'a Evidence,
+        node: &'a SpiffeId,
+        csr: Vec<u8>,
+    ) -> Call<'a, v1::IssuedSvid>;
 
     /// The node's next certificate. The call is made on a connection of its own, because the CA looks at the serial
     /// of the certificate that the connection was opened with.
@@ -62,6 +71,14 @@ pub enum CallError {
     /// No answer, or one that says to try again later. What is held stays good.
     #[error("the CA cannot be reached or cannot answer")]
     Unanswered(#[source] Box<dyn Error + Send + Sync>),
+    /// It answered that it cannot do it now, and when to ask again.
+    #[error("the CA cannot do it now")]
+    Later {
+        /// When, and whether anything is wrong.
+        later: Later,
+        /// What it said.
+        source: Box<dyn Error + Send + Sync>,
+    },
     /// The CA does not do it for this caller, now or later.
     #[error("the CA refused")]
     Refused(#[source] Box<dyn Error + Send + Sync>),
@@ -73,6 +90,31 @@ pub enum CallError {
 impl CallError {
     /// Whether trying the same again is pointless until something else changes.
     pub fn is_final(&self) -> bool {
-        !matches!(self, Self::Unanswered(_))
+        !matches!(self, Self::Unanswered(_) | Self::Later { .. })
+    }
+
+    /// When to ask again, where the CA said so.
+    pub fn later(&self) -> Option<Later> {
+        match self {
+            Self::Later { later, .. } => Some(*later),
+            _ => None,
+        }
     }
 }
+
+/// What a refusal says of when to ask again: of a call or of one item. `retry_after` is the CA's word, where it gave one.
+pub(crate) fn later(code: Code, retry_after: Option<Duration>) -> Option<Later> {
+    match code {
+        Code::ResourceExhausted => Some(Later { after: retry_after.unwrap_or(BUSY), busy: true }),
+        Code::Unavailable | Code::Internal | Code::Aborted | Code::Unknown => {
+            retry_after.map(|after| Later { after, busy: false })
+        }
+        _ => None,
+    }
+    .map(|later| Later { after: later.after.min(LONGEST), ..later })
+}
+
+/// When to ask a CA again that is busy and does not say until when.
+const BUSY: Duration = Duration::from_secs(1);
+/// Whatever a CA says: nobody is lost for longer.
+const LONGEST: Duration = Duration::from_secs(600);

@@ -100,7 +100,7 @@ impl Served {
 
     async fn attest(&self, evidence: Evidence) -> Result<v1::IssuedSvid, Status> {
         let csr = CertificateParams::default().serialize_request(&KeyPair::generate().unwrap()).unwrap().der().to_vec();
-        let request = v1::AttestNodeRequest { evidence: Some(evidence), csr };
+        let request = v1::AttestNodeRequest { evidence: Some(evidence), csr, ..Default::default() };
         CertificateAuthorityClient::new(self.channel()).attest_node(request).await.map(tonic::Response::into_inner)
     }
 

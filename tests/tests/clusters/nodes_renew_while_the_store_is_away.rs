@@ -109,7 +109,7 @@ impl Replica {
         let mut client = CertificateAuthorityClient::new(grpc::channel(target(self.port), connector, the_ca()));
         let key = KeyPair::generate().unwrap();
         let evidence = Some(Evidence::JoinToken(token));
-        let request = v1::AttestNodeRequest { evidence, csr: csr(&key) };
+        let request = v1::AttestNodeRequest { evidence, csr: csr(&key), ..Default::default() };
         let issued = client.attest_node(request).await.unwrap().into_inner();
         let bundles: TrustBundles = issued.bundles.clone().unwrap().try_into().unwrap();
         Node { name: node.into(), credentials: Arc::new(Credentials::new(svid(&issued.chain, &key), bundles)) }

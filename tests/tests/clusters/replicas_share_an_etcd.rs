@@ -109,7 +109,7 @@ impl Running {
         let channel = grpc::channel(self.address, connector, alcazar_mtls::Expected::id(self.ca.id()));
         let csr = CertificateParams::default().serialize_request(&KeyPair::generate().unwrap()).unwrap();
         let evidence = Some(Evidence::JoinToken(token.reveal().to_string()));
-        let request = v1::AttestNodeRequest { evidence, csr: csr.der().to_vec() };
+        let request = v1::AttestNodeRequest { evidence, csr: csr.der().to_vec(), ..Default::default() };
         CertificateAuthorityClient::new(channel).attest_node(request).await.unwrap();
     }
 

@@ -44,7 +44,7 @@ impl Running {
         let channel = grpc::channel(self.address, connector, Expected::id(self.ca.id()));
         let csr = CertificateParams::default().serialize_request(&KeyPair::generate().unwrap()).unwrap();
         let evidence = Some(Evidence::JoinToken(token.to_owned()));
-        let request = v1::AttestNodeRequest { evidence, csr: csr.der().to_vec() };
+        let request = v1::AttestNodeRequest { evidence, csr: csr.der().to_vec(), ..Default::default() };
         Ok(CertificateAuthorityClient::new(channel).attest_node(request).await?.into_inner())
     }
 

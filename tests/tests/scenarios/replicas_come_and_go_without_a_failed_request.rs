@@ -113,7 +113,11 @@ async fn attest(port: u16, pin: Fingerprint, token: &str, key: &KeyPair) -> Resu
     let connector = Connector::pinned(trust_domain(), pin, grpc::ALPN, clock::system());
     let address: grpc::Target = format!("127.0.0.1:{port}").parse().unwrap();
     let mut client = CertificateAuthorityClient::new(grpc::channel(address, connector, the_ca()));
-    let request = v1::AttestNodeRequest { evidence: Some(Evidence::JoinToken(token.to_owned())), csr: csr(key) };
+    let request = v1::AttestNodeRequest {
+        evidence: Some(Evidence::JoinToken(token.to_owned())),
+        csr: csr(key),
+        ..Default::default()
+    };
     Ok(client.attest_node(request).await?.into_inner())
 }
 

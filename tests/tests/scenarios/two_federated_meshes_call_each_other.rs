@@ -53,6 +53,8 @@ impl Domain {
             ca_address: address.to_string(),
             join_token: Some(token.reveal().to_string()),
             join_token_file: None,
+            attest: alcazar_node_agent::AttestConfig::default(),
+            seal: None,
             data_dir: home.join("agent"),
             sockets_dir: home.join("sockets"),
             admin: None,

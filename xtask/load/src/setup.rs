@@ -164,7 +164,7 @@ async fn attest(
     let channel = grpc::channel(address, connector, expected.clone());
     let key = KeyPair::generate()?;
     let csr = CertificateParams::default().serialize_request(&key)?.der().to_vec();
-    let request = v1::AttestNodeRequest { evidence: Some(Evidence::JoinToken(token)), csr };
+    let request = v1::AttestNodeRequest { evidence: Some(Evidence::JoinToken(token)), csr, ..Default::default() };
     let issued = CertificateAuthorityClient::new(channel).attest_node(request).await?.into_inner();
     let chain: Vec<_> = issued.chain.into_iter().map(CertificateDer::from).collect();
     let bundles = issued.bundles.context("no trust bundle")?.try_into()?;

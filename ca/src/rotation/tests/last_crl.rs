@@ -44,7 +44,7 @@ async fn leaves(whole: &Whole) -> [Reply; 2] {
     let registration = Registration::new("shop.web".parse().unwrap(), node.clone(), web, selectors, life).unwrap();
     whole.ca.put_registration(registration.with_profile(Some("long".into())).unwrap()).await.unwrap();
     let token = whole.ca.create_join_token(&node, None).await.unwrap().0.reveal();
-    let own = whole.ca.attest(None, &token, &csr()).await.unwrap();
+    let own = whole.ca.attest(None, &token, &csr(), None).await.unwrap();
     let peer = verify_peer(&own.chain, &whole.ca.trust_bundles(), Side::Client, at(0)).unwrap();
     let caller = whole.ca.calling_node(&HeaderMap::new(), Some(&peer)).await.unwrap();
     let issue = async || whole.ca.issue_registered(&caller, "shop.web", &csr()).await.unwrap();

@@ -210,7 +210,11 @@ impl Served {
 
     pub async fn attest(&self, token: &str, key: &KeyPair) -> Result<v1::IssuedSvid, tonic::Status> {
         let mut client = CertificateAuthorityClient::new(self.pinned(token));
-        let request = v1::AttestNodeRequest { evidence: Some(Evidence::JoinToken(token.into())), csr: csr(key) };
+        let request = v1::AttestNodeRequest {
+            evidence: Some(Evidence::JoinToken(token.into())),
+            csr: csr(key),
+            ..Default::default()
+        };
         client.attest_node(request).await.map(tonic::Response::into_inner)
     }
 

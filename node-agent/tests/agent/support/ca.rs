@@ -35,9 +35,18 @@ pub(crate) struct Ca {
     tokens: BTreeMap<String, Option<Vec<u8>>>,
     /// The lineage of the node: the serials and keys of the latest certificate and the one before.
     lineage: Vec<(String, Vec<u8>)>,
+    /// Evidence that can be shown again, by its kind.
+    #[allow(dead_code, reason = "the unit tests have a CA with other callers")]
+    pub(crate) known: Vec<(&'static str, String)>,
+    /// So long after its end a certificate lets the node come back.
+    #[allow(dead_code, reason = "the unit tests have a CA to which nodes come back")]
+    pub(crate) reattest_within: Duration,
     pub(crate) registrations: Vec<v1::Registration>,
     /// The next answers of `issue` are refusals.
     pub(crate) refuse_workloads: Option<String>,
+    /// Whom the certificates of workloads name, whoever they are for.
+    #[allow(dead_code, reason = "the unit tests have a CA that errs")]
+    pub(crate) issues_for: Option<String>,
     /// How many certificates workloads were given.
     pub(crate) issued: usize,
     /// By which way the node came, in order.
@@ -69,8 +78,11 @@ impl Ca {
             workload_ttl: Duration::from_secs(3600),
             tokens: BTreeMap::new(),
             lineage: Vec::new(),
+            known: Vec::new(),
+            reattest_within: Duration::ZERO,
             registrations: Vec::new(),
             refuse_workloads: None,
+            issues_for: None,
             issued: 0,
             node_log: Vec::new(),
             reissue: v1::Reissue::default(),
@@ -136,6 +148,48 @@ impl Ca {
         Ok(issued)
     }
 
+    /// As if it had never been here.
+    #[allow(dead_code, reason = "the unit tests have a CA with other callers")]
+    pub(crate) fn forget_the_node(&mut self) {
+        self.lineage.clear();
+    }
+
+    /// By what can be shown again and again.
+    #[allow(dead_code, reason = "the unit tests have a CA with other callers")]
+    pub(crate) fn attest_known(
+        &mut self,
+        kind: &'static str,
+        shown: &str,
+        csr: &[u8],
+        now: SystemTime,
+    ) -> Result<v1::IssuedSvid, Status> {
+        if !self.known.iter().any(|known| *known == (kind, shown.to_owned())) {
+            return Err(Status::unauthenticated("not authenticated"));
+        }
+        self.node_log.push(kind);
+        let issued = self.issue_one(csr, NODE, self.node_ttl, now);
+        self.lineage = vec![(serial(&issued), public_key(csr))];
+        Ok(issued)
+    }
+
+    /// By a certificate that has ended.
+    #[allow(dead_code, reason = "the unit tests have a CA to which nodes come back")]
+    pub(crate) fn come_back(
+        &mut self,
+        caller: &str,
+        ended: SystemTime,
+        csr: &[u8],
+        now: SystemTime,
+    ) -> Result<v1::IssuedSvid, Status> {
+        if now >= ended + self.reattest_within {
+            return Err(Status::unauthenticated("the certificate ended too long ago"));
+        }
+        let issued = self.renew(caller, csr, now)?;
+        self.node_log.pop();
+        self.node_log.push("lineage");
+        Ok(issued)
+    }
+
     /// Only the latest certificate of the lineage renews; the one before it, for the same new key alone.
     pub(crate) fn renew(&mut self, caller: &str, csr: &[u8], now: SystemTime) -> Result<v1::IssuedSvid, Status> {
         let key = public_key(csr);
@@ -168,7 +222,8 @@ impl Ca {
                 (None, _) => refusal("not registered"),
                 (Some(registration), None) => {
                     self.issued += 1;
-                    Outcome::Svid(self.issue_one(&item.csr, &registration.spiffe_id, self.workload_ttl, now))
+                    let id = self.issues_for.clone().unwrap_or(registration.spiffe_id);
+                    Outcome::Svid(self.issue_one(&item.csr, &id, self.workload_ttl, now))
                 }
             };
             results.push(v1::IssueWorkloadResult {

@@ -16,7 +16,7 @@ use alcazar_api::ca::v1::certificate_authority_server::{CertificateAuthority, Ce
 use alcazar_api::ca::v1::revocation_server::{Revocation, RevocationServer};
 use alcazar_mtls::grpc::{ALPN, PeerInfo, incoming, server};
 use alcazar_mtls::{Acceptor, Clients};
-use alcazar_node_agent::{Agent, Config, RegistrationStatus, RunError, Status as AgentStatus};
+use alcazar_node_agent::{Agent, AttestConfig, Config, RegistrationStatus, RunError, Status as AgentStatus};
 use alcazar_service::{Readiness, Shutdown, clock};
 use ca::{Ca, TRUST_DOMAIN};
 use futures::{Stream, StreamExt};
@@ -210,6 +210,8 @@ impl Home {
             ca_address: ca.to_string(),
             join_token: token,
             join_token_file: None,
+            attest: AttestConfig::default(),
+            seal: None,
             data_dir: self.directory.path().join("data"),
             sockets_dir: self.directory.path().join("sockets"),
             admin: None,
