@@ -6,19 +6,16 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use alcazar_service::Shutdown;
 use futures::{Stream, stream};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 
-use crate::adoption::Clients;
-use crate::callers::Callers;
 use crate::connection::Connection;
 use crate::registry::{Registry, Served};
 use crate::selector::{SHARED_SOCKET, SocketName};
-use crate::services::Services;
+use crate::services::{Offer, Services};
 
 /// The directory of the sockets, held by one agent at a time.
 #[derive(Debug)]
@@ -158,11 +155,11 @@ fn incoming(listener: UnixListener, cut: Shutdown) -> impl Stream<Item = io::Res
 /// Keeps the sockets as the registry says, until the shutdown.
 pub(crate) async fn keep(
     directory: SocketsDir,
-    mut registry: watch::Receiver<Arc<Registry>>,
-    clients: Clients,
+    offer: Offer,
     shutdown: Shutdown,
     problems: watch::Sender<BTreeMap<SocketName, String>>,
 ) {
+    let mut registry = offer.registry.clone();
     let mut serving: BTreeMap<SocketName, Shutdown> = BTreeMap::new();
     loop {
         let now = registry.borrow_and_update().clone();
@@ -171,7 +168,7 @@ pub(crate) async fn keep(
             if serving.contains_key(name) || served.now().credentials().is_none() {
                 continue;
             }
-            match open(&directory, name, served, &registry, &clients, &shutdown) {
+            match open(&directory, name, served, &offer, &shutdown) {
                 Ok(child) => {
                     problems.send_if_modified(|problems| problems.remove(name).is_some());
                     serving.insert(name.clone(), child);
@@ -192,30 +189,22 @@ fn open(
     directory: &SocketsDir,
     name: &SocketName,
     served: &Served,
-    registry: &watch::Receiver<Arc<Registry>>,
-    clients: &Clients,
+    offer: &Offer,
     shutdown: &Shutdown,
 ) -> Result<Shutdown, BindError> {
     // A workload of another user must be able to open its socket; nobody else may.
     let owner = served.registration().uid();
     let bound = directory.bind(name.as_str(), OWN_SOCKET_MODE, owner)?;
     let child = shutdown.child();
-    let callers = Callers::new(Some(name.clone()), registry.clone());
-    let services = Services { callers, clients: clients.clone(), shutdown: child.clone() };
+    let services = offer.services(Some(name.clone()), child.clone());
     child.spawn("socket of a workload", bound.serve(services, child.clone()));
     Ok(child)
 }
 
 /// Serves the shared socket.
-pub(crate) fn open_shared(
-    directory: &SocketsDir,
-    registry: &watch::Receiver<Arc<Registry>>,
-    clients: &Clients,
-    shutdown: &Shutdown,
-) -> Result<(), BindError> {
+pub(crate) fn open_shared(directory: &SocketsDir, offer: &Offer, shutdown: &Shutdown) -> Result<(), BindError> {
     let bound = directory.bind(SHARED_SOCKET, SHARED_SOCKET_MODE, None)?;
-    let callers = Callers::new(None, registry.clone());
-    let services = Services { callers, clients: clients.clone(), shutdown: shutdown.clone() };
+    let services = offer.services(None, shutdown.clone());
     shutdown.spawn("shared socket", bound.serve(services, shutdown.clone()));
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! What the clients of the sockets have acknowledged.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,18 +13,18 @@ use crate::selector::Caller;
 
 /// Every client that is connected, or was a moment ago. Cheap to clone; clones are the same.
 #[derive(Debug, Clone)]
-pub(crate) struct Clients(Arc<Inner>);
+pub(crate) struct Clients(pub(super) Arc<Inner>);
 
 #[derive(Debug)]
-struct Inner {
+pub(super) struct Inner {
     streams: Mutex<Streams>,
-    changed: watch::Sender<u64>,
+    pub(super) changed: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
-struct Streams {
+pub(super) struct Streams {
     next: u64,
-    held: BTreeMap<u64, Client>,
+    pub(super) held: BTreeMap<u64, Client>,
 }
 
 /// One stream, and what its client enforces.
@@ -34,8 +34,19 @@ pub(crate) struct Client {
     pub(crate) holds: Holds,
     /// Why it did not take what it was sent last.
     pub(crate) refused: Option<String>,
-    /// When it went: it may hold for a while yet what it had then.
-    gone: Option<Instant>,
+    /// It went, and is forgotten at this moment: until then it may hold what it had.
+    pub(super) forgotten: Option<Instant>,
+    /// What it took and may not have applied yet, with the moment at which it surely has.
+    pub(super) ripening: VecDeque<(Instant, Holds)>,
+}
+
+impl Client {
+    /// What ripened until now is what it holds.
+    fn ripen(&mut self, now: Instant) {
+        while let Some((_, holds)) = self.ripening.pop_front_if(|(ripe, _)| *ripe <= now) {
+            self.holds = holds;
+        }
+    }
 }
 
 /// What a client has been given, or has acknowledged. `None`: it never asked for one.
@@ -59,7 +70,8 @@ impl Named {
         Self(names.into_iter().map(|name| (name.to_owned(), Holds::of(name, view))).collect())
     }
 
-    fn all(&self) -> Holds {
+    /// All of it together.
+    pub(crate) fn all(&self) -> Holds {
         self.0.values().fold(Holds::default(), Holds::and)
     }
 }
@@ -107,12 +119,9 @@ impl Clients {
 
     /// A stream that begins; nothing is acknowledged on it yet.
     pub(crate) fn enter(&self, caller: Caller) -> ClientStream {
-        let mut streams = self.lock();
-        let number = streams.next;
-        streams.next += 1;
         ClientStream {
             clients: self.clone(),
-            number,
+            number: self.number(),
             caller,
             sent: BTreeMap::new(),
             acknowledged: Named::default(),
@@ -123,16 +132,24 @@ impl Clients {
     /// Those who count now. Who went is remembered until it is surely back, or surely ended.
     pub(crate) fn now(&self, now: Instant) -> Vec<Client> {
         let mut streams = self.lock();
-        streams.held.retain(|_, client| client.gone.is_none_or(|gone| now.duration_since(gone) < RECALL));
+        streams.held.retain(|_, client| client.forgotten.is_none_or(|forgotten| now < forgotten));
+        streams.held.values_mut().for_each(|client| client.ripen(now));
         streams.held.values().cloned().collect()
     }
 
-    /// Whether somebody who went is remembered: then there is something to look at again without any change.
+    /// Whether time alone changes something: somebody who went is remembered, or what somebody took counts later.
     pub(crate) fn recalls(&self) -> bool {
-        self.lock().held.values().any(|client| client.gone.is_some())
+        self.lock().held.values().any(|client| client.forgotten.is_some() || !client.ripening.is_empty())
     }
 
-    fn lock(&self) -> MutexGuard<'_, Streams> {
+    /// The number of a stream that begins.
+    pub(super) fn number(&self) -> u64 {
+        let mut streams = self.lock();
+        streams.next += 1;
+        streams.next
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Streams> {
         // Nothing in between can panic half-way.
         self.0.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -142,7 +159,7 @@ impl Clients {
         // It is back: what it held before counts no more. A process that holds several streams has taken over all of them
         // when each has been acknowledged, so only what this one replaces goes.
         let replaced = |other: &Client| {
-            other.gone.is_some()
+            other.forgotten.is_some()
                 && other.caller == client.caller
                 && (other.holds.sequence.is_none() || client.holds.sequence.is_some())
                 && (other.holds.leaf.is_none() || client.holds.leaf.is_some())
@@ -223,9 +240,12 @@ impl ClientStream {
     }
 
     fn tell(&self) {
-        let client =
-            Client { caller: self.caller.clone(), holds: self.holds(), refused: self.refused.clone(), gone: None };
-        self.clients.put(self.number, client);
+        self.clients.put(self.number, self.client(self.refused.clone(), None));
+    }
+
+    fn client(&self, refused: Option<String>, forgotten: Option<Instant>) -> Client {
+        let (caller, holds) = (self.caller.clone(), self.holds());
+        Client { caller, holds, refused, forgotten, ripening: VecDeque::new() }
     }
 
     /// What is surely enforced: of a name of which nothing was acknowledged, nothing is known.
@@ -238,8 +258,7 @@ impl ClientStream {
 
 impl Drop for ClientStream {
     fn drop(&mut self) {
-        let gone =
-            Client { caller: self.caller.clone(), holds: self.holds(), refused: None, gone: Some(Instant::now()) };
+        let gone = self.client(None, Some(Instant::now() + RECALL));
         if gone.holds == Holds::default() {
             return;
         }

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::clients::{Clients, Holds, Named, RECALL};
 use super::report::report;
+use super::timed::GRACE;
 use super::*;
 use crate::registry::Held;
 use crate::sds::View;
@@ -119,6 +120,53 @@ async fn what_was_refused_under_one_name_is_not_held_because_another_was_taken()
     stream.sent(6, holds(9));
     stream.acknowledged(5);
     assert_eq!(least(&clients), 8);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_cannot_acknowledge_counts_for_what_it_took_a_while_ago() {
+    let clients = Clients::new();
+    let took = |stream: &mut TimedStream, sequence| stream.took(holds(sequence).all(), Instant::now());
+    let mut stream = TimedStream::enter(&clients, caller(1));
+    assert_eq!(least(&clients), 9, "it has nothing yet");
+    took(&mut stream, 1);
+    assert_eq!((least(&clients), clients.recalls()), (1, false), "it has nothing older");
+    took(&mut stream, 2);
+    tokio::time::advance(GRACE / 2).await;
+    took(&mut stream, 3);
+    assert_eq!((least(&clients), clients.recalls()), (1, true), "it may not have applied either");
+    tokio::time::advance(GRACE / 2).await;
+    assert_eq!(least(&clients), 2, "pushes that come faster than the grace do not put it off");
+    tokio::time::advance(GRACE / 2).await;
+    assert_eq!((least(&clients), clients.recalls()), (3, false));
+    // Far more than are kept apart: the last counts when its time has come.
+    (4..=8).cycle().take(200).chain([8]).for_each(|sequence| took(&mut stream, sequence));
+    tokio::time::advance(GRACE).await;
+    assert_eq!(least(&clients), 8);
+
+    took(&mut stream, 9);
+    drop(stream);
+    assert_eq!(least(&clients), 8, "its process may be there");
+    tokio::time::advance(GRACE).await;
+    assert_eq!(least(&clients), 9, "whether it is connected or not");
+}
+
+#[tokio::test(start_paused = true)]
+async fn clients_that_ask_once_hold_a_rotation_back_no_longer_than_they_could() {
+    let clients = Clients::new();
+    let once = |pid, sequence| TimedStream::enter(&clients, caller(pid)).took(holds(sequence).all(), Instant::now());
+    once(1, 5);
+    assert_eq!(least(&clients), 5);
+    once(2, 9);
+    tokio::time::advance(GRACE).await;
+    assert_eq!(least(&clients), 5, "another process is not it");
+    // It asks again: what it had goes as soon as it surely uses the next.
+    once(1, 9);
+    assert_eq!(least(&clients), 5);
+    tokio::time::advance(GRACE).await;
+    assert_eq!(least(&clients), 9);
+    once(3, 4);
+    tokio::time::advance(RECALL).await;
+    assert_eq!((least(&clients), clients.recalls()), (9, false));
 }
 
 #[test]

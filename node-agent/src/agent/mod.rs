@@ -22,9 +22,11 @@ use crate::renewal::Renewal;
 use crate::revocations::{Checking, RevocationsFile};
 use crate::saved::{self, LoadError, NodeFile, SavedNode};
 use crate::selector::SocketName;
+use crate::services::Offer;
 use crate::sockets::{self, BindError, SocketsDir, SocketsDirError};
 use crate::status::{NodeStatus, RegistrationStatus, Status};
 use crate::token::TokenSource;
+use crate::workload_api::Tokens;
 
 /// The agent of one node.
 pub struct Agent {
@@ -96,13 +98,16 @@ impl Agent {
         let parts = shutdown.child();
         let registry = watch::Sender::new(Arc::new(Registry::default()));
         let clients = Clients::new();
-        sockets::open_shared(&self.sockets, &registry.subscribe(), &clients, &parts)?;
+        let session = watch::Sender::new(None);
+        let tokens = Tokens::new(session.subscribe());
+        let (followed, clock) = (registry.subscribe(), self.clock.clone());
+        let offer = Offer { registry: followed, clients: clients.clone(), tokens, clock };
+        sockets::open_shared(&self.sockets, &offer, &parts)?;
 
         let doubt = Arc::new(Notify::new());
         let identity = watch::Sender::new(None);
         let bundles = watch::Sender::new(None);
         let said = watch::Sender::new(None);
-        let session = watch::Sender::new(None);
         let reissue = watch::Sender::new(Arc::default());
         let rounds = [watch::Sender::new(0), watch::Sender::new(0)];
         let renewed = watch::Sender::new(0);
@@ -122,10 +127,7 @@ impl Agent {
         };
         let socket_paths = self.sockets.paths();
         parts.spawn("status", show.keep(socket_paths, parts.clone()));
-        parts.spawn(
-            "sockets",
-            sockets::keep(self.sockets, registry.subscribe(), clients.clone(), parts.clone(), problems),
-        );
+        parts.spawn("sockets", sockets::keep(self.sockets, offer, parts.clone(), problems));
         let reporter = Reporter {
             node: self.id.clone(),
             session: session.subscribe(),

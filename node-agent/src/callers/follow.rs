@@ -35,6 +35,11 @@ impl Follow {
         View::new(held)
     }
 
+    /// The registrations that the caller matches, and what is held for each; its default one first.
+    pub(crate) fn registrations(&self) -> impl Iterator<Item = (&Arc<Served>, Arc<Held>)> {
+        self.served.iter().map(|(served, held)| (served, held.borrow().clone()))
+    }
+
     /// Waits until something may be different.
     ///
     /// # Errors

@@ -47,9 +47,14 @@ impl View {
         }
     }
 
+    /// What is held for each identity, the default one first.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &(SpiffeId, Arc<Held>)> {
+        self.0.iter()
+    }
+
     /// By whom to tell what is the same for all of the caller's identities: the first that holds a certificate, since one that
     /// was withdrawn has nothing.
-    fn any(&self) -> Option<&(SpiffeId, Arc<Held>)> {
+    pub(crate) fn any(&self) -> Option<&(SpiffeId, Arc<Held>)> {
         self.0.iter().find(|(_, held)| held.credentials().is_some()).or_else(|| self.0.first())
     }
 

@@ -11,4 +11,5 @@ mod support;
 
 mod envoy_reads_its_certificate;
 mod it_ends_whatever_its_clients_do;
+mod the_workload_api_is_served;
 mod workloads_are_served_over_sds;
