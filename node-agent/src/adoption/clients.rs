@@ -58,6 +58,8 @@ pub(crate) struct Holds {
     pub(crate) sequence: Option<u64>,
     /// The serial and the issuer of its certificate.
     pub(crate) leaf: Option<(String, Option<Fingerprint>)>,
+    /// There was nothing under the name.
+    pub(crate) nothing: bool,
 }
 
 /// The same by the names under which it was asked for: a response need not hold all of them.
@@ -82,7 +84,7 @@ impl Holds {
             Found::Certificate(credentials) => {
                 let svid = credentials.svid();
                 let leaf = Some((svid.serial().to_owned(), super::issuer(svid)));
-                Self { id: Some(svid.id().clone()), sequence: None, leaf }
+                Self { id: Some(svid.id().clone()), leaf, ..Self::default() }
             }
             // Those of other trust domains have numbers of their own, and no rotation of ours changes them.
             Found::Bundle(bundle) if view.is_own(bundle.trust_domain()) => {
@@ -92,7 +94,7 @@ impl Holds {
                 let own = bundles.iter().find(|bundle| view.is_own(bundle.trust_domain()));
                 Self { sequence: own.map(|bundle| bundle.sequence()), ..Self::default() }
             }
-            _ => Self::default(),
+            found => Self { nothing: found.version().is_none(), ..Self::default() },
         }
     }
 
@@ -103,7 +105,7 @@ impl Holds {
             (one, two) => one.or(two),
         };
         let (id, leaf) = if other.leaf.is_some() { (&other.id, &other.leaf) } else { (&self.id, &self.leaf) };
-        Self { id: id.clone(), sequence, leaf: leaf.clone() }
+        Self { id: id.clone(), sequence, leaf: leaf.clone(), nothing: false }
     }
 }
 
@@ -196,7 +198,12 @@ struct Sent {
 impl ClientStream {
     /// The response of this number, counted from one, has been sent, with this.
     pub(crate) fn sent(&mut self, response: u64, named: Named) {
-        self.sent.extend(named.0.into_iter().map(|(name, holds)| (name, Sent { holds, response })));
+        // Of a name that never led to anything there is nothing to be behind with, whatever the client says of the answer.
+        let counts = named.0.into_iter().filter(|(name, holds)| {
+            !holds.nothing || self.acknowledged.0.contains_key(name) || self.sent.contains_key(name)
+        });
+        let counts: Vec<_> = counts.map(|(name, holds)| (name, Sent { holds, response })).collect();
+        self.sent.extend(counts);
         // Until it answers it holds nothing for sure; what it had before is what counts.
         self.tell();
     }
@@ -213,8 +220,11 @@ impl ClientStream {
 
     /// The client could not apply it.
     pub(crate) fn refused(&mut self, response: u64, reason: &str) {
-        self.sent.values_mut().filter(|sent| sent.response == response).for_each(|sent| sent.response = 0);
-        self.refused = Some(reason.to_owned());
+        let mut refused = self.sent.values_mut().filter(|sent| sent.response == response).peekable();
+        if refused.peek().is_some() {
+            refused.for_each(|sent| sent.response = 0);
+            self.refused = Some(reason.to_owned());
+        }
         self.tell();
     }
 
@@ -222,9 +232,10 @@ impl ClientStream {
     pub(crate) fn current(&mut self, named: Named) {
         let mut changed = false;
         for (name, holds) in named.0 {
-            let waits = self.sent.contains_key(&name);
-            if let Some(held) = self.acknowledged.0.get_mut(&name).filter(|held| !waits && **held != holds) {
-                (*held, changed) = (holds, true);
+            // Also of one that was never sent here: the client came back with it, and said so.
+            if !self.sent.contains_key(&name) && !holds.nothing && self.acknowledged.0.get(&name) != Some(&holds) {
+                self.acknowledged.0.insert(name, holds);
+                changed = true;
             }
         }
         if changed {

@@ -26,7 +26,7 @@ fn named(name: &str, holds: Holds) -> Named {
 }
 
 fn holds(sequence: u64) -> Named {
-    named("ROOTCA", Holds { id: None, sequence: Some(sequence), leaf: None })
+    named("ROOTCA", Holds { sequence: Some(sequence), ..Holds::default() })
 }
 
 fn least(clients: &Clients) -> u64 {
@@ -91,12 +91,12 @@ async fn a_certificate_that_was_replaced_is_in_use_until_the_client_takes_the_ne
     let leaf = |svid: &X509Svid| Some((svid.serial().to_owned(), issuer(svid)));
     let clients = Clients::new();
     let mut stream = clients.enter(caller(1));
-    stream.sent(1, named("default", Holds { id: Some(old.id().clone()), sequence: None, leaf: leaf(&old) }));
+    stream.sent(1, named("default", Holds { id: Some(old.id().clone()), leaf: leaf(&old), ..Holds::default() }));
     stream.acknowledged(1);
     let held = Credentials::new(new.clone(), ca.bundles());
     let told = |clients: &Clients| report(1, 7, [&held].into_iter(), &clients.now(Instant::now()));
     assert_eq!((told(&clients).leaves.len(), told(&clients).behind.len(), told(&clients).round), (2, 1, 7));
-    stream.sent(2, named("default", Holds { id: Some(new.id().clone()), sequence: None, leaf: leaf(&new) }));
+    stream.sent(2, named("default", Holds { id: Some(new.id().clone()), leaf: leaf(&new), ..Holds::default() }));
     stream.acknowledged(2);
     assert_eq!((told(&clients).leaves.len(), told(&clients).behind.len()), (1, 0));
 }
@@ -120,6 +120,35 @@ async fn what_was_refused_under_one_name_is_not_held_because_another_was_taken()
     stream.sent(6, holds(9));
     stream.acknowledged(5);
     assert_eq!(least(&clients), 8);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_rejects_that_there_is_nothing_is_behind_with_nothing() {
+    let clients = Clients::new();
+    let nothing = || named("defualt", Holds { nothing: true, ..Holds::default() });
+    let behind = || report(9, 0, std::iter::empty(), &clients.now(Instant::now())).behind.len();
+    let mut stream = clients.enter(caller(1));
+    stream.sent(1, nothing());
+    stream.refused(1, "Missing SDS resources");
+    assert_eq!((behind(), least(&clients)), (0, 9));
+    // What was there and went is another matter: it has the old one still.
+    stream.sent(2, named("defualt", Holds { sequence: Some(9), ..Holds::default() }));
+    stream.acknowledged(2);
+    stream.sent(3, nothing());
+    stream.refused(3, "Missing SDS resources");
+    assert_eq!(behind(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_back_with_what_there_is_counts_although_nothing_is_sent() {
+    let clients = Clients::new();
+    let mut stream = clients.enter(caller(1));
+    assert!(clients.now(Instant::now()).is_empty());
+    stream.current(holds(7));
+    assert_eq!(least(&clients), 7);
+    stream.sent(1, holds(9));
+    stream.current(holds(9));
+    assert_eq!(least(&clients), 7, "that one is on its way");
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,6 +5,7 @@
 //!   Unix socket ─▶ SdsService: who calls? ─▶ View of what it may see, followed live
 //! ```
 
+mod brake;
 mod delta;
 mod secrets;
 mod service;

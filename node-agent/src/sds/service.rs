@@ -9,8 +9,10 @@ use alcazar_api::envoy::secret::secret_discovery_service_server::SecretDiscovery
 use alcazar_service::Shutdown;
 use futures::Stream;
 use futures::stream;
+use tokio::time::{Instant, sleep_until};
 use tonic::{Request, Response, Status, Streaming};
 
+use super::brake::Brake;
 use super::secrets::View;
 use super::{Delta, Heard, RequestError, Sotw};
 use crate::adoption::{ClientStream, Clients, Named};
@@ -42,6 +44,7 @@ impl SdsService {
             stream: self.clients.enter(caller.clone()),
             caller,
             told_absent: BTreeSet::new(),
+            brake: Brake::default(),
             shutdown: self.shutdown.clone(),
         };
         let answers = stream::unfold(Some(conversation), |conversation| async move {
@@ -173,6 +176,7 @@ struct Conversation<M: Machine> {
     caller: Caller,
     /// The names whose absence has been logged.
     told_absent: BTreeSet<String>,
+    brake: Brake,
     shutdown: Shutdown,
 }
 
@@ -180,6 +184,12 @@ impl<M: Machine> Conversation<M> {
     /// The next response; `None` when the client or the agent has gone.
     async fn next(&mut self) -> Result<Option<M::Response>, Status> {
         loop {
+            if let Some(until) = self.brake.pause(Instant::now()) {
+                tokio::select! {
+                    () = sleep_until(until) => {}
+                    () = self.shutdown.cancelled() => return Ok(None),
+                }
+            }
             let view = self.follow.view();
             if let Some(response) = self.machine.say(&view) {
                 say_what_is_missing(self.machine.subscribed(), &view, &mut self.told_absent, &self.caller);
@@ -206,7 +216,9 @@ impl<M: Machine> Conversation<M> {
         match heard {
             Heard::Rejected(reason) => {
                 self.stream.refused(answered, &reason);
-                tracing::warn!(target: "alcazar::refused", %caller, reason, "a client could not use a secret that it was sent");
+                if self.brake.refused(&reason, Instant::now()) {
+                    tracing::warn!(target: "alcazar::refused", %caller, reason, "a client could not use a secret that it was sent");
+                }
             }
             // An answer may come with a subscription, and after a later response; what that one had anew is not meant by it.
             Heard::Acknowledged | Heard::Subscribed | Heard::Stale => {
