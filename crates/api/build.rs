@@ -3,7 +3,7 @@
 use std::{error::Error, fs, path::Path};
 
 /// The folder of each package; every file in it is compiled.
-const PACKAGES: &[&str] = &["alcazar/ca/v1", "alcazar/mesh/v1", "istio/v1/auth"];
+const PACKAGES: &[&str] = &["alcazar/ca/v1", "alcazar/mesh/v1", "istio/v1/auth", "spiffe"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");
@@ -16,7 +16,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     // The order of a folder is nobody's; that of the generated code is always the same.
     files.sort();
     let files = protox::compile(files, ["proto"])?;
-    // The control plane versions what it pushes by its bytes, so a map must always encode in the same order.
-    tonic_prost_build::configure().btree_map(".alcazar.mesh.v1").compile_fds(files)?;
+    let mut build = tonic_prost_build::configure();
+    // The control plane and the agent know by the bytes of what they push whether it is new, so a map must always encode in the
+    // same order.
+    for maps in [".alcazar.mesh.v1", ".X509SVIDResponse", ".X509BundlesResponse", ".JWTBundlesResponse"] {
+        build = build.btree_map(maps);
+    }
+    build.compile_fds(files)?;
     Ok(())
 }

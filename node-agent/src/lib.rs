@@ -1,4 +1,5 @@
-//! The node agent: attests its node once, renews for ever, and serves identities to workloads over SDS.
+//! The node agent: attests its node once, renews for ever, and serves identities to workloads, over SDS and the
+//! SPIFFE Workload API.
 //!
 //! ```text
 //!   tokens, certificates ┐
@@ -8,11 +9,12 @@
 //!                 (attest, renew)     (follows the CA)         (schedule, batches)
 //!                        └──────────bundles──────────────────────▶ │
 //!                                                                  ▼
-//!   Envoy, proxy, app ◀── SDS ◀── sockets ◀── Registry: for each registration a watch of what is held
+//!   Envoy, proxy, app ◀── SDS, Workload API ◀── sockets ◀── Registry: for each registration a watch of what is held
 //! ```
 //!
 //! Decisions are plain functions: when to renew ([`schedule`]), how to prove the node ([`proof`]), who a caller is
-//! ([`registry`]), what an SDS stream says next ([`sds`]). The loops around them hold the clock and the sockets.
+//! ([`registry`]), what an SDS stream says next ([`sds`]), what is in a message of the
+//! Workload API. The loops around them hold the clock and the sockets.
 //!
 //! Invariants:
 //! - A private key is made here, is sent to nobody but the workload that owns it, and is on disk only where it is the
@@ -57,6 +59,7 @@ mod status;
 #[cfg(test)]
 mod testing;
 mod token;
+mod workload_api;
 mod workloads;
 
 pub use agent::{Agent, OpenError, RunError};

@@ -14,12 +14,11 @@ use futures::{Stream, stream};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 
-use crate::adoption::Clients;
-use crate::callers::{Callers, Doors};
+use crate::callers::Callers;
 use crate::connection::Connection;
 use crate::peer::{Peer, PidfdError};
 use crate::registry::{Registry, Served};
-use crate::services::Services;
+use crate::services::{Offer, Services};
 
 /// The directory of the sockets, held by one agent at a time.
 #[derive(Debug)]
@@ -198,8 +197,7 @@ fn connection(stream: UnixStream, callers: &Callers, cut: &Shutdown) -> Option<C
 pub(crate) async fn keep(
     directory: SocketsDir,
     mut registry: watch::Receiver<Arc<Registry>>,
-    doors: Doors,
-    clients: Clients,
+    offer: Offer,
     shutdown: Shutdown,
     problems: watch::Sender<BTreeMap<SocketName, String>>,
 ) {
@@ -211,7 +209,7 @@ pub(crate) async fn keep(
             if serving.contains_key(name) || served.now().credentials().is_none() {
                 continue;
             }
-            match open(&directory, name, served, &doors, &clients, &shutdown) {
+            match open(&directory, name, served, &offer, &shutdown) {
                 Ok(child) => {
                     problems.send_if_modified(|problems| problems.remove(name).is_some());
                     serving.insert(name.clone(), child);
@@ -232,16 +230,14 @@ fn open(
     directory: &SocketsDir,
     name: &SocketName,
     served: &Served,
-    doors: &Doors,
-    clients: &Clients,
+    offer: &Offer,
     shutdown: &Shutdown,
 ) -> Result<Shutdown, BindError> {
     // A workload of another user must be able to open its socket; nobody else may.
     let owner = served.registration().uid();
     let bound = directory.bind(name.as_str(), OWN_SOCKET_MODE, owner)?;
     let child = shutdown.child();
-    let callers = doors.callers(Some(name.clone()));
-    let services = Services { callers, clients: clients.clone(), shutdown: child.clone() };
+    let services = offer.services(Some(name.clone()), child.clone());
     child.spawn("socket of a workload", bound.serve(services, child.clone()));
     Ok(child)
 }
@@ -252,9 +248,8 @@ pub(crate) fn bind_shared(directory: &SocketsDir) -> Result<Bound, BindError> {
 }
 
 /// Serves a socket that callers share.
-pub(crate) fn serve_shared(bound: Bound, doors: &Doors, clients: &Clients, shutdown: &Shutdown) {
-    let callers = doors.callers(None);
-    let services = Services { callers, clients: clients.clone(), shutdown: shutdown.clone() };
+pub(crate) fn serve_shared(bound: Bound, offer: &Offer, shutdown: &Shutdown) {
+    let services = offer.services(None, shutdown.clone());
     shutdown.spawn("shared socket", bound.serve(services, shutdown.clone()));
 }
 

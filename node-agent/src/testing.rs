@@ -154,6 +154,10 @@ impl Session for MemoryAuthority {
         self.call("issue", move |ca, now| Ok(ca.issue(&items, now)))
     }
 
+    fn jwt_svids(&self, items: Vec<v1::IssueJwtSvid>) -> Call<'_, Vec<v1::IssueJwtSvidResult>> {
+        self.call("tokens", move |ca, now| Ok(ca.issue_tokens(&items, now)))
+    }
+
     fn registrations(&self) -> Call<'_, Updates<v1::Registrations>> {
         self.tell(|ca| v1::Registrations { registrations: ca.registrations.clone() })
     }

@@ -3,6 +3,7 @@
 //! The cache is `$ALCAZAR_TOOLS`, or `~/.cache/alcazar/tools`; each component lies in a folder named by its version.
 
 mod kubernetes;
+mod spiffe;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -35,6 +36,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     }
     let envoy = envoy()?;
     println!("envoy {ENVOY}: {}", envoy.display());
+    println!("spiffe-client: {}", spiffe::client()?.display());
     println!("kube-apiserver: {}", kubernetes::apiserver()?.display());
     Ok(())
 }

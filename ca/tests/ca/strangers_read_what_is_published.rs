@@ -111,7 +111,7 @@ async fn openssl_checks_a_token() {
     let reply = client.issue_jwt_svids(v1::IssueJwtSvidsRequest { items: vec![item] }).await.unwrap().into_inner();
     let Some(Outcome::Svid(issued)) = reply.results[0].outcome.clone() else { panic!("{reply:?}") };
     let bundle = served.ca.trust_bundles().iter().next().unwrap().clone();
-    let document: serde_json::Value = serde_json::from_str(&write_jwt_bundle(&bundle).unwrap()).unwrap();
+    let document: serde_json::Value = serde_json::from_str(&write_jwt_bundle(&bundle)).unwrap();
     let jwk = &document["keys"][0];
     assert_eq!((jwk["kid"].as_str(), jwk["crv"].as_str()), (Some(issued.key_id.as_str()), Some("P-256")));
 

@@ -1,8 +1,8 @@
-//! Wire types: `alcazar.ca.v1`, `alcazar.mesh.v1`, Istio's CSR API, Envoy's SDS and ADS, SPIFFE's bundle documents and
-//! JWT-SVIDs, and their conversions.
+//! Wire types: `alcazar.ca.v1`, `alcazar.mesh.v1`, Istio's CSR API, Envoy's SDS and ADS, SPIFFE's Workload API, bundle
+//! documents and JWT-SVIDs, and their conversions.
 //!
 //! ```text
-//!   proto/*.proto ──build.rs──▶ ca::v1, mesh::v1, istio::v1::auth   (messages, clients, servers)
+//!   proto/*.proto ──build.rs──▶ ca::v1, mesh::v1, istio::v1::auth, spiffe::workload   (messages, clients, servers)
 //!   envoy-types   ──re-export─▶ envoy                               (SDS, ADS, Secret)
 //!   identity, policy  ◀──TryFrom──  messages  ◀──From──  identity, policy
 //!   bundle documents, JWT-SVIDs ◀──spiffe──▶ identity

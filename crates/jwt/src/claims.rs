@@ -137,6 +137,11 @@ impl Claims {
         self.all.get(name)
     }
 
+    /// Every claim but `aud`.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.all.iter().map(|(name, value)| (name.as_str(), value))
+    }
+
     fn text(&self, name: &str) -> Option<&str> {
         self.all.get(name).and_then(Value::as_str)
     }

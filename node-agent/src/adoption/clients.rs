@@ -1,6 +1,6 @@
 //! What the clients of the sockets have acknowledged.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,18 +13,18 @@ use crate::sds::{Found, View};
 
 /// Every client that is connected, or was a moment ago. Cheap to clone; clones are the same.
 #[derive(Debug, Clone)]
-pub(crate) struct Clients(Arc<Inner>);
+pub(crate) struct Clients(pub(super) Arc<Inner>);
 
 #[derive(Debug)]
-struct Inner {
+pub(super) struct Inner {
     streams: Mutex<Streams>,
-    changed: watch::Sender<u64>,
+    pub(super) changed: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
-struct Streams {
+pub(super) struct Streams {
     next: u64,
-    held: BTreeMap<u64, Client>,
+    pub(super) held: BTreeMap<u64, Client>,
 }
 
 /// One stream, and what its client enforces.
@@ -34,8 +34,19 @@ pub(crate) struct Client {
     pub(crate) holds: Holds,
     /// Why it did not take what it was sent last.
     pub(crate) refused: Option<String>,
-    /// When it went: it may hold for a while yet what it had then.
-    gone: Option<Instant>,
+    /// It went, and is forgotten at this moment: until then it may hold what it had.
+    pub(super) forgotten: Option<Instant>,
+    /// What it took and may not have applied yet, with the moment at which it surely has.
+    pub(super) ripening: VecDeque<(Instant, Holds)>,
+}
+
+impl Client {
+    /// What ripened until now is what it holds.
+    fn ripen(&mut self, now: Instant) {
+        while let Some((_, holds)) = self.ripening.pop_front_if(|(ripe, _)| *ripe <= now) {
+            self.holds = holds;
+        }
+    }
 }
 
 /// What a client has been given, or has acknowledged. `None`: it never asked for one.
@@ -47,6 +58,8 @@ pub(crate) struct Holds {
     pub(crate) sequence: Option<u64>,
     /// The serial and the issuer of its certificate.
     pub(crate) leaf: Option<(String, Option<Fingerprint>)>,
+    /// There was nothing under the name.
+    pub(crate) nothing: bool,
 }
 
 /// The same by the names under which it was asked for: a response need not hold all of them.
@@ -59,7 +72,8 @@ impl Named {
         Self(names.into_iter().map(|name| (name.to_owned(), Holds::of(name, view))).collect())
     }
 
-    fn all(&self) -> Holds {
+    /// All of it together.
+    pub(crate) fn all(&self) -> Holds {
         self.0.values().fold(Holds::default(), Holds::and)
     }
 }
@@ -70,7 +84,7 @@ impl Holds {
             Found::Certificate(credentials) => {
                 let svid = credentials.svid();
                 let leaf = Some((svid.serial().to_owned(), super::issuer(svid)));
-                Self { id: Some(svid.id().clone()), sequence: None, leaf }
+                Self { id: Some(svid.id().clone()), leaf, ..Self::default() }
             }
             // Those of other trust domains have numbers of their own, and no rotation of ours changes them.
             Found::Bundle(bundle) if view.is_own(bundle.trust_domain()) => {
@@ -80,7 +94,7 @@ impl Holds {
                 let own = bundles.iter().find(|bundle| view.is_own(bundle.trust_domain()));
                 Self { sequence: own.map(|bundle| bundle.sequence()), ..Self::default() }
             }
-            _ => Self::default(),
+            found => Self { nothing: found.version().is_none(), ..Self::default() },
         }
     }
 
@@ -91,7 +105,7 @@ impl Holds {
             (one, two) => one.or(two),
         };
         let (id, leaf) = if other.leaf.is_some() { (&other.id, &other.leaf) } else { (&self.id, &self.leaf) };
-        Self { id: id.clone(), sequence, leaf: leaf.clone() }
+        Self { id: id.clone(), sequence, leaf: leaf.clone(), nothing: false }
     }
 }
 
@@ -107,12 +121,9 @@ impl Clients {
 
     /// A stream that begins; nothing is acknowledged on it yet.
     pub(crate) fn enter(&self, caller: Caller) -> ClientStream {
-        let mut streams = self.lock();
-        let number = streams.next;
-        streams.next += 1;
         ClientStream {
             clients: self.clone(),
-            number,
+            number: self.number(),
             caller,
             sent: BTreeMap::new(),
             acknowledged: Named::default(),
@@ -123,16 +134,24 @@ impl Clients {
     /// Those who count now. Who went is remembered until it is surely back, or surely ended.
     pub(crate) fn now(&self, now: Instant) -> Vec<Client> {
         let mut streams = self.lock();
-        streams.held.retain(|_, client| client.gone.is_none_or(|gone| now.duration_since(gone) < RECALL));
+        streams.held.retain(|_, client| client.forgotten.is_none_or(|forgotten| now < forgotten));
+        streams.held.values_mut().for_each(|client| client.ripen(now));
         streams.held.values().cloned().collect()
     }
 
-    /// Whether somebody who went is remembered: then there is something to look at again without any change.
+    /// Whether time alone changes something: somebody who went is remembered, or what somebody took counts later.
     pub(crate) fn recalls(&self) -> bool {
-        self.lock().held.values().any(|client| client.gone.is_some())
+        self.lock().held.values().any(|client| client.forgotten.is_some() || !client.ripening.is_empty())
     }
 
-    fn lock(&self) -> MutexGuard<'_, Streams> {
+    /// The number of a stream that begins.
+    pub(super) fn number(&self) -> u64 {
+        let mut streams = self.lock();
+        streams.next += 1;
+        streams.next
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Streams> {
         // Nothing in between can panic half-way.
         self.0.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -142,7 +161,7 @@ impl Clients {
         // It is back: what it held before counts no more. A process that holds several streams has taken over all of them
         // when each has been acknowledged, so only what this one replaces goes.
         let replaced = |other: &Client| {
-            other.gone.is_some()
+            other.forgotten.is_some()
                 && other.caller == client.caller
                 && (other.holds.sequence.is_none() || client.holds.sequence.is_some())
                 && (other.holds.leaf.is_none() || client.holds.leaf.is_some())
@@ -179,7 +198,12 @@ struct Sent {
 impl ClientStream {
     /// The response of this number, counted from one, has been sent, with this.
     pub(crate) fn sent(&mut self, response: u64, named: Named) {
-        self.sent.extend(named.0.into_iter().map(|(name, holds)| (name, Sent { holds, response })));
+        // Of a name that never led to anything there is nothing to be behind with, whatever the client says of the answer.
+        let counts = named.0.into_iter().filter(|(name, holds)| {
+            !holds.nothing || self.acknowledged.0.contains_key(name) || self.sent.contains_key(name)
+        });
+        let counts: Vec<_> = counts.map(|(name, holds)| (name, Sent { holds, response })).collect();
+        self.sent.extend(counts);
         // Until it answers it holds nothing for sure; what it had before is what counts.
         self.tell();
     }
@@ -196,8 +220,11 @@ impl ClientStream {
 
     /// The client could not apply it.
     pub(crate) fn refused(&mut self, response: u64, reason: &str) {
-        self.sent.values_mut().filter(|sent| sent.response == response).for_each(|sent| sent.response = 0);
-        self.refused = Some(reason.to_owned());
+        let mut refused = self.sent.values_mut().filter(|sent| sent.response == response).peekable();
+        if refused.peek().is_some() {
+            refused.for_each(|sent| sent.response = 0);
+            self.refused = Some(reason.to_owned());
+        }
         self.tell();
     }
 
@@ -205,9 +232,10 @@ impl ClientStream {
     pub(crate) fn current(&mut self, named: Named) {
         let mut changed = false;
         for (name, holds) in named.0 {
-            let waits = self.sent.contains_key(&name);
-            if let Some(held) = self.acknowledged.0.get_mut(&name).filter(|held| !waits && **held != holds) {
-                (*held, changed) = (holds, true);
+            // Also of one that was never sent here: the client came back with it, and said so.
+            if !self.sent.contains_key(&name) && !holds.nothing && self.acknowledged.0.get(&name) != Some(&holds) {
+                self.acknowledged.0.insert(name, holds);
+                changed = true;
             }
         }
         if changed {
@@ -223,9 +251,12 @@ impl ClientStream {
     }
 
     fn tell(&self) {
-        let client =
-            Client { caller: self.caller.clone(), holds: self.holds(), refused: self.refused.clone(), gone: None };
-        self.clients.put(self.number, client);
+        self.clients.put(self.number, self.client(self.refused.clone(), None));
+    }
+
+    fn client(&self, refused: Option<String>, forgotten: Option<Instant>) -> Client {
+        let (caller, holds) = (self.caller.clone(), self.holds());
+        Client { caller, holds, refused, forgotten, ripening: VecDeque::new() }
     }
 
     /// What is surely enforced: of a name of which nothing was acknowledged, nothing is known.
@@ -238,8 +269,7 @@ impl ClientStream {
 
 impl Drop for ClientStream {
     fn drop(&mut self) {
-        let gone =
-            Client { caller: self.caller.clone(), holds: self.holds(), refused: None, gone: Some(Instant::now()) };
+        let gone = self.client(None, Some(Instant::now() + RECALL));
         if gone.holds == Holds::default() {
             return;
         }

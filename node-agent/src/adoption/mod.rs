@@ -2,16 +2,19 @@
 //!
 //! ```text
 //!   SDS streams ──what each client has acknowledged──▶ Clients ─┐
+//!   Workload API ──what each client has taken a while ago──▶ ───┤
 //!   node identity, registry (what the agent holds) ─────────────┼─▶ Report ──▶ CA, at each change and every minute
 //!   reissue (heard by the node and by the renewal) ─────────────┘
 //! ```
 
 mod clients;
 mod report;
+mod timed;
 
 pub(crate) use self::{
     clients::{ClientStream, Clients, Named},
     report::Reporter,
+    timed::TimedStream,
 };
 
 use std::time::Duration;

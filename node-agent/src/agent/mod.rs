@@ -27,8 +27,10 @@ use crate::renewal::Renewal;
 use crate::revocations::{Checking, RevocationsFile};
 use crate::saved::{self, LoadError, NodeFile, SavedNode};
 use crate::sealed::{self, Seal, SealKeyError, Sealed, Writer};
+use crate::services::Offer;
 use crate::sockets::{self, BindError, Bound, SocketsDir, SocketsDirError};
 use crate::status::{NarrowingStatus, NodeStatus, RegistrationStatus, Status};
+use crate::workload_api::Tokens;
 
 /// The agent of one node.
 pub struct Agent {
@@ -141,16 +143,18 @@ impl Agent {
         let parts = shutdown.child();
         let registry = watch::Sender::new(Arc::new(Registry::default()));
         let clients = Clients::new();
+        let session = watch::Sender::new(None);
+        let tokens = Tokens::new(session.subscribe());
         let doors = Doors::new(registry.subscribe(), self.clock.clone());
+        let offer = Offer { doors, clients: clients.clone(), tokens, clock: self.clock.clone() };
         for bound in self.shared {
-            sockets::serve_shared(bound, &doors, &clients, &parts);
+            sockets::serve_shared(bound, &offer, &parts);
         }
 
         let doubt = Arc::new(Notify::new());
         let identity = watch::Sender::new(None);
         let bundles = watch::Sender::new(None);
         let said = watch::Sender::new(None);
-        let session = watch::Sender::new(None);
         let reissue = watch::Sender::new(Arc::default());
         let rounds = [watch::Sender::new(0), watch::Sender::new(0)];
         let renewed = watch::Sender::new(0);
@@ -185,10 +189,8 @@ impl Agent {
         };
         let socket_paths = self.sockets.paths();
         parts.spawn("status", show.keep(socket_paths, parts.clone()));
-        parts.spawn(
-            "sockets",
-            sockets::keep(self.sockets, registry.subscribe(), doors, clients.clone(), parts.clone(), problems),
-        );
+        let keeping = sockets::keep(self.sockets, registry.subscribe(), offer, parts.clone(), problems);
+        parts.spawn("sockets", keeping);
         for (config, access) in self.files {
             let part = readiness.part(format!("files in {}", config.directory.display()));
             let keeper = Keeper { config, access, registry: registry.subscribe(), clients: clients.clone(), part };

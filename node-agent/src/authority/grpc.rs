@@ -11,6 +11,7 @@ use alcazar_api::ca::v1::adoption_client::AdoptionClient;
 use alcazar_api::ca::v1::attest_node_request::Evidence as Shown;
 use alcazar_api::ca::v1::certificate_authority_client::CertificateAuthorityClient;
 use alcazar_api::ca::v1::issue_workload_result::Outcome;
+use alcazar_api::ca::v1::jwt_client::JwtClient;
 use alcazar_api::ca::v1::node_attestation_client::NodeAttestationClient;
 use alcazar_api::ca::v1::revocation_client::RevocationClient;
 use alcazar_identity::{Credentials, SpiffeId, TrustDomain};
@@ -112,12 +113,14 @@ impl Authority for GrpcAuthority {
     fn session(&self, node: Arc<Credentials>) -> Arc<dyn Session> {
         let channel = self.as_node(node);
         let revocations = RevocationClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE);
-        Arc::new(GrpcSession { client: client(channel.clone()), adoption: AdoptionClient::new(channel), revocations })
+        let (jwt, adoption) = (JwtClient::new(channel.clone()), AdoptionClient::new(channel.clone()));
+        Arc::new(GrpcSession { client: client(channel), jwt, adoption, revocations })
     }
 }
 
 struct GrpcSession {
     client: CertificateAuthorityClient<Channel>,
+    jwt: JwtClient<Channel>,
     revocations: RevocationClient<Channel>,
     adoption: AdoptionClient<Channel>,
 }
@@ -137,6 +140,12 @@ impl Session for GrpcSession {
             Ok(results)
         }
         .boxed()
+    }
+
+    fn jwt_svids(&self, items: Vec<v1::IssueJwtSvid>) -> Call<'_, Vec<v1::IssueJwtSvidResult>> {
+        let mut client = self.jwt.clone();
+        async move { Ok(answer(client.issue_jwt_svids(v1::IssueJwtSvidsRequest { items })).await?.into_inner().results) }
+            .boxed()
     }
 
     fn registrations(&self) -> Call<'_, Updates<v1::Registrations>> {

@@ -47,6 +47,9 @@ pub(crate) trait Session: Send + Sync + 'static {
     /// Certificates for workloads, in the order of the items.
     fn issue(&self, items: Vec<v1::IssueWorkload>) -> Call<'_, Vec<v1::IssueWorkloadResult>>;
 
+    /// JWT-SVIDs for workloads, in the order of the items.
+    fn jwt_svids(&self, items: Vec<v1::IssueJwtSvid>) -> Call<'_, Vec<v1::IssueJwtSvidResult>>;
+
     /// The registrations of this node.
     fn registrations(&self) -> Call<'_, Updates<v1::Registrations>>;
 

@@ -47,6 +47,11 @@ impl Follow {
         self.view.clone()
     }
 
+    /// The registrations that the caller matches, and what is held for each; its default one first.
+    pub(crate) fn registrations(&self) -> impl Iterator<Item = (&Arc<Served>, Arc<Held>)> {
+        self.served.iter().map(|(served, _)| served).zip(self.view.iter().map(|(_, held)| held.clone()))
+    }
+
     /// Waits until something may be different. A future that is dropped loses nothing.
     ///
     /// # Errors

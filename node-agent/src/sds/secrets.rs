@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use alcazar_api::envoy::tls::Secret;
+use alcazar_api::envoy::{SECRET_URL, pack};
 use alcazar_api::sds::{
     ALL, DEFAULT, REVOCATIONS, ROOT_CA, bundle_secret, bundles_secret, revocations_secret, svid_secret,
 };
@@ -47,9 +48,14 @@ impl View {
         }
     }
 
+    /// What is held for each identity, the default one first.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &(SpiffeId, Arc<Held>)> {
+        self.0.iter()
+    }
+
     /// By whom to tell what is the same for all of the caller's identities: the first that holds a certificate, since one that
     /// was withdrawn has nothing.
-    fn any(&self) -> Option<&(SpiffeId, Arc<Held>)> {
+    pub(crate) fn any(&self) -> Option<&(SpiffeId, Arc<Held>)> {
         self.0.iter().find(|(_, held)| held.credentials().is_some()).or_else(|| self.0.first())
     }
 
@@ -73,10 +79,10 @@ impl Found<'_> {
         match self {
             // The serial is not enough: intermediates may change while the leaf stays.
             Self::Certificate(credentials) => Some(digest(credentials.svid().chain().iter().map(AsRef::as_ref))),
-            Self::Bundle(bundle) => Some(digest(bundle.roots().map(AsRef::as_ref))),
-            Self::Bundles(bundles) => Some(digest(bundles.iter().flat_map(|bundle| {
-                [bundle.trust_domain().as_str().as_bytes()].into_iter().chain(bundle.roots().map(AsRef::as_ref))
-            }))),
+            // All that the client gets of it: whatever is added to these contexts is a change, too.
+            Self::Bundle(_) | Self::Bundles(_) => {
+                Some(digest([pack(SECRET_URL, &self.secret("")?).value.as_slice()].into_iter()))
+            }
             Self::Revocations(evidence) => Some(digest([*evidence].into_iter())),
             Self::NotNow(_) | Self::Unknown => None,
         }

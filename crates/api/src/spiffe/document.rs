@@ -96,7 +96,9 @@ pub fn write_bundle(bundle: &TrustBundle) -> Result<String, BundleDocumentError>
         }
         keys.push(key);
     }
-    keys.extend(jwt_keys(bundle)?);
+    for key in jwt_keys(bundle) {
+        keys.push(key?);
+    }
     let mut document = json!({"keys": keys, "spiffe_sequence": bundle.sequence()});
     if let (Some(hint), Some(members)) = (bundle.refresh_hint(), document.as_object_mut()) {
         members.insert("spiffe_refresh_hint".into(), hint.as_secs().into());
@@ -104,22 +106,20 @@ pub fn write_bundle(bundle: &TrustBundle) -> Result<String, BundleDocumentError>
     Ok(document.to_string())
 }
 
-/// Writes the keys for JWT-SVIDs alone, as the Workload API gives them to workloads.
-///
-/// # Errors
-/// When a key is of a kind that has no JWK here.
+/// Writes the keys for JWT-SVIDs alone, as the Workload API gives them to workloads. A key of a kind that has no JWK here is left
+/// out: no token is good by it here either, and the others are not to suffer by it.
 ///
 /// **Source**: SPIFFE Workload API §6.2.2.
-pub fn write_jwt_bundle(bundle: &TrustBundle) -> Result<String, BundleDocumentError> {
-    Ok(json!({"keys": jwt_keys(bundle)?}).to_string())
+pub fn write_jwt_bundle(bundle: &TrustBundle) -> String {
+    let keys: Vec<Value> = jwt_keys(bundle).filter_map(Result::ok).collect();
+    json!({"keys": keys}).to_string()
 }
 
-fn jwt_keys(bundle: &TrustBundle) -> Result<Vec<Value>, BundleDocumentError> {
-    let jwk = |authority: &JwtAuthority| match PublicKey::from_spki_der(authority.public_key()) {
+fn jwt_keys(bundle: &TrustBundle) -> impl Iterator<Item = Result<Value, BundleDocumentError>> {
+    bundle.jwt_authorities().map(|authority| match PublicKey::from_spki_der(authority.public_key()) {
         Ok(key) => Ok(Jwk::new(authority.key_id(), key).with_usage("jwt-svid").to_json()),
         Err(_kind) => Err(BundleDocumentError::JwtKey(authority.key_id().into())),
-    };
-    bundle.jwt_authorities().map(jwk).collect()
+    })
 }
 
 /// The one certificate of a root.

@@ -54,7 +54,7 @@ fn a_document_has_the_fields_of_the_standard_and_no_others() {
     assert_eq!(names(&keys[1]), ["crv", "kid", "kty", "use", "x", "y"]);
     assert_eq!((&keys[1]["use"], &keys[1]["kid"]), (&json!("jwt-svid"), &json!("one")));
 
-    let for_workloads: Value = serde_json::from_str(&write_jwt_bundle(&bundle()).unwrap()).unwrap();
+    let for_workloads: Value = serde_json::from_str(&write_jwt_bundle(&bundle())).unwrap();
     assert_eq!(names(&for_workloads), ["keys"]);
     assert_eq!(for_workloads["keys"].as_array().unwrap().len(), 1);
 }

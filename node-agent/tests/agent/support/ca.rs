@@ -7,8 +7,9 @@ use std::time::{Duration, SystemTime};
 use alcazar_api::ca::v1;
 use alcazar_api::ca::v1::issue_workload_result::Outcome;
 use alcazar_identity::{
-    CertificateDer, Credentials, Fingerprint, SpiffeId, SvidKey, TrustBundle, TrustBundles, X509Svid,
+    CertificateDer, Credentials, Fingerprint, JwtAuthority, SpiffeId, SvidKey, TrustBundle, TrustBundles, X509Svid,
 };
+use alcazar_jwt::{Algorithm, SignJwt, fixed_of_der, sign};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
@@ -26,6 +27,12 @@ pub(crate) struct Ca {
     root: CertifiedIssuer<'static, KeyPair>,
     intermediate: CertifiedIssuer<'static, KeyPair>,
     sequence: u64,
+    jwt_key: JwtKey,
+    /// How long tokens live, and how many were given.
+    pub(crate) token_ttl: Duration,
+    pub(crate) tokens_issued: usize,
+    /// Bundles of other trust domains.
+    pub(crate) foreign: Vec<TrustBundle>,
     /// Roots that are believed besides our own.
     pub(crate) more_roots: Vec<CertificateDer<'static>>,
     /// How long certificates live, of nodes and of workloads.
@@ -73,6 +80,10 @@ impl Ca {
             root,
             intermediate,
             sequence: 1,
+            jwt_key: JwtKey(KeyPair::generate().unwrap()),
+            token_ttl: Duration::from_secs(300),
+            tokens_issued: 0,
+            foreign: Vec::new(),
             more_roots: Vec::new(),
             node_ttl: Duration::from_secs(3600),
             workload_ttl: Duration::from_secs(3600),
@@ -126,7 +137,43 @@ impl Ca {
 
     pub(crate) fn bundles(&self) -> TrustBundles {
         let roots = self.more_roots.iter().cloned().chain([self.root_der()]);
-        TrustBundle::new(TRUST_DOMAIN.parse().unwrap(), self.sequence, roots).unwrap().into()
+        let authority = JwtAuthority::new(self.jwt_key.key_id(), self.jwt_key.0.subject_public_key_info()).unwrap();
+        let own = TrustBundle::new(TRUST_DOMAIN.parse().unwrap(), self.sequence, roots).unwrap();
+        let mut bundles: TrustBundles = own.with_jwt_authorities([authority]).unwrap().into();
+        for foreign in &self.foreign {
+            bundles.insert(foreign.clone());
+        }
+        bundles
+    }
+
+    /// Tokens for workloads of the node.
+    pub(crate) fn issue_tokens(&mut self, items: &[v1::IssueJwtSvid], now: SystemTime) -> Vec<v1::IssueJwtSvidResult> {
+        use v1::issue_jwt_svid_result::Outcome;
+        let mut results = Vec::new();
+        for item in items {
+            let registered = self.registrations.iter().find(|registration| registration.id == item.registration_id);
+            let outcome = match (registered, &self.refuse_workloads) {
+                (Some(registered), None) => {
+                    let (issued_at, expires_at) = (seconds(now), seconds(now + self.token_ttl));
+                    self.tokens_issued += 1;
+                    let claims = serde_json::json!({
+                        "sub": registered.spiffe_id, "aud": item.audience, "iat": issued_at, "exp": expires_at,
+                        "jti": self.tokens_issued.to_string(), "nested": {"flags": [true, null, 1.5]},
+                    });
+                    Outcome::Svid(v1::IssuedJwtSvid {
+                        spiffe_id: registered.spiffe_id.clone(),
+                        token: sign(Some("JWT"), &claims, &self.jwt_key).unwrap(),
+                        issued_at,
+                        expires_at,
+                        key_id: self.jwt_key.key_id().to_owned(),
+                    })
+                }
+                _ => Outcome::Refusal(v1::Refusal { code: 7, message: "not registered".into(), retry_after_ms: 0 }),
+            };
+            results
+                .push(v1::IssueJwtSvidResult { registration_id: item.registration_id.clone(), outcome: Some(outcome) });
+        }
+        results
     }
 
     /// Believes one more root, as at the start of a rotation.
@@ -270,6 +317,24 @@ impl Ca {
             not_after: seconds(now + ttl),
             bundles: Some((&self.bundles()).into()),
         }
+    }
+}
+
+/// Signs tokens.
+struct JwtKey(KeyPair);
+
+impl SignJwt for JwtKey {
+    fn algorithm(&self) -> Algorithm {
+        Algorithm::Es256
+    }
+
+    fn key_id(&self) -> &str {
+        "the-key"
+    }
+
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
+        let signature = rcgen::SigningKey::sign(&self.0, message)?;
+        Ok(fixed_of_der(Algorithm::Es256, &signature)?)
     }
 }
 

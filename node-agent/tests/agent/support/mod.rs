@@ -13,6 +13,7 @@ use std::time::Duration;
 use alcazar_api::ca::v1;
 use alcazar_api::ca::v1::attest_node_request::Evidence;
 use alcazar_api::ca::v1::certificate_authority_server::{CertificateAuthority, CertificateAuthorityServer};
+use alcazar_api::ca::v1::jwt_server::{Jwt, JwtServer};
 use alcazar_api::ca::v1::revocation_server::{Revocation, RevocationServer};
 use alcazar_mtls::grpc::{ALPN, PeerInfo, incoming, server};
 use alcazar_mtls::{Acceptor, Clients};
@@ -57,9 +58,9 @@ impl CaServer {
         let acceptor = Acceptor::new(watch::channel(Arc::new(own)).1, Clients::Optional, ALPN, clock::system());
         let shutdown = Shutdown::new();
         let (end, grpc) = (shutdown.clone(), CertificateAuthorityServer::new(service.clone()));
-        let revocation = RevocationServer::new(service.clone());
+        let (revocation, jwt) = (RevocationServer::new(service.clone()), JwtServer::new(service.clone()));
         shutdown.spawn("ca", async move {
-            let serving = server().add_service(grpc).add_service(revocation);
+            let serving = server().add_service(grpc).add_service(revocation).add_service(jwt);
             let serving = serving.serve_with_incoming(incoming(listener, acceptor));
             // Not gracefully: an outage asks nobody.
             tokio::select! {
@@ -167,6 +168,18 @@ impl CertificateAuthority for Service {
     ) -> Result<Response<Self::WatchTrustBundlesStream>, Status> {
         self.caller(&request)?;
         Ok(Response::new(self.tell(|ca| (&ca.bundles()).into())))
+    }
+}
+
+#[tonic::async_trait]
+impl Jwt for Service {
+    async fn issue_jwt_svids(
+        &self,
+        request: Request<v1::IssueJwtSvidsRequest>,
+    ) -> Result<Response<v1::IssueJwtSvidsResponse>, Status> {
+        self.caller(&request)?;
+        let results = self.ca().issue_tokens(&request.into_inner().items, clock::now());
+        Ok(Response::new(v1::IssueJwtSvidsResponse { results }))
     }
 }
 
