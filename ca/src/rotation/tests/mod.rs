@@ -4,9 +4,11 @@ mod clusters;
 mod fleet;
 mod last_crl;
 mod members;
+mod neighbours;
 mod observe;
 mod replicas;
 mod table;
+mod two;
 mod whole;
 
 use std::collections::BTreeSet;
