@@ -333,6 +333,33 @@ fn what_is_stated_by_one_who_has_not_heard_of_ours_does_not_count() {
     assert!(!counts(&stated(far(&begun, Phase::Distribute), &a, heard_of_us(back.turned)), &back), "it goes on");
 }
 
+#[test]
+fn a_clock_that_was_ahead_for_a_moment_silences_no_cluster() {
+    let at = |second: u64| NOW + Duration::from_secs(1_000_000 + second);
+    let day = 24 * 3600;
+    assert_eq!(Statement::next_made(None, at(5)), at(5));
+    assert_eq!(Statement::next_made(Some(at(4)), at(5)), at(5));
+    assert_eq!(Statement::next_made(Some(at(5)), at(5)), at(6), "two of one second");
+    assert_eq!(Statement::next_made(Some(at(5)), at(0)), at(6), "a clock that is set back by little");
+    // Nobody has taken what was made a day ahead, nor would take the next one.
+    assert_eq!(Statement::next_made(Some(at(day)), at(5)), at(5));
+    let stated = |made| Statement {
+        trust_domain: "td".into(),
+        cluster: "west".into(),
+        made,
+        epoch: 1,
+        step: 3,
+        signing: Anchor::new("A"),
+        rotation: None,
+        heard: BTreeMap::new(),
+    };
+    let (ahead, right) = (stated(at(day)), stated(at(5)));
+    assert!(ahead.is_of_the_future(at(5)) && !ahead.is_of_the_future(at(day)));
+    // But one whose own clock was ahead, too; it hears the next one all the same, once its clock is right.
+    assert!(right.replaces(&ahead, at(6)));
+    assert!(!right.replaces(&ahead, at(day)), "of two that are not of the future the newer one counts");
+}
+
 /// A cluster that exchanges a root which is kept offline, as plain data: its CA, and federated trust domains that never say anything.
 struct Side {
     rotation: Rotation,

@@ -6,6 +6,7 @@ mod last_crl;
 mod members;
 mod neighbours;
 mod observe;
+mod plugged_again;
 mod replicas;
 mod table;
 mod two;

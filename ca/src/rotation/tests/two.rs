@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 
 use super::{
-    super::clusters::Statement,
+    super::{Phase, clusters::Statement},
     chaos,
     fleet::{CALM, Chaos, Fleet},
     neighbours::Neighbour,
@@ -19,9 +19,17 @@ struct Operator {
     early: Option<u64>,
     /// How long it takes otherwise, from when it is asked for.
     comes: u64,
-    aborts: Option<u64>,
+    aborts: Option<Abort>,
     /// How long before that the old set is plugged in again.
     goes_back: u64,
+}
+
+/// When an operator has had enough: so long after a phase was entered, or when the other one has been for so long.
+#[derive(Clone, Copy, Debug)]
+struct Abort {
+    phase: Phase,
+    after: u64,
+    follows: u64,
 }
 
 /// What became of it.
@@ -29,7 +37,10 @@ struct Operator {
 struct Did {
     begun: bool,
     asked: Option<u64>,
+    /// When it came to the phase in which its operator aborts it.
+    fed_up: Option<u64>,
     aborted: Option<bool>,
+    at: u64,
 }
 
 struct Two {
@@ -66,7 +77,6 @@ impl Two {
         self.operators = operators.map(|operator| Operator {
             begins: self.now + operator.begins,
             early: operator.early.map(|at| self.now + at),
-            aborts: operator.aborts.map(|at| self.now + at),
             ..operator
         });
     }
@@ -117,6 +127,7 @@ impl Two {
         let there = side == 0 || self.sides[0].offline() || self.sides[0].has(self.brings);
         // Nobody begins what the other has given up.
         let there = there && self.did[1 - side].aborted != Some(true);
+        let other = self.did[1 - side];
         let did = &mut self.did[side];
         let fleet = &mut self.sides[side];
         if !did.begun && now >= operator.begins && there {
@@ -126,7 +137,13 @@ impl Two {
         if !did.begun {
             return;
         }
-        let aborts = operator.aborts.filter(|_| did.aborted.is_none());
+        let aborts = operator.aborts.filter(|_| did.aborted.is_none()).and_then(|abort| {
+            if did.fed_up.is_none() && fleet.phase() >= abort.phase {
+                did.fed_up = Some(now);
+            }
+            let follows = (other.aborted == Some(true)).then_some(other.at + abort.follows);
+            did.fed_up.map(|since| since + abort.after).into_iter().chain(follows).min()
+        });
         let turns_back = did.aborted == Some(true) || aborts.is_some_and(|at| now + operator.goes_back >= at);
         if fleet.offline() && !turns_back {
             if did.asked.is_none() && fleet.asks_for_an_intermediate() {
@@ -141,7 +158,7 @@ impl Two {
             fleet.plug_in("A");
         }
         if aborts.is_some_and(|at| now >= at) {
-            did.aborted = Some(fleet.abort());
+            (did.aborted, did.at) = (Some(fleet.abort()), now);
         }
     }
 
@@ -179,9 +196,11 @@ impl Two {
     fn end_of_an_abort(&mut self) -> Option<[String; 2]> {
         self.calm_down();
         for side in 0..2 {
-            self.operators[side].aborts = self.operators[side].aborts.map(|at| at.min(self.now + 60));
+            if self.did[side].begun && self.did[side].fed_up.is_none() {
+                self.did[side].fed_up = Some(self.now);
+            }
         }
-        self.run(70, &CALM);
+        self.run(400, &CALM);
         let too_late = self.did.iter().any(|did| did.aborted == Some(false));
         if too_late { None } else { Some(self.end()) }
     }
@@ -198,15 +217,20 @@ fn operator() -> impl Strategy<Value = Operator> {
     })
 }
 
-fn aborts() -> impl Strategy<Value = [u64; 2]> {
-    (0u64..700, 0u64..300, any::<bool>()).prop_map(
-        |(first, later, east)| {
-            if east { [first, first + later] } else { [first + later, first] }
-        },
-    )
+fn aborts() -> impl Strategy<Value = Abort> {
+    let phase = prop_oneof![
+        Just(Phase::Prepare),
+        Just(Phase::Distribute),
+        Just(Phase::Distribute),
+        Just(Phase::Switch),
+        Just(Phase::Reissue),
+        Just(Phase::Reissue),
+        Just(Phase::Retire)
+    ];
+    (phase, 0u64..150, 0u64..300).prop_map(|(phase, after, follows)| Abort { phase, after, follows })
 }
 
-fn abort(operators: [Operator; 2], aborts: [u64; 2]) -> [Operator; 2] {
+fn abort(operators: [Operator; 2], aborts: [Abort; 2]) -> [Operator; 2] {
     let [east, west] = operators;
     [Operator { aborts: Some(aborts[0]), ..east }, Operator { aborts: Some(aborts[1]), ..west }]
 }
@@ -230,7 +254,7 @@ proptest! {
 
     #[test]
     fn peers_of_two_clusters_verify_each_other_when_both_go_back_at_any_moment(
-        makes: bool, operators in operators(), aborts in aborts(), chaos in chaos(), seed: u64, disorder in 50u64..900
+        makes: bool, operators in operators(), aborts in [aborts(), aborts()], chaos in chaos(), seed: u64, disorder in 50u64..900
     ) {
         let mut two = Two::new(makes, abort(operators, aborts), seed);
         two.run(disorder, &chaos);
@@ -241,7 +265,7 @@ proptest! {
 
     #[test]
     fn a_root_that_was_given_up_is_brought_once_more(
-        makes: bool, first in operators(), aborts in [aborts(), aborts()], second in operators(), gives_up: bool,
+        makes: bool, first in operators(), aborts in [[aborts(), aborts()], [aborts(), aborts()]], second in operators(), gives_up: bool,
         chaos in chaos(), seed: u64, disorder in [50u64..400, 50u64..600]
     ) {
         let mut two = Two::new(makes, abort(first, aborts[0]), seed);
