@@ -261,10 +261,17 @@ impl Ca {
         let remembered = remembered(&self.0.records, &self.0.files).await?;
         let patience = &self.0.hierarchy_patience.heard;
         let (files, known) = (self.0.files.clone(), remembered.clone());
-        let heard = match blocking(move || Ok(files.waits_to_be_heard_of(&known, now))).await? {
+        let look = move || Ok((files.waits_to_be_heard_of(&known, now), files.root_above_plugged(now)));
+        let (waits, plugged) = blocking(look).await?;
+        // Of a root that is known to all a rotation may say that it is not to sign now, or not yet again.
+        let rotation = match plugged {
+            Some(root) => self.awaited_before_signing(root).await?,
+            None => None,
+        };
+        let heard = match waits || rotation.is_some() {
             true => {
                 let heard = Heard::of(&self.0.records, self.config(), Some(patience), now).await?;
-                heard.with_rotation(self.awaited_before_signing().await?)
+                heard.with_rotation(rotation)
             }
             false => Heard::nobody_waits(&self.0.records, patience, now).await?,
         };

@@ -173,6 +173,12 @@ impl HierarchyFiles {
         found.iter().map(|root| root.fingerprint).collect()
     }
 
+    /// The root above what is plugged in and can be read.
+    pub(super) fn root_above_plugged(&self, now: SystemTime) -> Option<Fingerprint> {
+        let folder = self.plugged.folder().ok()??;
+        self.read_plugged(&folder, now).ok().map(|found| found.root.fingerprint)
+    }
+
     /// A root that is plugged in with its key.
     pub(super) fn plugged_root(&self, now: SystemTime) -> Result<Option<Authority>, HierarchyError> {
         let Some(folder) = self.plugged.folder()? else { return Ok(None) };

@@ -12,7 +12,7 @@ use alcazar_store::{Expected, LeaseError};
 use thiserror::Error;
 
 use super::{
-    Anchor, Kind, NotAborted, NotForced, Phase, Rotation, Wait, Why, clusters::StateError, gate::waiting,
+    Anchor, Kind, NotAborted, NotForced, Phase, Rotation, Wait, clusters::StateError, gate::before_signing,
     observe::signing, world::WorldError,
 };
 use crate::{
@@ -186,9 +186,10 @@ impl Ca {
             let known = replicas.iter().find(|state| Some(state.id.as_str()) == of);
             of.is_some() && known.is_none_or(|state| state.is_gone(now))
         };
+        let others = !self.config().clusters.is_empty();
         let aborted = self.change_rotation(|rotation, now| match is_left_alone(rotation, now) {
             true => Ok(rotation.left_as_it_is(now)?),
-            false => Ok(rotation.aborted(now)?),
+            false => Ok(rotation.aborted(others, now)?),
         });
         let aborted = aborted.await?;
         tracing::warn!(target: "alcazar::rotation", kind = %aborted.kind, phase = %aborted.phase, left_as_it_is = aborted.left_as_it_is, "the rotation was aborted");
@@ -234,34 +235,33 @@ impl Ca {
         }
     }
 
-    /// The root that a person brings in a rotation that hands it out at present, and whom it waits for before anything may sign under
-    /// it: an intermediate that is plugged in early has its time when all but that is there.
-    pub(crate) async fn awaited_before_signing(&self) -> Result<Option<(Fingerprint, Vec<String>)>, RecordError> {
+    /// Whom a rotation waits for before what is plugged in under this root may sign: an intermediate that is plugged in early has its
+    /// time when everybody has heard of its root, on the way there and on the way back. `None` where it is no rotation's to say.
+    pub(crate) async fn awaited_before_signing(
+        &self,
+        root: Fingerprint,
+    ) -> Result<Option<(Fingerprint, Vec<String>)>, RecordError> {
         let Some(found) = self.0.records.rotation().await? else { return Ok(None) };
-        let rotation = found.record.rotation;
-        let hands_out = rotation.brought.is_some() && !rotation.back && rotation.phase <= Phase::Distribute;
-        let root = rotation.to().and_then(Anchor::fingerprint).filter(|_| hands_out);
-        let Some(root) = root else { return Ok(None) };
-        let waits = match self.waits_of(&rotation).await {
+        let (rotation, anchor) = (found.record.rotation, Anchor::from(root));
+        if !rotation.holds_back(&anchor) {
+            return Ok(None);
+        }
+        let waits = match self.waits_of(&rotation, &anchor).await {
             Ok(waits) => waits,
             Err(error) => vec![format!("the rotation, which cannot be looked at: {}", process::chain(&error))],
         };
         Ok(Some((root, waits)))
     }
 
-    async fn waits_of(&self, rotation: &Rotation) -> Result<Vec<String>, RotationError> {
-        let waits = match self.looked_at(rotation).filter(|waits| !waits.is_empty()) {
-            Some(waits) => waits,
+    async fn waits_of(&self, rotation: &Rotation, root: &Anchor) -> Result<Vec<String>, RotationError> {
+        let looked = self.looked_at(rotation).filter(|waits| !waits.is_empty() && rotation.to() == Some(root));
+        Ok(match looked {
+            Some(waits) => before_signing(waits),
             None => {
                 let seen = self.observe(rotation, Duration::ZERO).await?;
-                if !rotation.is_settled(&seen) {
-                    return Ok(vec!["the rotation, which hands the root out just now".to_owned()]);
-                }
-                waiting(rotation, &seen, &self.limits().await?)
+                rotation.awaited_before_signing(root, &seen, &self.limits().await?)
             }
-        };
-        let before = waits.into_iter().filter(|wait| wait.why != Why::Intermediate);
-        Ok(before.map(|wait| wait.party).collect())
+        })
     }
 
     /// Whom the driver here found to be waited for, a moment ago.

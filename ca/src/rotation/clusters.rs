@@ -4,7 +4,7 @@
 //! and can be carried by hand. None goes on before all others are as far: a root is left by everybody, or by nobody.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -12,7 +12,7 @@ use std::{
 use alcazar_identity::{CertificateDer, Fingerprint, Signatory, StatementError, verify_statement};
 use alcazar_mtls::{
     Expected as ExpectedPeer,
-    web::{FetchError, HttpsUrl, Limits, ParseHttpsUrlError, WebClient},
+    web::{FetchError, HttpsUrl, Limits as FetchLimits, ParseHttpsUrlError, WebClient},
 };
 use alcazar_service::{Shutdown, process};
 use alcazar_store::Expected;
@@ -20,7 +20,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::{Anchor, Class, Kind, Observed, Party, Phase, Report, Role, Rotation};
+use super::{Anchor, Class, Kind, Limits, Observations, Observed, Party, Phase, Report, Role, Rotation};
 use crate::{
     authority::is_cluster_name,
     ca::Ca,
@@ -58,6 +58,23 @@ pub(crate) struct Statement {
     pub(crate) signing: Anchor,
     /// Its rotation of the root, under way or over.
     pub(crate) rotation: Option<Progress>,
+    /// What it had heard of others when it was made, by their names.
+    #[serde(default)]
+    pub(crate) heard: BTreeMap<String, Place>,
+}
+
+/// How far a cluster has counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Place {
+    pub(super) epoch: u64,
+    pub(super) step: u64,
+}
+
+/// The cluster that waits.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Us<'a> {
+    pub(super) cluster: &'a str,
+    pub(super) epoch: u64,
 }
 
 /// Where a rotation is.
@@ -91,7 +108,62 @@ struct Kept {
     path: Vec<String>,
 }
 
+impl Progress {
+    /// Where a rotation is that is under way, as far as is seen.
+    pub(super) fn seen(rotation: &Rotation, seen: &Observations, limits: &Limits) -> Self {
+        let settled = rotation.is_settled_at_home(seen, limits);
+        Self { settled, able: rotation.to().is_some_and(|to| seen.able.contains(to)), ..Self::over(rotation) }
+    }
+
+    /// Where one is that is over.
+    pub(super) fn over(rotation: &Rotation) -> Self {
+        Self {
+            old: rotation.old.clone(),
+            new: rotation.new.clone(),
+            back: rotation.back,
+            phase: rotation.phase,
+            settled: true,
+            able: rotation.to().is_some(),
+        }
+    }
+}
+
 impl Statement {
+    /// What the next one says of when it was made, after one that said `last`: whoever hears of two knows by it which is the newer,
+    /// also of two that were made in one second. What a clock said that was ahead for a moment nobody has taken, nor would take what is
+    /// counted on from there.
+    pub(super) fn next_made(last: Option<SystemTime>, now: SystemTime) -> SystemTime {
+        let now = crate::issue::whole_seconds(now);
+        last.filter(|last| *last <= now + AHEAD).map_or(now, |last| now.max(last + Duration::from_secs(1)))
+    }
+
+    /// Whether it was made later than now, by more than clocks may differ.
+    pub(super) fn is_of_the_future(&self, now: SystemTime) -> bool {
+        self.made > now + AHEAD
+    }
+
+    /// Whether it is to be kept in place of this one. What was taken while the clock here was ahead, too, stands in nobody's way.
+    pub(super) fn replaces(&self, held: &Self, now: SystemTime) -> bool {
+        held.is_of_the_future(now) || self.is_newer_than(held)
+    }
+
+    /// How far it is, as others say that they have heard of it.
+    pub(super) fn place(&self) -> Place {
+        Place { epoch: self.epoch, step: self.step }
+    }
+
+    /// Whether it was made by one who knew that our rotation goes where it goes now. What is stated by one who did not is of a rotation
+    /// to the same root that was given up before, or will be taken back: it may sign yet because of what we stated before.
+    fn knows_of(&self, rotation: &Rotation, us: Us<'_>) -> bool {
+        self.heard.get(us.cluster).is_some_and(|heard| heard.epoch == us.epoch && heard.step >= rotation.turned)
+    }
+
+    /// Whether its cluster is where ours goes back to, and has nothing under way that would lead away from there.
+    fn is_at_home(&self, rotation: &Rotation) -> bool {
+        let rests = self.rotation.as_ref().is_none_or(|other| other.phase == Phase::Done);
+        rotation.back && rests && Some(&self.signing) == rotation.to()
+    }
+
     fn is_newer_than(&self, held: &Self) -> bool {
         // A clock that was ahead when an epoch began is not believed for longer than it was.
         let place = |statement: &Self| {
@@ -130,7 +202,7 @@ impl Signed {
         if statement.cluster == ca.config().cluster {
             return Err(StateError::Ours);
         }
-        if statement.made > now + AHEAD {
+        if statement.is_of_the_future(now) {
             return Err(StateError::Future(statement.cluster));
         }
         if !ca.config().clusters.iter().any(|known| known.name == statement.cluster) {
@@ -141,9 +213,16 @@ impl Signed {
 }
 
 /// A cluster as the machine knows it: what it has stated means as much as our own rotation asks of it.
-pub(super) fn report(stated: &Statement, rotation: &Rotation, sequence: u64) -> Report {
+pub(super) fn report(stated: &Statement, rotation: &Rotation, sequence: u64, us: Us<'_>) -> Report {
+    let knows = stated.knows_of(rotation, us);
+    let to: BTreeSet<_> = rotation.to().cloned().into_iter().collect();
+    if knows && stated.is_at_home(rotation) {
+        let signing = Some(stated.signing.clone());
+        return Report { sequence, round: rotation.step, signing, able: to, ..Report::default() };
+    }
     let progress = stated.rotation.as_ref().filter(|other| {
-        other.old == rotation.old && other.new == rotation.new && other.back == rotation.back && other.new.is_some()
+        let same = other.old == rotation.old && other.new == rotation.new && other.back == rotation.back;
+        knows && same && other.new.is_some()
     });
     // As far as a phase, and done with it.
     let far = |phase| progress.is_some_and(|other| other.phase > phase || (other.phase == phase && other.settled));
@@ -160,7 +239,7 @@ pub(super) fn report(stated: &Statement, rotation: &Rotation, sequence: u64) -> 
         report.leaves = from.into_iter().map(|from| (from, 1)).collect();
     }
     if progress.is_some_and(|other| other.able) || reached(Phase::Switch) {
-        report.able = rotation.to().cloned().into_iter().collect();
+        report.able = to;
     }
     report
 }
@@ -172,7 +251,24 @@ impl Ca {
             return Ok(Vec::new());
         }
         let now = (self.0.clock)();
+        let us = Us { cluster: &self.config().cluster, epoch: self.0.records.epoch(now).await? };
+        let known = self.stated_by_others().await?;
+        let party = |(name, stated): (String, Option<Statement>)| {
+            let heard = stated.as_ref().map_or(rotation.started, |stated| stated.made);
+            let silent = now.duration_since(heard).unwrap_or_else(|ahead| ahead.duration());
+            let report = stated.map(|stated| report(&stated, rotation, sequence, us));
+            let class = Class::Observed(Observed { role: Role::Cluster, silent, report });
+            Party { name: format!("the cluster {name}"), class }
+        };
+        Ok(known.into_iter().map(party).collect())
+    }
+
+    /// What every other cluster in the configuration has stated last.
+    async fn stated_by_others(&self) -> Result<BTreeMap<String, Option<Statement>>, RecordError> {
         let mut known: BTreeMap<_, _> = self.config().clusters.iter().map(|one| (one.name.clone(), None)).collect();
+        if known.is_empty() {
+            return Ok(known);
+        }
         for entry in self.0.records.store().list(&prefix(family::CLUSTERS)?).await?.entries {
             let kept = read::<Kept>(&entry)?.record;
             // One that left the configuration is waited for no more; one whose signer was revoked since has said nothing.
@@ -180,14 +276,13 @@ impl Ca {
                 *stated = Some(kept.statement);
             }
         }
-        let party = |(name, stated): (String, Option<Statement>)| {
-            let heard = stated.as_ref().map_or(rotation.started, |stated| stated.made);
-            let silent = now.duration_since(heard).unwrap_or_else(|ahead| ahead.duration());
-            let report = stated.map(|stated| report(&stated, rotation, sequence));
-            let class = Class::Observed(Observed { role: Role::Cluster, silent, report });
-            Party { name: format!("the cluster {name}"), class }
-        };
-        Ok(known.into_iter().map(party).collect())
+        Ok(known)
+    }
+
+    /// How far each of the others is known to be.
+    pub(super) async fn heard_of_others(&self) -> Result<BTreeMap<String, Place>, RecordError> {
+        let stated = self.stated_by_others().await?.into_iter();
+        Ok(stated.filter_map(|(name, stated)| Some((name, stated?.place()))).collect())
     }
 
     /// Whether any list takes this intermediate of our trust domain back.
@@ -211,6 +306,7 @@ impl Ca {
         rotation: Option<Progress>,
         step: u64,
         made: SystemTime,
+        heard: BTreeMap<String, Place>,
     ) -> Result<String, StateError> {
         let hierarchy = self.hierarchy();
         let epoch = self.0.records.epoch((self.0.clock)()).await?;
@@ -222,6 +318,7 @@ impl Ca {
             step,
             signing: hierarchy.root().fingerprint.into(),
             rotation,
+            heard,
         };
         let message = serde_json::to_vec(&statement).map_err(|_reason| StateError::Malformed)?;
         self.signed_state(message).await
@@ -243,13 +340,14 @@ impl Ca {
     /// # Errors
     /// When it is not what that cluster's CA has signed, or the store does not answer.
     pub(crate) async fn import_state(&self, bytes: &[u8]) -> Result<(String, bool), StateError> {
-        let kept = Signed::read(bytes, self, (self.0.clock)())?;
+        let now = (self.0.clock)();
+        let kept = Signed::read(bytes, self, now)?;
         let name = kept.statement.cluster.clone();
         loop {
             let found = self.0.records.get::<Kept>(family::CLUSTERS, &name).await?;
             // What somebody with a revoked key has stated stands in nobody's way.
             let expected = match &found {
-                Some(found) if self.stands(&found.record, &kept.statement) => return Ok((name, false)),
+                Some(found) if self.stands(&found.record, &kept.statement, now) => return Ok((name, false)),
                 Some(found) => Expected::At(found.revision),
                 None => Expected::Absent,
             };
@@ -265,23 +363,23 @@ impl Ca {
     }
 
     /// Whether what is kept is not to be replaced by this.
-    fn stands(&self, held: &Kept, next: &Statement) -> bool {
-        !self.is_revoked(held) && !next.is_newer_than(&held.statement)
+    fn stands(&self, held: &Kept, next: &Statement, now: SystemTime) -> bool {
+        !self.is_revoked(held) && !next.replaces(&held.statement, now)
     }
 
-    /// Asks the other clusters how far they are, while a rotation of the root is under way; until the end.
+    /// Asks the other clusters how far they are, until the end: often while a rotation of the root is under way, and at times to know of
+    /// theirs, so that they need not wait for one that has nothing under way.
     pub(crate) async fn follow_clusters(self, shutdown: Shutdown) {
         let clusters = self.config().clusters.clone();
         let mut said: BTreeMap<String, String> = BTreeMap::new();
-        loop {
+        for round in 0u64.. {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = tokio::time::sleep(EVERY) => {}
             }
-            let rotates = self.0.records.rotation().await.ok().flatten();
-            if !rotates
-                .is_some_and(|found| found.record.rotation.kind == Kind::Root && !found.record.rotation.is_over())
-            {
+            let found = self.0.records.rotation().await.ok().flatten().map(|found| found.record.rotation);
+            let rotates = found.is_some_and(|rotation| rotation.kind == Kind::Root && !rotation.is_over());
+            if !rotates && !round.is_multiple_of(SELDOM) {
                 continue;
             }
             for (name, endpoint) in clusters.iter().filter_map(|one| Some((&one.name, one.endpoint.as_ref()?))) {
@@ -311,7 +409,7 @@ impl Ca {
             Arc::clone(&self.0.clock),
         )
         .with_revocations(self.revocations());
-        let document = client.with_limits(Limits { bytes: LONGEST, deadline: DEADLINE }).fetch(&url).await?;
+        let document = client.with_limits(FetchLimits { bytes: LONGEST, deadline: DEADLINE }).fetch(&url).await?;
         Ok(self.import_state(&document.bytes).await?.1)
     }
 }
@@ -385,5 +483,7 @@ const CONTEXT: &[u8] = b"alcazar cluster state 1\n";
 const LONGEST: usize = 64 << 10;
 const DEADLINE: Duration = Duration::from_secs(10);
 const EVERY: Duration = Duration::from_secs(5);
+/// Once in so many times, where there is no hurry.
+const SELDOM: u64 = 12;
 /// Clocks may differ.
 const AHEAD: Duration = Duration::from_secs(300);

@@ -1,6 +1,7 @@
 //! The loop that drives a rotation.
 
 use std::{
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -17,7 +18,7 @@ use tokio::{
 use super::{
     Anchor, Kind, Limits, Observations, Phase, Rotation, Wait,
     asks::RotationError,
-    clusters::Progress,
+    clusters::{Place, Progress, Statement},
     records::{Note, Unreported},
     world::WorldError,
 };
@@ -52,6 +53,7 @@ pub(crate) struct Rotations {
 struct Stated {
     step: u64,
     progress: Option<Progress>,
+    heard: BTreeMap<String, Place>,
     at: Instant,
     /// As it says.
     made: SystemTime,
@@ -310,27 +312,23 @@ impl Ca {
         };
         let (rotation, limits) = (under_way.map(|(rotation, _)| rotation).or(last.as_ref()), self.limits().await?);
         let step = rotation.map_or(0, |rotation| rotation.step);
-        let progress = rotation.map(|rotation| Progress {
-            old: rotation.old.clone(),
-            new: rotation.new.clone(),
-            back: rotation.back,
-            phase: rotation.phase,
-            settled: under_way.is_none_or(|(rotation, seen)| rotation.is_settled_at_home(seen, &limits)),
-            able: rotation.to().is_some_and(|to| under_way.is_none_or(|(_, seen)| seen.able.contains(to))),
-        });
+        let progress = match under_way {
+            Some((rotation, seen)) => Some(Progress::seen(rotation, seen, &limits)),
+            None => rotation.map(Progress::over),
+        };
+        let heard = self.heard_of_others().await?;
         let (fresh, made) = {
             let last = self.0.rotations.stated.borrow();
             let last = last.as_ref();
-            let same = |last: &Stated| last.step == step && last.progress == progress && last.at.elapsed() < STATED;
+            let says_so = |last: &Stated| last.step == step && last.progress == progress && last.heard == heard;
+            let same = |last: &Stated| says_so(last) && last.at.elapsed() < STATED;
             (last.is_some_and(same), last.map(|last| last.made))
         };
         if !fresh {
-            // Whoever hears of two knows by it which is the newer, also of two that were made in one second.
-            let now = crate::issue::whole_seconds((self.0.clock)());
-            let made = made.map_or(now, |made| now.max(made + Duration::from_secs(1)));
-            let state = self.state(progress.clone(), step, made).await?;
+            let made = Statement::next_made(made, (self.0.clock)());
+            let state = self.state(progress.clone(), step, made, heard.clone()).await?;
             self.0.rotations.state.send_replace(Some(state.into()));
-            self.0.rotations.stated.send_replace(Some(Stated { step, progress, at: Instant::now(), made }));
+            self.0.rotations.stated.send_replace(Some(Stated { step, progress, heard, at: Instant::now(), made }));
         }
         Ok(())
     }

@@ -110,6 +110,11 @@ pub(super) fn for_a_person() -> Wait {
     Wait { party: OPERATOR.into(), standing: Standing::Person, why: Why::Intermediate, authority: false }
 }
 
+/// Of those who are waited for, whoever must have heard of a root before anything signs under it: all but those who have no intermediate.
+pub(super) fn before_signing(waits: Vec<Wait>) -> Vec<String> {
+    waits.into_iter().filter(|wait| wait.why != Why::Intermediate).map(|wait| wait.party).collect()
+}
+
 /// What somebody who reports has not done yet.
 fn lacks(rotation: &Rotation, seen: &Observations, limits: &Limits, observed: &Observed) -> Option<Why> {
     let authority = observed.is_authority();

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::SystemTime};
 use thiserror::Error;
 
 use super::{
-    Anchor, Class, Limits, Observations, Observed, Party, Phase, Role, Rotation,
+    Anchor, Class, Kind, Limits, Observations, Observed, Party, Phase, Role, Rotation,
     gate::{self, Wait, Why},
 };
 
@@ -103,8 +103,26 @@ impl Rotation {
 
     /// Whether what a person has plugged in signs already, which it does by itself once everybody has heard of its root.
     fn has_turned(&self, seen: &Observations) -> bool {
-        let brought = self.brought.is_some() && !self.back && self.phase == Phase::Distribute;
+        let brought = self.brought.is_some() && self.phase == Phase::Distribute;
         brought && Some(&seen.trust.signing) == self.to() && seen.trust.trusted.contains(&seen.trust.signing)
+    }
+
+    /// Whether this is one of its two roots, and not the one that is to sign at present: what a person plugs in under it waits.
+    pub(super) fn holds_back(&self, root: &Anchor) -> bool {
+        let its = [self.from(), self.to()].contains(&Some(root));
+        self.kind == Kind::Root && self.brought.is_some() && !self.is_over() && its && self.signing() != root
+    }
+
+    /// Whom a root that is held back waits for before anything may sign under it.
+    pub(super) fn awaited_before_signing(&self, root: &Anchor, seen: &Observations, limits: &Limits) -> Vec<String> {
+        let one = |what: &str| vec![what.to_owned()];
+        match self.phase {
+            // Whoever trusts the other root alone would be cut off: also shortly before it is aborted.
+            _ if self.to() != Some(root) && self.back => one("the rotation, which goes back from this root"),
+            _ if self.to() != Some(root) => one("the rotation, which leaves this root until it is aborted"),
+            Phase::Distribute if self.is_settled(seen) => gate::before_signing(gate::waiting(self, seen, limits)),
+            _ => one("the rotation, which hands the root out just now"),
+        }
     }
 
     /// What is to be forgotten and is there yet. What was made without anybody having remembered it counts.
@@ -113,28 +131,33 @@ impl Rotation {
         self.from().or(made).filter(|anchor| seen.known.contains(anchor))
     }
 
-    /// The same rotation, on its way back to what was before.
+    /// The same rotation, on its way back to what was before. `others`: other clusters stand under the root, and may be further by a
+    /// phase than they are known to be.
     ///
     /// # Errors
     /// When it is on its way back already, or it is too late.
-    pub(crate) fn aborted(&self, now: SystemTime) -> Result<Self, NotAborted> {
+    pub(crate) fn aborted(&self, others: bool, now: SystemTime) -> Result<Self, NotAborted> {
         if self.is_over() || self.phase == Phase::Forget {
             return Err(NotAborted::TooLate);
         }
         if self.back {
             return Err(NotAborted::Already);
         }
+        let others = others && self.kind == Kind::Root;
         let phase = match self.phase {
             Phase::Prepare => Phase::Forget,
-            // What a person brings signs when it is plugged in, here or in another cluster: leaves of it may be in use.
-            Phase::Distribute if self.brought.is_some() => Phase::Switch,
+            // What a person brings signs when it is plugged in, and another cluster signs when all have heard: leaves of it may be in use.
+            Phase::Distribute if self.brought.is_some() || others => Phase::Switch,
             // Nothing was ever signed by the new one.
             Phase::Distribute => Phase::Retire,
+            // Others have been told that nothing of the old one is left here, and may trust the new one alone.
+            Phase::Reissue if others => Phase::Distribute,
             Phase::Switch | Phase::Reissue => Phase::Switch,
             // Some trust the new one alone.
             _ => Phase::Distribute,
         };
-        Ok(Self { back: true, ..self.clone() }.entering(phase, now))
+        let back = Self { back: true, ..self.clone() }.entering(phase, now);
+        Ok(Self { turned: back.step, ..back })
     }
 
     /// The same rotation, ended where it stands: the replica that drove it is gone, and what it has made stays.

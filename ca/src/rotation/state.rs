@@ -43,6 +43,9 @@ pub(crate) struct Rotation {
     /// The step that it began with: no other rotation has the same.
     #[serde(default)]
     pub(crate) begun: u64,
+    /// The step with which it went where it goes now: the one that it began with, or that of its abort.
+    #[serde(default)]
+    pub(crate) turned: u64,
     /// Rises with each phase entered, over all rotations there ever were. What is ordered for a step is refused once a later
     /// step has ordered anything.
     pub(crate) step: u64,
@@ -111,6 +114,7 @@ impl Rotation {
             started: now,
             entered: now,
             begun: after.saturating_add(1),
+            turned: after.saturating_add(1),
             step: after.saturating_add(1),
             waited: Duration::ZERO,
             counting: false,

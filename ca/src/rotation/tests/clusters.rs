@@ -1,7 +1,7 @@
 //! Two clusters under one root that exchange it, and say to each other how far they are.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, SystemTime},
 };
 
@@ -13,7 +13,7 @@ use super::{
     super::{
         Action, Anchor, Class, Kind, Limits, Observations, Observed, Party, Phase, Report, Role, Rotation, Standing,
         Timed, Trust, Wait, Why,
-        clusters::{ClusterConfig, Progress, Statement, report},
+        clusters::{ClusterConfig, Place, Progress, Statement, Us, report},
         driver::Looked,
     },
     whole::Whole,
@@ -185,7 +185,7 @@ fn made(whole: &Whole) -> SystemTime {
 async fn a_cluster_whose_store_was_lost_is_heard_though_it_counts_from_the_beginning() {
     let (east, west) = two().await;
     let takes = async |step| {
-        let state = west.ca.state(None, step, made(&west)).await.unwrap();
+        let state = west.ca.state(None, step, made(&west), BTreeMap::new()).await.unwrap();
         east.ca.import_state(state.as_bytes()).await.unwrap().1
     };
     assert!(takes(40).await && takes(41).await);
@@ -203,7 +203,7 @@ async fn a_cluster_whose_store_was_lost_is_heard_though_it_counts_from_the_begin
 #[tokio::test(start_paused = true)]
 async fn what_a_revoked_intermediate_has_stated_does_not_count() {
     let (east, west) = two().await;
-    let by_the_first = async |step| west.ca.state(None, step, made(&west)).await.unwrap();
+    let by_the_first = async |step| west.ca.state(None, step, made(&west), BTreeMap::new()).await.unwrap();
     let (before, after) = (by_the_first(40).await, by_the_first(50).await);
     assert!(east.ca.import_state(before.as_bytes()).await.unwrap().1);
     assert_eq!(heard(&east).await, [("the cluster west".to_owned(), true)]);
@@ -222,7 +222,7 @@ async fn what_a_revoked_intermediate_has_stated_does_not_count() {
     let refused = east.ca.import_state(after.as_bytes()).await.unwrap_err().to_string();
     assert!(refused.contains("revoked") && refused.contains(&first.to_string()), "{refused}");
     // What it states by the next one counts, whatever the thief has claimed before.
-    let state = west.ca.state(None, 3, made(&west)).await.unwrap();
+    let state = west.ca.state(None, 3, made(&west), BTreeMap::new()).await.unwrap();
     assert!(east.ca.import_state(state.as_bytes()).await.unwrap().1);
     assert_eq!(heard(&east).await, [("the cluster west".to_owned(), true)]);
     east.ca.close().await;
@@ -253,6 +253,7 @@ fn what_a_cluster_states_counts_for_the_same_rotation_and_as_far_as_it_says() {
             settled,
             able: phase > Phase::Prepare,
         }),
+        heard: heard_of_us(ours(phase).turned),
     };
     use Phase::{Distribute, Done, Reissue, Retire, Switch};
     // What it states; then, for our phase, the sequence (9 is ours), whether it counts as reissued, and what it signs under.
@@ -269,17 +270,94 @@ fn what_a_cluster_states_counts_for_the_same_rotation_and_as_far_as_it_says() {
     ];
     for (phase, settled, our, sequence, reissued) in table {
         let signing = if phase >= Switch { &b } else { &a };
-        let told: Report = report(&stated(phase, settled, &b, signing), &ours(our), 9);
+        let told: Report = report(&stated(phase, settled, &b, signing), &ours(our), 9, US);
         let done = told.leaves.is_empty() && told.round >= ours(our).step;
         assert_eq!((told.sequence, done), (sequence, reissued), "{phase}, settled: {settled}, while we are in {our}");
         assert_eq!(told.signing.as_ref(), Some(signing));
         // Of another rotation nothing counts.
-        let other = report(&stated(phase, settled, &Anchor::new("C"), signing), &ours(our), 9);
+        let other = report(&stated(phase, settled, &Anchor::new("C"), signing), &ours(our), 9, US);
         assert_eq!((other.sequence, other.leaves.len(), other.able.len()), (0, 1, 0));
         // Nor on the way back, while it goes on.
-        let back = report(&stated(phase, settled, &b, signing), &Rotation { back: true, ..ours(our) }, 9);
+        let back = report(&stated(phase, settled, &b, signing), &Rotation { back: true, ..ours(our) }, 9, US);
         assert_eq!((back.sequence, back.leaves.len()), (0, 1));
     }
+}
+
+/// The one that waits, whichever it is.
+const US: Us<'_> = Us { cluster: "we", epoch: 1 };
+
+fn heard_of_us(step: u64) -> BTreeMap<String, Place> {
+    [(US.cluster.to_owned(), Place { epoch: US.epoch, step })].into()
+}
+
+#[test]
+fn what_is_stated_by_one_who_has_not_heard_of_ours_does_not_count() {
+    let (a, b) = (Anchor::new("A"), Anchor::new("B"));
+    let begun = Rotation::new(Kind::Root, a.clone(), Some(b.clone()), 7, NOW).entering(Phase::Distribute, NOW);
+    let back = begun.aborted(true, NOW).unwrap();
+    let stated = |rotation: Option<Progress>, signing: &Anchor, heard| Statement {
+        trust_domain: "td".into(),
+        cluster: "west".into(),
+        made: NOW,
+        epoch: 0,
+        step: 1,
+        signing: signing.clone(),
+        rotation,
+        heard,
+    };
+    let far = |rotation: &Rotation, phase| Some(Progress::over(&Rotation { phase, ..rotation.clone() }));
+    let counts = |stated: &Statement, ours: &Rotation| {
+        let told = report(stated, ours, 9, US);
+        told.sequence == 9
+            && told.leaves.is_empty()
+            && told.round == ours.step
+            && told.able == ours.to().cloned().into_iter().collect()
+    };
+    // Of before it began, or before it turned back, or of a store that was lost since: a rotation to the same root was given up before.
+    for (ours, far) in [(&begun, far(&begun, Phase::Done)), (&back, far(&back, Phase::Done))] {
+        let signing = ours.to().unwrap();
+        assert!(counts(&stated(far.clone(), signing, heard_of_us(ours.turned)), ours));
+        assert!(!counts(&stated(far.clone(), signing, heard_of_us(ours.turned - 1)), ours));
+        assert!(!counts(&stated(far.clone(), signing, BTreeMap::new()), ours));
+        let lost = [(US.cluster.to_owned(), Place { epoch: 0, step: 99 })].into();
+        assert!(!counts(&stated(far, signing, lost), ours));
+    }
+    // One that rotates nothing, or something else that is over, is where we go back to, and not where we go to.
+    let another = Rotation::new(Kind::Root, Anchor::new("Z"), Some(a.clone()), 3, NOW);
+    for rests in [None, far(&another, Phase::Done)] {
+        assert!(counts(&stated(rests.clone(), &a, heard_of_us(back.turned)), &back));
+        assert!(!counts(&stated(rests.clone(), &a, heard_of_us(back.turned - 1)), &back), "it may begin yet");
+        assert!(!counts(&stated(rests.clone(), &b, heard_of_us(back.turned)), &back));
+        assert!(!counts(&stated(rests, &a, heard_of_us(begun.turned)), &begun));
+    }
+    assert!(!counts(&stated(far(&begun, Phase::Distribute), &a, heard_of_us(back.turned)), &back), "it goes on");
+}
+
+#[test]
+fn a_clock_that_was_ahead_for_a_moment_silences_no_cluster() {
+    let at = |second: u64| NOW + Duration::from_secs(1_000_000 + second);
+    let day = 24 * 3600;
+    assert_eq!(Statement::next_made(None, at(5)), at(5));
+    assert_eq!(Statement::next_made(Some(at(4)), at(5)), at(5));
+    assert_eq!(Statement::next_made(Some(at(5)), at(5)), at(6), "two of one second");
+    assert_eq!(Statement::next_made(Some(at(5)), at(0)), at(6), "a clock that is set back by little");
+    // Nobody has taken what was made a day ahead, nor would take the next one.
+    assert_eq!(Statement::next_made(Some(at(day)), at(5)), at(5));
+    let stated = |made| Statement {
+        trust_domain: "td".into(),
+        cluster: "west".into(),
+        made,
+        epoch: 1,
+        step: 3,
+        signing: Anchor::new("A"),
+        rotation: None,
+        heard: BTreeMap::new(),
+    };
+    let (ahead, right) = (stated(at(day)), stated(at(5)));
+    assert!(ahead.is_of_the_future(at(5)) && !ahead.is_of_the_future(at(day)));
+    // But one whose own clock was ahead, too; it hears the next one all the same, once its clock is right.
+    assert!(right.replaces(&ahead, at(6)));
+    assert!(!right.replaces(&ahead, at(day)), "of two that are not of the future the newer one counts");
 }
 
 /// A cluster that exchanges a root which is kept offline, as plain data: its CA, and federated trust domains that never say anything.
@@ -315,7 +393,7 @@ impl Side {
             able: able.clone(),
             ..Report::default()
         };
-        let said = other.map(|other| report(other, &self.rotation, self.trust.sequence));
+        let said = other.map(|other| report(other, &self.rotation, self.trust.sequence, US));
         let party = |name: &str, role, report| Party {
             name: name.into(),
             class: Class::Observed(Observed { role, silent: Duration::ZERO, report }),
@@ -350,6 +428,7 @@ impl Side {
                 settled: self.rotation.is_settled_at_home(&seen, &LIMITS),
                 able: self.rotation.to().is_some_and(|to| seen.able.contains(to)),
             }),
+            heard: other.map_or_else(BTreeMap::new, |other| heard_of_us(other.step)),
         });
         for action in step.actions {
             match action {

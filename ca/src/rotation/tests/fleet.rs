@@ -8,9 +8,11 @@ use std::{
 use super::{
     super::{Action, Anchor, Kind, Limits, Phase, Rotation, Trust, Wait},
     members::{Client, Federated, Leaf, Node, Signer},
+    neighbours::Neighbour,
 };
 
 mod drive;
+mod hands;
 mod life;
 mod truth;
 
@@ -34,18 +36,18 @@ pub(super) struct Chaos {
     pub(super) leaves: u32,
 }
 
-const CALM: Chaos = Chaos { cuts: 0, crashes: 0, late: 0, clock: 0, joins: 0, leaves: 0 };
+pub(super) const CALM: Chaos = Chaos { cuts: 0, crashes: 0, late: 0, clock: 0, joins: 0, leaves: 0 };
 
 pub(super) struct Fleet {
     kind: Kind,
     chance: u64,
-    now: u64,
+    pub(super) now: u64,
     /// How wrong the CA's clock is.
     skew: i64,
     // The store.
-    trust: Trust,
+    pub(super) trust: Trust,
     bundles: BTreeMap<u64, BTreeSet<Anchor>>,
-    record: Rotation,
+    pub(super) record: Rotation,
     revision: u64,
     // The files.
     known: BTreeSet<Anchor>,
@@ -62,6 +64,8 @@ pub(super) struct Fleet {
     late: Vec<(u64, Action)>,
     /// What another driver has decided and not written yet.
     slow: Vec<(u64, u64, Rotation, Vec<Action>)>,
+    /// The other cluster under the root, where it is one of two.
+    pub(super) neighbour: Option<Neighbour>,
 }
 
 impl Fleet {
@@ -100,10 +104,24 @@ impl Fleet {
             driver: None,
             late: Vec::new(),
             slow: Vec::new(),
+            neighbour: None,
         };
         for cluster in [None, None, None, Some(2)] {
             fleet.join(cluster, true);
         }
+        fleet
+    }
+
+    /// One of two clusters, which speak for themselves. It rotates nothing yet.
+    pub(super) fn beside(neighbour: Neighbour, seed: u64) -> Self {
+        let mut fleet = Self::new(Kind::Root, seed);
+        fleet.signers.retain(|signer| signer.cluster.is_none());
+        fleet.nodes.retain(|node| node.cluster.is_none());
+        if neighbour.offline {
+            fleet.known.clear();
+        }
+        fleet.record = fleet.record.entering(Phase::Done, SystemTime::UNIX_EPOCH);
+        fleet.neighbour = Some(neighbour);
         fleet
     }
 
@@ -129,6 +147,9 @@ impl Fleet {
     }
 
     pub(super) fn calm_down(&mut self) {
+        if self.neighbour.is_some() {
+            self.skew = 0;
+        }
         self.isolated = None;
         self.heal();
     }
@@ -149,7 +170,7 @@ impl Fleet {
     }
 
     pub(super) fn abort(&mut self) -> bool {
-        let Ok(next) = self.record.aborted(self.clock()) else { return false };
+        let Ok(next) = self.record.aborted(self.neighbour.is_some(), self.clock()) else { return false };
         self.write(next);
         true
     }
@@ -179,6 +200,10 @@ impl Fleet {
         self.federated.clear();
     }
 
+    pub(super) fn offline(&self) -> bool {
+        self.neighbour.as_ref().is_some_and(|neighbour| neighbour.offline)
+    }
+
     pub(super) fn phase(&self) -> Phase {
         self.record.phase
     }
@@ -204,7 +229,7 @@ impl Fleet {
 
     // Chance, and clocks.
 
-    fn random(&mut self) -> u64 {
+    pub(super) fn random(&mut self) -> u64 {
         self.chance = self.chance.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.chance;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -212,21 +237,21 @@ impl Fleet {
         z ^ (z >> 31)
     }
 
-    fn below(&mut self, limit: u64) -> u64 {
+    pub(super) fn below(&mut self, limit: u64) -> u64 {
         self.random() % limit
     }
 
-    fn happens(&mut self, thousandths: u32) -> bool {
+    pub(super) fn happens(&mut self, thousandths: u32) -> bool {
         self.below(1000) < u64::from(thousandths)
     }
 
-    fn clock(&self) -> SystemTime {
+    pub(super) fn clock(&self) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs((1_000_000 + self.now).saturating_add_signed(self.skew))
     }
 
     // One second.
 
-    fn tick(&mut self, chaos: &Chaos) {
+    pub(super) fn tick(&mut self, chaos: &Chaos) {
         self.now += 1;
         self.misfortune(chaos);
         self.signers_live();
@@ -235,12 +260,13 @@ impl Fleet {
         }
         self.timed_live();
         self.late_actions();
+        self.look_at_what_is_plugged_in();
         self.drive(chaos);
         self.check();
     }
 }
 
-fn limits() -> Limits {
+pub(super) fn limits() -> Limits {
     Limits {
         silence: Duration::from_secs(SILENCE),
         settle: Duration::from_secs(1),

@@ -5,9 +5,12 @@ mod clusters;
 mod fleet;
 mod last_crl;
 mod members;
+mod neighbours;
 mod observe;
+mod plugged_again;
 mod replicas;
 mod table;
+mod two;
 mod whole;
 
 use std::collections::BTreeSet;

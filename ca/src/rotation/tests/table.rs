@@ -46,22 +46,29 @@ fn each_phase_says_how_the_world_should_be() {
 #[test]
 fn the_way_back_begins_where_the_present_phase_allows() {
     let after =
-        |phase| at(Kind::Root, phase, false).aborted(SystemTime::UNIX_EPOCH).map(|back| (back.phase, back.back));
+        |phase| at(Kind::Root, phase, false).aborted(false, SystemTime::UNIX_EPOCH).map(|back| (back.phase, back.back));
     assert_eq!(after(Phase::Prepare), Ok((Phase::Forget, true)));
     assert_eq!(after(Phase::Distribute), Ok((Phase::Retire, true)));
     let brought = at(Kind::Root, Phase::Distribute, false).bringing("PEM".into());
-    let brought = brought.aborted(SystemTime::UNIX_EPOCH).map(|back| back.phase);
+    let brought = brought.aborted(false, SystemTime::UNIX_EPOCH).map(|back| back.phase);
     assert_eq!(brought, Ok(Phase::Switch), "what is plugged in may have signed");
     assert_eq!(after(Phase::Switch), Ok((Phase::Switch, true)));
     assert_eq!(after(Phase::Reissue), Ok((Phase::Switch, true)));
     assert_eq!(after(Phase::Retire), Ok((Phase::Distribute, true)));
     assert_eq!(after(Phase::Forget), Err(NotAborted::TooLate));
     assert_eq!(after(Phase::Done), Err(NotAborted::TooLate));
-    let again = at(Kind::Root, Phase::Switch, true).aborted(SystemTime::UNIX_EPOCH);
+    let again = at(Kind::Root, Phase::Switch, true).aborted(false, SystemTime::UNIX_EPOCH);
     assert_eq!(again, Err(NotAborted::Already));
+    // Other clusters may be further than they are known to be: the new root may sign there, and the old one be trusted no more.
+    let beside_others =
+        |phase| at(Kind::Root, phase, false).aborted(true, SystemTime::UNIX_EPOCH).map(|back| back.phase);
+    assert_eq!(beside_others(Phase::Distribute), Ok(Phase::Switch));
+    assert_eq!(beside_others(Phase::Reissue), Ok(Phase::Distribute));
+    let intermediate = at(Kind::Intermediate, Phase::Reissue, false).aborted(true, SystemTime::UNIX_EPOCH);
+    assert_eq!(intermediate.map(|back| back.phase), Ok(Phase::Switch), "no other cluster has it");
     // What a person brings may have signed before the switch.
     let brought = at(Kind::Root, Phase::Distribute, false).bringing("PEM".into());
-    let mut back = brought.aborted(SystemTime::UNIX_EPOCH).unwrap();
+    let mut back = brought.aborted(false, SystemTime::UNIX_EPOCH).unwrap();
     let mut phases = vec![back.phase];
     while !back.is_over() {
         back = back.entering(back.following(), SystemTime::UNIX_EPOCH);

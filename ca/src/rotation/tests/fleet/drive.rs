@@ -1,9 +1,9 @@
 //! The driver of the fleet's CA, which can be killed, be late and be two.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
 use super::{
-    super::super::{Action, Class, Kind, Observations, Observed, Party, Phase, Report, Role, Rotation, Timed, Trust},
+    super::super::{Class, Kind, Observations, Observed, Party, Report, Role, Rotation, Timed},
     Chaos, Fleet, HINT, LIFE, limits,
 };
 
@@ -38,10 +38,11 @@ impl Fleet {
         if self.kind == Kind::Jwt {
             timed("JWT-SVIDs in use", 0, LIFE);
         }
+        parties.extend(self.neighbour.as_ref().map(|other| other.party(&self.record, self.trust.sequence)));
         parties
     }
 
-    pub(super) fn observe(&self) -> Observations {
+    pub(in super::super) fn observe(&self) -> Observations {
         let elapsed = match &self.driver {
             Some((revision, _, looked)) if *revision == self.revision => self.now - looked,
             _ => 0,
@@ -50,7 +51,7 @@ impl Fleet {
             trust: self.trust.clone(),
             made: self.known.get(&self.brings).cloned(),
             person: false,
-            able: self.known.clone(),
+            able: self.able(),
             known: self.known.clone(),
             parties: self.parties(),
             elapsed: Duration::from_secs(elapsed),
@@ -67,7 +68,11 @@ impl Fleet {
                 self.execute(actions, chaos);
             }
         }
-        if self.record.is_over() || self.happens(chaos.crashes * 10) {
+        if self.happens(chaos.crashes * 10) {
+            return;
+        }
+        if self.record.is_over() {
+            self.state(None);
             return;
         }
         let seen = self.observe();
@@ -88,72 +93,13 @@ impl Fleet {
         if !only_time || self.happens(100) {
             self.write(step.next.clone());
         }
-        self.driver = Some((self.revision, step.next, now));
+        self.driver = Some((self.revision, step.next.clone(), now));
         self.execute(step.actions, chaos);
+        self.state(Some((&step.next, &seen)));
     }
 
     pub(super) fn write(&mut self, next: Rotation) {
         self.record = next;
         self.revision += 1;
-    }
-
-    pub(super) fn execute(&mut self, actions: Vec<Action>, chaos: &Chaos) {
-        for action in actions {
-            for _ in 0..2 {
-                if self.happens(chaos.late * 10) {
-                    let at = self.now + self.below(100);
-                    self.late.push((at, action.clone()));
-                }
-            }
-            if !self.happens(chaos.crashes * 20) {
-                self.act(&action);
-            }
-        }
-    }
-
-    pub(super) fn late_actions(&mut self) {
-        let now = self.now;
-        for (_, action) in self.late.extract_if(.., |(at, _)| *at <= now).collect::<Vec<_>>() {
-            self.act(&action);
-        }
-    }
-
-    pub(super) fn act(&mut self, action: &Action) {
-        match action {
-            // What one rotation ordered is not made for the next: it has another name.
-            Action::Make if self.record.phase == Phase::Prepare => {
-                self.known.insert(self.brings.clone());
-            }
-            Action::Make => {}
-            Action::Settle { step, .. } if *step < self.trust.step => {}
-            Action::Settle { step, trusted, dropped, signing } => {
-                let after: BTreeSet<_> =
-                    self.trust.trusted.union(trusted).filter(|anchor| !dropped.contains(anchor)).cloned().collect();
-                if self.kind != Kind::Intermediate {
-                    assert!(after.contains(signing), "{signing} is to sign, and nobody trusts it");
-                }
-                assert!(self.known.contains(signing), "{signing} is to sign, and there is none");
-                if after != self.trust.trusted {
-                    self.trust.sequence += 1;
-                    self.bundles.insert(self.trust.sequence, after.clone());
-                }
-                self.trust =
-                    Trust { step: *step, sequence: self.trust.sequence, trusted: after, signing: signing.clone() };
-            }
-            Action::Forget(anchor) => {
-                let trusted = self.kind != Kind::Intermediate && self.trust.trusted.contains(anchor);
-                if trusted || self.trust.signing == *anchor {
-                    return;
-                }
-                let live =
-                    self.live().into_iter().filter(|(_, _, leaf)| leaf.as_ref().is_some_and(|l| l.under == *anchor));
-                assert_eq!(
-                    live.map(|(name, ..)| name).collect::<Vec<_>>(),
-                    Vec::<String>::new(),
-                    "still under {anchor}"
-                );
-                self.known.remove(anchor);
-            }
-        }
     }
 }

@@ -30,12 +30,15 @@ impl Fleet {
         }
         if self.happens(chaos.crashes) {
             self.driver = None;
+            if let Some(other) = &mut self.neighbour {
+                other.ends();
+            }
         }
         if self.happens(chaos.clock) {
             self.skew = i64::try_from(self.below(200_000)).unwrap() - 100_000;
         }
         if self.happens(chaos.joins) && self.nodes.len() < 8 {
-            let cluster = if self.happens(300) { Some(2) } else { None };
+            let cluster = if self.neighbour.is_none() && self.happens(300) { Some(2) } else { None };
             self.join(cluster, false);
         }
         if self.happens(chaos.leaves) && self.nodes.len() > 2 && self.isolated.is_none() {
@@ -83,7 +86,7 @@ impl Fleet {
         for index in 0..self.signers.len() {
             let hears = !self.signers[index].cut && !self.happens(300);
             let (now, trust, record) = (self.now, self.trust.clone(), self.record.clone());
-            let members = self.members(index);
+            let (members, able) = (self.members(index), self.able());
             let signer = &mut self.signers[index];
             if hears {
                 signer.view = trust;
@@ -102,7 +105,7 @@ impl Fleet {
                 round: signer.round,
                 leaves: [(signer.leaf.under.clone(), 1)].into(),
                 signing: Some(signer.view.signing.clone()),
-                able: self.known.clone(),
+                able,
                 behind: Vec::new(),
             };
             for member in members {

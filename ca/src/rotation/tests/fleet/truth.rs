@@ -7,7 +7,7 @@ use super::{
 
 impl Fleet {
     /// Everybody who is alive and was not given up: what it believes, and what it shows.
-    pub(super) fn live(&self) -> Vec<(String, u64, Option<Leaf>)> {
+    pub(in super::super) fn live(&self) -> Vec<(String, u64, Option<Leaf>)> {
         let mut live = Vec::new();
         let mut show = |name: String, sequence: u64, leaf: Option<&Leaf>| {
             if let Some(leaf) = leaf.filter(|leaf| leaf.expires > self.now) {
@@ -35,9 +35,14 @@ impl Fleet {
             return;
         }
         let live = self.live();
-        for (name, sequence, _) in &live {
+        self.check_that_all_believe(&live);
+    }
+
+    /// Everybody here who is alive believes what these show.
+    pub(in super::super) fn check_that_all_believe(&self, others: &[(String, u64, Option<Leaf>)]) {
+        for (name, sequence, _) in &self.live() {
             let believed = &self.bundles[sequence];
-            for (other, _, leaf) in &live {
+            for (other, _, leaf) in others {
                 if let Some(leaf) = leaf {
                     assert!(
                         believed.contains(&leaf.under),
