@@ -8,7 +8,7 @@ use alcazar_identity::TrustDomain;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::{app, bundle, ca, cert, ledger, registration, revocation, root, vm};
+use crate::{agent, app, bundle, ca, cert, ledger, registration, revocation, root, vm};
 
 /// An identity for every workload, mutual TLS between them, and RBAC that explains itself.
 #[derive(Debug, Parser)]
@@ -45,6 +45,9 @@ pub(crate) enum Command {
     /// Make, use and exchange a root
     #[command(subcommand)]
     Root(root::Command),
+    /// Ask the agent of this node
+    #[command(subcommand)]
+    Agent(agent::Command),
     /// Say in words what certificates are
     #[command(subcommand)]
     Cert(cert::Command),

@@ -8,6 +8,7 @@
 //!   alcazar bundle ... ─▶ roots and other trust domains, by the same socket
 //!   alcazar registration ─▶ the same
 //!   alcazar vm onboard ─▶ registers a machine by the same socket, and makes the folder with which it joins
+//!   alcazar agent status ─▶ asks a node agent by the socket in its data directory
 //!   alcazar cert show ─▶ reads a file, or asks a node agent as a workload does
 //!   alcazar root ... ▶ makes a root and signs with it, on a machine without a network
 //!   alcazar policy explain ─▶ the decision engine of the proxies, asked directly
@@ -15,8 +16,10 @@
 //!
 //! Exit status: 0 for success, 1 for failure (or a denial), 2 for what a person has to mend in what they wrote.
 
+mod agent;
 mod app;
 mod args;
+mod ask;
 mod bundle;
 mod ca;
 mod cert;
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         Command::Root(command) => root::run(&command),
         Command::Cert(command) => cert::run(&command),
         Command::Registration(command) => registration::run(&command),
+        Command::Agent(command) => agent::run(&command),
         Command::Vm(command) => vm::run(&command),
         Command::Version => say(&format!("alcazar {}\n", env!("CARGO_PKG_VERSION"))),
         Command::Completions { shell } => {

@@ -1,25 +1,17 @@
 //! `alcazar status`: asks the running `up` and prints what it says.
 
 use std::io::{self, Write};
-use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use alcazar_service::process::chain;
-use axum::body::Body;
-use http::{Request, StatusCode, header};
-use http_body_util::BodyExt;
-use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize};
-use tokio::net::UnixStream;
 
 use crate::args::StatusArgs;
+use crate::ask::{AskError, ask};
 use crate::span;
 use crate::table::Table;
 use crate::up::Paths;
-
-/// How long `up` may take to answer.
-const DEADLINE: Duration = Duration::from_secs(5);
 
 /// What the running mesh looks like: the JSON of `alcazar status --json`.
 ///
@@ -75,12 +67,7 @@ pub(crate) struct Workload {
 /// Runs the command.
 pub(crate) fn run(args: &StatusArgs) -> ExitCode {
     let path = Paths::of(&args.data.path).status_socket();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let asked = runtime.map_err(AskError::from).and_then(|runtime| {
-        let asking = async { tokio::time::timeout(DEADLINE, ask(&path)).await.unwrap_or(Err(AskError::Late)) };
-        runtime.block_on(asking)
-    });
-    let status = match asked {
+    let status: Status = match ask(&path) {
         Ok(status) => status,
         Err(error) => {
             eprintln!("alcazar: no mesh runs on {}: {}", args.data.path.display(), chain(&error));
@@ -148,44 +135,6 @@ pub(crate) fn short_serial(serial: &str) -> &str {
 pub(crate) fn left(at: u64, now: SystemTime) -> String {
     let at = SystemTime::UNIX_EPOCH + Duration::from_secs(at);
     at.duration_since(now).map_or("expired".to_owned(), span::of)
-}
-
-async fn ask(socket: &Path) -> Result<Status, AskError> {
-    let stream = UnixStream::connect(socket).await.map_err(AskError::Nobody)?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let request = Request::get("/status").header(header::HOST, "up").body(Body::empty())?;
-    let exchange = async {
-        let response = sender.send_request(request).await?;
-        let (status, body) = (response.status(), response.into_body().collect().await?.to_bytes());
-        if status != StatusCode::OK {
-            return Err(AskError::Refused(String::from_utf8_lossy(&body).into_owned()));
-        }
-        Ok(serde_json::from_slice(&body)?)
-    };
-    tokio::pin!(exchange);
-    tokio::select! {
-        answer = &mut exchange => answer,
-        outcome = connection => { outcome?; exchange.await }
-    }
-}
-
-/// Why there is no answer.
-#[derive(Debug, thiserror::Error)]
-enum AskError {
-    #[error("nothing answers there")]
-    Nobody(#[source] io::Error),
-    #[error("cannot prepare to ask")]
-    Prepare(#[from] io::Error),
-    #[error("no answer within {DEADLINE:?}")]
-    Late,
-    #[error("it says: {0}")]
-    Refused(String),
-    #[error("the question failed")]
-    Http(#[from] hyper::Error),
-    #[error("the question cannot be put")]
-    Question(#[from] http::Error),
-    #[error("the answer is not understood; is it another version?")]
-    Answer(#[from] serde_json::Error),
 }
 
 #[cfg(test)]

@@ -76,5 +76,8 @@ pub use saved::{LoadError, SavedError, SavedNode};
 pub use sealed::SealKeyError;
 pub use seats::use_all_descriptors;
 pub use sockets::{BindError, SocketsDirError};
-pub use status::{CertificateStatus, NarrowingStatus, NodeStatus, RegistrationStatus, Status};
+pub use status::{
+    CertificateReport, CertificateStatus, ClientReport, NarrowingReport, NarrowingStatus, NodeReport, NodeStatus,
+    RegistrationReport, RegistrationStatus, Status, StatusReport,
+};
 pub use token::{JoinToken, ParseJoinTokenError, ReadTokenError};

@@ -1,6 +1,5 @@
 //! One certificate after the other, in words.
 
-use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
 
 use alcazar_identity::{CertificateDer, Fingerprint, SvidKey, SvidLeaf, rfc3339};
@@ -28,7 +27,7 @@ pub(super) fn all(
     }
     for (place, (der, certificate)) in certificates.iter().zip(&parsed).enumerate() {
         let kind = if certificate.is_ca() { "authority" } else { "leaf" };
-        let _ = writeln!(text, "certificate {} of {} ({kind})", place + 1, parsed.len());
+        text.push_str(&format!("certificate {} of {} ({kind})\n", place + 1, parsed.len()));
         one(&mut text, der, certificate, now);
         let signed = match signer(certificate, &parsed) {
             Some(signer) if signer == place => "by itself: a root".to_owned(),
@@ -46,10 +45,10 @@ pub(super) fn all(
                 let whose = owner.map_or("of none of these certificates".to_owned(), |place| {
                     format!("of certificate {}", place + 1)
                 });
-                let _ = writeln!(text, "private key  {whose}");
+                text.push_str(&format!("private key  {whose}\n"));
             }
             Err(what) => {
-                let _ = writeln!(text, "private key  {what}");
+                text.push_str(&format!("private key  {what}\n"));
             }
         }
     }
@@ -81,7 +80,7 @@ fn one(text: &mut String, der: &CertificateDer<'_>, certificate: &X509Certificat
 }
 
 fn line(text: &mut String, what: &str, value: &str) {
-    let _ = writeln!(text, "  {what:<12} {value}");
+    text.push_str(&format!("  {what:<12} {value}\n"));
 }
 
 fn or_dash(text: String) -> String {

@@ -18,7 +18,6 @@ mod fleet;
 pub(crate) mod leftovers;
 mod prepare;
 mod sample;
-mod serve_status;
 mod supervise;
 mod survey;
 mod watch;
@@ -28,13 +27,12 @@ mod workload;
 use std::io;
 use std::net::Ipv4Addr;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 use alcazar_node_agent::Agent;
 use alcazar_service::process::{self, Failure};
 use alcazar_service::telemetry::{colour_wanted, filter};
-use alcazar_service::{Readiness, Shutdown, clock};
+use alcazar_service::{Readiness, Shutdown, clock, local};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -152,10 +150,10 @@ async fn up(
 
     let mut fleet = Fleet::new(surroundings, authority.clone());
     let survey = Survey::new(worlds.clone(), agent_status, authority, readiness.clone(), fleet.processes());
-    let listener = serve_status::bind(&paths.status_socket())?;
+    let listener = local::bind(&paths.status_socket())?;
     let seen = survey.clone();
-    let status = Arc::new(move || seen.status());
-    run_part(&parts, "status", &failed, async move |end| serve_status::serve(listener, status, end).await);
+    let status = move || seen.status();
+    run_part(&parts, "status", &failed, async move |end| local::serve(listener, status, end).await);
 
     let mesh = Mesh { source, survey, console, readiness, shutdown, parts: parts.clone() };
     let joined = while_spawning(&mut orders, fleet.follow(&world)).await;

@@ -20,6 +20,7 @@ pub mod duration;
 pub mod environment;
 pub mod files;
 mod lane;
+pub mod local;
 pub mod metrics;
 pub mod process;
 mod readiness;

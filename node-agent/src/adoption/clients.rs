@@ -41,6 +41,11 @@ pub(crate) struct Client {
 }
 
 impl Client {
+    /// Whether its stream is there.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.forgotten.is_none()
+    }
+
     /// What ripened until now is what it holds.
     fn ripen(&mut self, now: Instant) {
         while let Some((_, holds)) = self.ripening.pop_front_if(|(ripe, _)| *ripe <= now) {

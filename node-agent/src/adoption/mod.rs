@@ -12,7 +12,7 @@ mod report;
 mod timed;
 
 pub(crate) use self::{
-    clients::{ClientStream, Clients, Named},
+    clients::{Client, ClientStream, Clients, Named},
     report::Reporter,
     timed::TimedStream,
 };

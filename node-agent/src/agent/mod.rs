@@ -2,15 +2,15 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use alcazar_identity::{SocketName, SpiffeId};
 use alcazar_mtls::Clock;
-use alcazar_service::{Readiness, Shutdown, admin, files};
-use tokio::net::TcpListener;
+use alcazar_service::{Readiness, Shutdown, admin, files, local};
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Notify, watch};
 
 use crate::adoption::{Clients, Reporter};
@@ -29,7 +29,7 @@ use crate::saved::{self, LoadError, NodeFile, SavedNode};
 use crate::sealed::{self, Seal, SealKeyError, Sealed, Writer};
 use crate::services::Offer;
 use crate::sockets::{self, BindError, Bound, SocketsDir, SocketsDirError};
-use crate::status::{NarrowingStatus, NodeStatus, RegistrationStatus, Status};
+use crate::status::{NarrowingStatus, NodeStatus, RegistrationStatus, Status, StatusReport};
 use crate::workload_api::Tokens;
 
 /// The agent of one node.
@@ -47,6 +47,8 @@ pub struct Agent {
     shared: Vec<Bound>,
     files: Vec<(FilesConfig, Access)>,
     admin: Option<TcpListener>,
+    /// The operator's own socket.
+    operator: UnixListener,
     clock: Clock,
     status: watch::Sender<Arc<Status>>,
     /// Locked as long as this agent lives.
@@ -95,6 +97,7 @@ impl Agent {
             }
             None => None,
         };
+        let operator = local::bind(&data_dir.join(OPERATOR)).map_err(failed)?;
         let node = NodeStatus::new(id.clone());
         let status = watch::Sender::new(Arc::new(Status { node, registrations: Vec::new(), narrowing: None }));
         Ok(Self {
@@ -110,6 +113,7 @@ impl Agent {
             shared,
             files,
             admin,
+            operator,
             clock,
             status,
             data_lock,
@@ -120,7 +124,7 @@ impl Agent {
     ///
     /// # Errors
     /// When it cannot be used.
-    pub fn also_serve(&mut self, listener: UnixListener) -> io::Result<()> {
+    pub fn also_serve(&mut self, listener: StdUnixListener) -> io::Result<()> {
         self.shared.push(Bound::given(listener)?);
         Ok(())
     }
@@ -179,6 +183,14 @@ impl Agent {
         let workload_status = watch::Sender::new(Vec::new());
         let problems = watch::Sender::new(BTreeMap::new());
 
+        let (status, served) = (self.status.subscribe(), clients.clone());
+        let tell = move || StatusReport::new(&status.borrow(), &served.now(tokio::time::Instant::now()));
+        let answering = local::serve(self.operator, tell, parts.clone());
+        parts.spawn("operator's socket", async move {
+            if let Err(error) = answering.await {
+                tracing::error!(%error, "the operator's socket is served no more");
+            }
+        });
         let show = Show {
             node: node_status.subscribe(),
             workloads: workload_status.subscribe(),
@@ -436,6 +448,9 @@ pub enum RunError {
 
 /// The file in the data directory by which one agent keeps out another.
 const LOCK: &str = "agent.lock";
+
+/// The socket in the data directory by which `alcazar agent status` asks.
+const OPERATOR: &str = "admin.sock";
 
 /// How long the parts have to end.
 const DRAIN: Duration = Duration::from_secs(5);

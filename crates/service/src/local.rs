@@ -1,22 +1,24 @@
-//! The other end of `alcazar status`: a Unix socket in the data directory that answers `GET /status`.
+//! What a process tells its own operator: `GET /status` on a Unix socket that is its owner's alone, as JSON.
 
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::sync::Arc;
 
-use alcazar_service::Shutdown;
 use axum::routing::get;
 use axum::{Json, Router};
+use serde::Serialize;
 use tokio::net::UnixListener;
 
-use crate::status::Status;
+use crate::Shutdown;
 
 /// Makes the socket, in place of one that a kill has left behind.
 ///
-/// The directory is nobody else's, so nobody gets in before the mode is set.
-pub(crate) fn bind(path: &Path) -> io::Result<UnixListener> {
+/// The directory must be nobody else's: then nobody gets in before the mode is set.
+///
+/// # Errors
+/// When the directory cannot be written.
+pub fn bind(path: &Path) -> io::Result<UnixListener> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -27,9 +29,12 @@ pub(crate) fn bind(path: &Path) -> io::Result<UnixListener> {
 }
 
 /// Answers until the shutdown.
-pub(crate) async fn serve(
+///
+/// # Errors
+/// When the listener fails.
+pub async fn serve<T: Serialize + 'static>(
     listener: UnixListener,
-    status: Arc<dyn Fn() -> Status + Send + Sync>,
+    status: impl Fn() -> T + Clone + Send + Sync + 'static,
     shutdown: Shutdown,
 ) -> io::Result<()> {
     let app = Router::new().route("/status", get(move || async move { Json(status()) }));

@@ -1,7 +1,11 @@
+mod report;
+
 use std::path::PathBuf;
 use std::time::SystemTime;
 
 use alcazar_identity::{SpiffeId, X509Svid};
+
+pub use report::{CertificateReport, ClientReport, NarrowingReport, NodeReport, RegistrationReport, StatusReport};
 
 /// What the agent holds and does, for those who ask.
 #[derive(Debug, Clone, PartialEq, Eq)]
