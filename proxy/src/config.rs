@@ -22,6 +22,10 @@ pub struct Config {
     /// The application's proxy into the mesh; without it the application makes no calls.
     #[serde(default)]
     pub outbound: Option<SocketAddr>,
+    /// The number of the user who runs the application: `outbound` and `forwards` serve his processes of this host and nobody
+    /// else. Default: whoever can connect.
+    #[serde(default)]
+    pub outbound_user: Option<u32>,
     /// Listeners that each lead to one TCP service.
     #[serde(default)]
     pub forwards: Vec<Forward>,

@@ -13,6 +13,7 @@ use crate::config::Forward;
 use crate::decision::OpenLogError;
 use crate::decision::{DecisionLog, Decisions, Ids};
 use crate::listen::{self, Addresses, ListenError, Sockets};
+use crate::outbound::OwnerError;
 use crate::plane::{Plane, Sources};
 use crate::worker;
 
@@ -38,6 +39,15 @@ impl DataPlane {
     ) -> Result<Self, ListenError> {
         let (sockets, addresses) = listen::bind(workers.clamp(1, MAX_WORKERS), inbound, outbound, forwards)?;
         Ok(Self { sockets, addresses, drain })
+    }
+
+    /// The same, which serves the application's side (the explicit proxy and the forwards) to one user alone.
+    ///
+    /// # Errors
+    /// When this host cannot tell whose a connection is.
+    pub fn of_user(self, uid: u32) -> Result<Self, OwnerError> {
+        let sockets = self.sockets.into_iter().map(|sockets| sockets.of_user(uid)).collect::<Result<_, _>>()?;
+        Ok(Self { sockets, ..self })
     }
 
     /// Where it listens.

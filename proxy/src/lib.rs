@@ -64,5 +64,6 @@ pub use mesh::{
     Directory, Endpoint, InvalidService, InvalidWorkload, Misdirected, Port, Protocol, Route, Service, ServicePort,
     Snapshot, Unknown, Workload,
 };
+pub use outbound::{AnswerError, OwnerError};
 pub use plane::Sources;
 pub use proxy::{BindError, Proxy, RunError};

@@ -2,11 +2,13 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
+use std::sync::Arc;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 
 use crate::config::Forward;
+use crate::outbound::{OwnerCheck, OwnerError};
 use crate::worker::Part;
 
 /// The sockets of one worker.
@@ -15,6 +17,8 @@ pub(crate) struct Sockets {
     inbound: StdListener,
     outbound: Option<StdListener>,
     forwards: Vec<(StdListener, String)>,
+    /// Whose the application's connections must be; `None`: anybody's.
+    owner: Option<Arc<OwnerCheck>>,
 }
 
 /// A port that cannot be listened on.
@@ -66,20 +70,25 @@ pub(crate) fn bind(
     while let Some(inbound) = inbounds.listeners.pop() {
         let outbound = outbounds.as_mut().and_then(|listeners| listeners.listeners.pop());
         let of_worker = forwarding.iter_mut().filter_map(|(l, to)| Some((l.listeners.pop()?, to.clone())));
-        sockets.push(Sockets { inbound, outbound, forwards: of_worker.collect() });
+        sockets.push(Sockets { inbound, outbound, forwards: of_worker.collect(), owner: None });
     }
     Ok((sockets, addresses))
 }
 
 impl Sockets {
+    /// The same, for the connections of one user alone.
+    pub(crate) fn of_user(self, uid: u32) -> Result<Self, OwnerError> {
+        Ok(Self { owner: Some(Arc::new(OwnerCheck::open(uid)?)), ..self })
+    }
+
     /// Hands each listener to the runtime that this is called on.
     pub(crate) fn listen(self, mut start: impl FnMut(TcpListener, Part)) -> io::Result<()> {
         start(TcpListener::from_std(self.inbound)?, Part::Inbound);
         if let Some(outbound) = self.outbound {
-            start(TcpListener::from_std(outbound)?, Part::Outbound);
+            start(TcpListener::from_std(outbound)?, Part::Outbound(self.owner.clone()));
         }
         for (listener, to) in self.forwards {
-            start(TcpListener::from_std(listener)?, Part::Forward(to));
+            start(TcpListener::from_std(listener)?, Part::Forward(to, self.owner.clone()));
         }
         Ok(())
     }

@@ -31,8 +31,14 @@ fn main() -> ExitCode {
 
 async fn run(arguments: Arguments, shutdown: Shutdown, readiness: Readiness) -> Result<(), Failure> {
     let config: Config = config::load(&arguments.config).map_err(Failure::refused)?;
+    let is_anybodys = config.outbound_user.is_none() && (config.outbound.is_some() || !config.forwards.is_empty());
     let proxy = Proxy::bind(config).await?;
     shutdown.spawn("word that it is ready", systemd::ready_when(readiness.clone(), shutdown.clone()));
+    if is_anybodys {
+        tracing::warn!(
+            "whoever can connect to outbound and forwards speaks as the workload; outboundUser keeps them to one user"
+        );
+    }
     Ok(proxy.run(shutdown, readiness).await?)
 }
 

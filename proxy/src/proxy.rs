@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::dataplane::{DataPlane, DataPlaneError, random};
 use crate::listen::{Addresses, ListenError};
 use crate::mesh::Snapshot;
+use crate::outbound::OwnerError;
 use crate::plane::Sources;
 
 /// A proxy in front of one workload, with its ports bound.
@@ -40,6 +41,10 @@ impl Proxy {
             check_forward(&forward.to)?;
         }
         let data_plane = DataPlane::bind(workers, config.inbound, config.outbound, &config.forwards, config.drain)?;
+        let data_plane = match config.outbound_user {
+            Some(uid) => data_plane.of_user(uid)?,
+            None => data_plane,
+        };
         let admin = match config.admin {
             Some(address) => {
                 let bound = TcpListener::bind(address).await;
@@ -145,6 +150,9 @@ pub enum BindError {
     /// A port is taken, or is not ours to take.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// It cannot be told whose a connection is.
+    #[error("outboundUser cannot be held to on this host")]
+    Owner(#[from] OwnerError),
     /// The same, for the admin port.
     #[error("cannot listen on {address} for health checks (admin)")]
     Admin {

@@ -10,6 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use crate::listen::Sockets;
+use crate::outbound::OwnerCheck;
 use crate::plane::Plane;
 use crate::{inbound, outbound};
 
@@ -43,8 +44,12 @@ async fn work(sockets: Sockets, plane: Arc<Plane>, drain: Duration, shutdown: &S
     let parts = shutdown.child();
     let spawned = sockets.listen(|listener, part| match part {
         Part::Inbound => spawn(&parts, shutdown, "inbound", inbound::accept(listener, plane.clone())),
-        Part::Outbound => spawn(&parts, shutdown, "outbound", outbound::accept(listener, plane.clone())),
-        Part::Forward(to) => spawn(&parts, shutdown, "forward", outbound::forward_tcp(listener, to, plane.clone())),
+        Part::Outbound(owner) => {
+            spawn(&parts, shutdown, "outbound", outbound::accept(listener, owner, plane.clone()));
+        }
+        Part::Forward(to, owner) => {
+            spawn(&parts, shutdown, "forward", outbound::forward_tcp(listener, to, owner, plane.clone()));
+        }
     });
     if let Err(error) = spawned {
         tracing::error!(%error, "a worker cannot use its listeners");
@@ -66,8 +71,8 @@ async fn work(sockets: Sockets, plane: Arc<Plane>, drain: Duration, shutdown: &S
 /// What a listener is for.
 pub(crate) enum Part {
     Inbound,
-    Outbound,
-    Forward(String),
+    Outbound(Option<Arc<OwnerCheck>>),
+    Forward(String, Option<Arc<OwnerCheck>>),
 }
 
 /// A part whose panic ends not only this worker: a process that lost one must not look alive.

@@ -249,6 +249,7 @@ fn proxy_config(surroundings: &Surroundings, workload: &Workload) -> Result<alca
         control: alcazar_proxy::ControlPlane { address: surroundings.control.to_string(), identity: None },
         inbound: workload.inbound,
         outbound: workload.outbound,
+        outbound_user: None,
         forwards: workload.forwards.iter().map(forward).collect(),
         decision_log: Some(surroundings.paths.decisions()),
         workers: Some(1),

@@ -50,7 +50,9 @@ fn agent(machine: &Machine) -> String {
 fn proxy(machine: &Machine, control: &str) -> String {
     format!(
         "workload: {}\nsdsSocket: {}\ncontrol: {{address: \"{control}\"}}\n\
-         inbound: 0.0.0.0:15008\noutbound: 127.0.0.1:15101\nadmin: 127.0.0.1:15021\n",
+         inbound: 0.0.0.0:15008\noutbound: 127.0.0.1:15101\nadmin: 127.0.0.1:15021\n\
+         # Whose processes may call as the workload, by number; without it, whoever can connect to `outbound`.\n\
+         # outboundUser: 1000\n",
         machine.workload,
         socket(machine)
     )

@@ -4,12 +4,15 @@ mod accept;
 mod connect;
 mod endpoints;
 mod forward;
+mod owner;
 
 use std::sync::Arc;
 
 use http::{Request, StatusCode};
 
 pub(crate) use accept::{accept, forward_tcp};
+pub(crate) use owner::OwnerCheck;
+pub use owner::{AnswerError, OwnerError};
 
 use crate::body::Body;
 use crate::message::{BadRequest, is_tunnel};

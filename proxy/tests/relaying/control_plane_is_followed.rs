@@ -190,6 +190,7 @@ async fn it_serves_what_it_is_told_and_keeps_it_when_told_nonsense() {
         control: ControlPlane { address, identity: None },
         inbound: any(),
         outbound: Some(any()),
+        outbound_user: None,
         forwards: vec![],
         decision_log: None,
         workers: Some(1),

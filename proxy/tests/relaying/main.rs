@@ -19,4 +19,5 @@ mod mesh_port_takes_only_the_mesh;
 mod requests_are_decided_and_forwarded;
 mod smuggled_requests_are_refused;
 mod tcp_is_tunnelled;
+mod the_applications_port_is_its_users;
 mod websockets_pass;

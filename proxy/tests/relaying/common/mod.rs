@@ -43,6 +43,8 @@ pub(crate) struct Wanted {
     pub(crate) forward: bool,
     pub(crate) decision_log: Option<PathBuf>,
     pub(crate) workers: usize,
+    /// Whose the frontend's connections must be.
+    pub(crate) user: Option<u32>,
 }
 
 impl Wanted {
@@ -56,6 +58,7 @@ impl Wanted {
             forward: false,
             decision_log: None,
             workers: 1,
+            user: None,
         }
     }
 
@@ -176,6 +179,10 @@ impl Mesh {
         let forward = Forward { listen: any(), to: "reviews.shop:5432".to_owned() };
         let forwards = if wanted.forward { vec![forward] } else { vec![] };
         let frontend = DataPlane::bind(wanted.workers, any(), Some(any()), &forwards, drain).unwrap();
+        let frontend = match wanted.user {
+            Some(uid) => frontend.of_user(uid).unwrap(),
+            None => frontend,
+        };
         let services = [wanted.service(&[mesh_address])];
         let frontend = Node::start(frontend, ca.credentials(FRONTEND), frontend_snapshot(&services), None);
         Self { ca, frontend, reviews }
