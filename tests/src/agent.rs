@@ -22,8 +22,7 @@ impl AgentProcess {
     pub async fn start(home: &Path, ca: &CaProcess, node: &str) -> Result<Self> {
         let (token, admin) = (ca.token(node).await?, free_port()?);
         let text = format!(
-            "trustDomain: {}\ncluster: local\nnode: {node}\ncaAddress: {}\njoinToken: {token}\ndataDir: {}\nsocketsDir: {}\nadmin: 127.0.0.1:{admin}\n",
-            ca.trust_domain(),
+            "trustDomain: cluster.local\ncluster: local\nnode: {node}\ncaAddress: {}\njoinToken: {token}\ndataDir: {}\nsocketsDir: {}\nadmin: 127.0.0.1:{admin}\n",
             ca.address(),
             home.join("agent").display(),
             home.join("s").display(),

@@ -30,7 +30,6 @@ pub struct CaProcess {
     home: PathBuf,
     /// Where its data folder is for others.
     data: PathBuf,
-    trust_domain: TrustDomain,
     port: u16,
     admin: u16,
 }
@@ -41,18 +40,10 @@ impl CaProcess {
     /// # Errors
     /// When it cannot be started.
     pub fn start(home: &Path, more: &str) -> Result<Self> {
-        Self::start_of(home, TRUST_DOMAIN, more)
-    }
-
-    /// Starts that of another trust domain.
-    ///
-    /// # Errors
-    /// When it cannot be started.
-    pub fn start_of(home: &Path, trust_domain: &str, more: &str) -> Result<Self> {
         let data = home.join("data");
-        let (port, admin) = Self::configure(home, &data, &format!("trustDomain: {trust_domain}\n{more}"))?;
+        let (port, admin) = Self::configure(home, &data, more)?;
         let process = Self::run(home, Command::new(binary("alcazar-ca")?))?;
-        Ok(Self { process, home: home.to_owned(), data, trust_domain: trust_domain.parse()?, port, admin })
+        Ok(Self { process, home: home.to_owned(), data, port, admin })
     }
 
     /// Starts one with its data on this disk.
@@ -62,8 +53,7 @@ impl CaProcess {
     pub fn start_on(disk: &SmallDisk, home: &Path, more: &str) -> Result<Self> {
         let (port, admin) = Self::configure(home, &disk.path().join("data"), more)?;
         let process = Self::run(home, disk.command(&binary("alcazar-ca")?))?;
-        let (data, trust_domain) = (disk.seen().join("data"), TRUST_DOMAIN.parse()?);
-        Ok(Self { process, home: home.to_owned(), data, trust_domain, port, admin })
+        Ok(Self { process, home: home.to_owned(), data: disk.seen().join("data"), port, admin })
     }
 
     /// Starts it again where it was, after it ended.
@@ -154,7 +144,7 @@ impl CaProcess {
     /// # Errors
     /// As the CA says.
     pub async fn token(&self, node: &str) -> Result<String, Status> {
-        let node_id = self.node_id(node).map_err(local)?.to_string();
+        let node_id = node_id(node).map_err(local)?.to_string();
         let mut operator = AdministrationClient::new(self.operator().await.map_err(away)?);
         let made = operator.create_join_token(v1::CreateJoinTokenRequest { node_id, ttl: 0 }).await?;
         Ok(made.into_inner().token)
@@ -175,8 +165,8 @@ impl CaProcess {
     pub async fn register_as(&self, name: &str, node: &str, selector: &str, ttl: Duration) -> Result<(), Status> {
         let registration = v1::Registration {
             id: format!("shop.{name}"),
-            node_id: self.node_id(node).map_err(local)?.to_string(),
-            spiffe_id: format!("spiffe://{}/ns/shop/sa/{name}", self.trust_domain),
+            node_id: node_id(node).map_err(local)?.to_string(),
+            spiffe_id: format!("spiffe://{TRUST_DOMAIN}/ns/shop/sa/{name}"),
             selectors: vec![selector.to_owned()],
             ttl: i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX),
             ..v1::Registration::default()
@@ -208,7 +198,7 @@ impl CaProcess {
     /// # Errors
     /// As the CA says.
     pub async fn attest(&self, root: Fingerprint, token: &str, key: &KeyPair) -> Result<Arc<Credentials>, Status> {
-        let connector = Connector::pinned(self.trust_domain.clone(), root, grpc::ALPN, clock::system());
+        let connector = Connector::pinned(trust_domain().map_err(local)?, root, grpc::ALPN, clock::system());
         let channel = self.reach(connector).map_err(local)?;
         let csr = csr(key).map_err(local)?;
         let request = v1::AttestNodeRequest { evidence: Some(Evidence::JoinToken(token.to_owned())), csr };
@@ -277,11 +267,6 @@ impl CaProcess {
         self.reach(Connector::new(watch::channel(node.clone()).1, grpc::ALPN, clock::system()))
     }
 
-    /// Its trust domain.
-    pub fn trust_domain(&self) -> &TrustDomain {
-        &self.trust_domain
-    }
-
     /// Where agents find it.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
@@ -303,13 +288,9 @@ impl CaProcess {
         .await
     }
 
-    fn node_id(&self, name: &str) -> Result<SpiffeId> {
-        Ok(SpiffeId::node(&self.trust_domain, "local", name)?)
-    }
-
     fn reach(&self, connector: Connector) -> Result<Channel> {
         let target: grpc::Target = self.address().parse()?;
-        let ca = SpiffeId::workload(&self.trust_domain, "alcazar-system", "alcazar-ca")?;
+        let ca = SpiffeId::workload(&trust_domain()?, "alcazar-system", "alcazar-ca")?;
         Ok(grpc::channel(target, connector, Expected::id(ca)))
     }
 }
@@ -328,6 +309,14 @@ fn credentials(issued: v1::IssuedSvid, key: &KeyPair) -> Result<Credentials> {
 
 fn csr(key: &KeyPair) -> Result<Vec<u8>> {
     Ok(CertificateParams::default().serialize_request(key)?.der().to_vec())
+}
+
+fn trust_domain() -> Result<TrustDomain> {
+    Ok(TRUST_DOMAIN.parse()?)
+}
+
+fn node_id(name: &str) -> Result<SpiffeId> {
+    Ok(SpiffeId::node(&trust_domain()?, "local", name)?)
 }
 
 /// What one item of many was told, as if it had been alone.

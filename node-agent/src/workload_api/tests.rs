@@ -166,6 +166,14 @@ async fn a_token_is_given_through_an_outage_and_never_when_it_is_over() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_token_by_a_key_that_is_believed_no_more_is_not_given() {
+    let world = World::new();
+    let token = world.get("reviews", &["db"]).await.unwrap();
+    world.authority.ca().replace_jwt_key();
+    assert_ne!(world.get("reviews", &["db"]).await.unwrap(), token);
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_workload_cannot_spend_what_the_ca_has_for_its_node() {
     let world = World::new();
     let mut refused = 0;

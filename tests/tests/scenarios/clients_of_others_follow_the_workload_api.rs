@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use alcazar_api::ca::v1::RotationKind;
+use alcazar_api::ca::v1::{RotationKind, SetForeignBundleRequest, bundles_client::BundlesClient};
 use alcazar_testkit::{AgentProcess, CaProcess, SpiffeClient, turn};
 use serde_json::Value;
 use spiffe::{JwtSource, WorkloadApiClient, X509Source};
@@ -94,6 +94,10 @@ async fn a_go_workload_is_let_in_once_it_is_registered_and_has_tokens() {
     let said = watcher.until_it_says("its identity", |said| said.get("ids").is_some()).unwrap();
     assert_eq!(said.pointer("/ids/0").and_then(Value::as_str), Some(REVIEWS));
     assert!(agent.log().contains("no registration matches a caller"));
+    // A partner is believed from now on.
+    let request = SetForeignBundleRequest { trust_domain: "partner.example".into(), bundle: root() };
+    BundlesClient::new(ca.operator().await.unwrap()).set_foreign_bundle(request).await.unwrap();
+    watcher.until_it_says("the partner", |said| said.pointer("/roots/partner.example").is_some()).unwrap();
 
     let (good, said, log) = run(&["bundles"], "bundles").unwrap().end().unwrap();
     assert!(good && roots(&said[0]) == Some(1) && said[0].pointer("/keys/cluster.local").is_some(), "{log}");
@@ -140,6 +144,15 @@ async fn the_rust_crate_follows_rotations_and_has_tokens() {
     client.validate_jwt_token("queue", token.token()).await.unwrap_err();
     tokens.shutdown().await;
     source.shutdown().await;
+}
+
+/// Somebody's root, in PEM.
+fn root() -> Vec<u8> {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, KeyUsagePurpose};
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.self_signed(&KeyPair::generate().unwrap()).unwrap().pem().into_bytes()
 }
 
 /// What the kernel says of this process, and so of its children.
