@@ -3,11 +3,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 use alcazar_api::ca::v1::{
     self, administration_client::AdministrationClient, attest_node_request::Evidence,
     certificate_authority_client::CertificateAuthorityClient, issue_jwt_svid_result, issue_workload_result::Outcome,
-    jwt_client::JwtClient, ledger_client::LedgerClient,
+    jwt_client::JwtClient, ledger_client::LedgerClient, rotation_client::RotationClient,
 };
 use alcazar_identity::{
     CertificateDer, Credentials, Fingerprint, SpiffeId, SvidKey, TrustBundles, TrustDomain, X509Svid,
@@ -20,7 +21,7 @@ use tokio::sync::watch;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::{Answer, Curl, Process, SmallDisk, binary, free_port};
+use crate::{Answer, Curl, Process, SmallDisk, binary, free_port, until_ok};
 
 /// A CA as a process of its own, as its operator and its nodes know it.
 #[derive(Debug)]
@@ -154,11 +155,20 @@ impl CaProcess {
     /// # Errors
     /// As the CA says.
     pub async fn register(&self, name: &str, node: &str) -> Result<(), Status> {
+        self.register_as(name, node, &format!("socket:shop.{name}"), Duration::ZERO).await
+    }
+
+    /// The same, known by this selector, with certificates of this life; zero: of the CA's default.
+    ///
+    /// # Errors
+    /// As the CA says.
+    pub async fn register_as(&self, name: &str, node: &str, selector: &str, ttl: Duration) -> Result<(), Status> {
         let registration = v1::Registration {
             id: format!("shop.{name}"),
             node_id: node_id(node).map_err(local)?.to_string(),
             spiffe_id: format!("spiffe://{TRUST_DOMAIN}/ns/shop/sa/{name}"),
-            selectors: vec![format!("socket:shop.{name}")],
+            selectors: vec![selector.to_owned()],
+            ttl: i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX),
             ..v1::Registration::default()
         };
         let mut operator = AdministrationClient::new(self.operator().await.map_err(away)?);
@@ -258,8 +268,29 @@ impl CaProcess {
         self.reach(Connector::new(watch::channel(node.clone()).1, grpc::ALPN, clock::system()))
     }
 
+    /// Where agents find it.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Exchanges its root or its intermediate, from the first step to the last.
+    ///
+    /// # Errors
+    /// When it is not done by the deadline; the error says whom it waits for.
+    pub async fn rotate(&self, kind: v1::RotationKind, deadline: Duration) -> Result<()> {
+        let mut operator = RotationClient::new(self.operator().await?);
+        operator.start_rotation(v1::StartRotationRequest { kind: kind.into(), ..Default::default() }).await?;
+        until_ok("the end of the rotation", deadline, async || {
+            match operator.get_rotation(v1::GetRotationRequest {}).await.map(tonic::Response::into_inner) {
+                Ok(status) if status.phase == "done" => Ok(()),
+                other => Err(other),
+            }
+        })
+        .await
+    }
+
     fn reach(&self, connector: Connector) -> Result<Channel> {
-        let target: grpc::Target = format!("127.0.0.1:{}", self.port).parse()?;
+        let target: grpc::Target = self.address().parse()?;
         let ca = SpiffeId::workload(&trust_domain()?, "alcazar-system", "alcazar-ca")?;
         Ok(grpc::channel(target, connector, Expected::id(ca)))
     }

@@ -12,6 +12,7 @@
 //! - A real component that is missing fails a scenario in CI; elsewhere the scenario says what it needs and passes over.
 //! - What a scenario starts ends with it, also when it fails.
 
+mod agent;
 mod authority;
 mod binaries;
 mod ca;
@@ -19,6 +20,7 @@ mod clients;
 mod cluster;
 mod components;
 mod disk;
+mod envoy;
 mod etcd;
 mod etcd_cluster;
 mod grpc;
@@ -29,16 +31,19 @@ mod machine;
 mod mesh;
 mod origin;
 mod process;
+mod spiffe_client;
 mod tunnel;
 mod turn;
 mod wait;
 
+pub use agent::AgentProcess;
 pub use binaries::binary;
 pub use ca::CaProcess;
 pub use clients::{Answer, Curl, curl, openssl_s_client};
 pub use cluster::{Cluster, Vault};
 pub use components::{free_port, passed_over, tool};
 pub use disk::SmallDisk;
+pub use envoy::{Envoy, agent_cluster, sds};
 pub use etcd::Etcd;
 pub use etcd_cluster::EtcdCluster;
 pub use grpc::{Greeter, greet_by_connect, greet_by_prior_knowledge};
@@ -49,6 +54,7 @@ pub use machine::Machine;
 pub use mesh::{Mesh, Workload};
 pub use origin::{EchoServer, HttpOrigin};
 pub use process::Process;
+pub use spiffe_client::SpiffeClient;
 pub use tunnel::Tunnel;
 pub use turn::{Turn, turn};
 pub use wait::{DEADLINE, eventually, until, until_ok};

@@ -5,17 +5,21 @@ use std::time::Duration;
 
 use alcazar_identity::{CertificateDer, Credentials, SpiffeId, TrustBundle};
 use futures::future::join_all;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, advance};
 use tonic::Code;
 
 use super::allowance::{Allowance, BURST, PERIOD};
 use super::messages::{absence, jwt_bundles, x509_bundles, x509_svids};
+use super::push::{Push, Taken};
 use super::tokens::{TokenError, Tokens};
+use crate::adoption::Clients;
 use crate::authority::Session;
+use crate::callers::Follow;
 use crate::registration::Registration;
-use crate::registry::{Held, Served};
+use crate::registry::{Held, Registry, Served};
 use crate::sds::View;
+use crate::selector::Caller;
 use crate::testing::ca::Ca;
 use crate::testing::{MemoryAuthority, Mood, clock};
 
@@ -162,6 +166,14 @@ async fn a_token_is_given_through_an_outage_and_never_when_it_is_over() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_token_by_a_key_that_is_believed_no_more_is_not_given() {
+    let world = World::new();
+    let token = world.get("reviews", &["db"]).await.unwrap();
+    world.authority.ca().replace_jwt_key();
+    assert_ne!(world.get("reviews", &["db"]).await.unwrap(), token);
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_workload_cannot_spend_what_the_ca_has_for_its_node() {
     let world = World::new();
     let mut refused = 0;
@@ -198,4 +210,51 @@ fn v1_registration(world: &World) -> Registration {
     let mut wire = world.authority.ca().registrations[0].clone();
     wire.spiffe_id = id("reviews").to_string();
     Registration::read(&wire, &crate::testing::ca::node()).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_read_loses_its_stream_and_holds_nothing_back() {
+    let world = World::new();
+    let served = |held: &watch::Sender<Arc<Held>>| Arc::new(Served::new(v1_registration(&world), held.subscribe()));
+    let held_now = || held(&mut world.authority.ca(), "reviews").1;
+    let held = watch::Sender::new(held_now());
+    let registry = watch::Sender::new(Arc::new(Registry::new([served(&held)])));
+    let clients = Clients::new();
+    let caller = Caller { socket: None, uid: 1, gid: 1, pid: Some(7) };
+    let (sender, mut receiver) = mpsc::channel(1);
+    let push = Push {
+        caller: caller.clone(),
+        follow: Follow::new(caller.clone(), registry.subscribe()).unwrap(),
+        message: x509_svids,
+        taken: Taken::new(clients.clone(), caller, true),
+        sender,
+    };
+    let mut push = Box::pin(push.keep());
+    let mut wait = async |time: u64| tokio::time::timeout(Duration::from_secs(time), &mut push).await.is_ok();
+    assert!(!wait(1).await && clients.now(Instant::now()).is_empty(), "nothing was taken yet");
+    let first = receiver.recv().await.unwrap().unwrap();
+    assert!(!wait(1).await);
+    let holds =
+        || clients.now(Instant::now()).into_iter().map(|client| client.holds.leaf.unwrap().0).collect::<Vec<_>>();
+    let serial =
+        |held: &watch::Sender<Arc<Held>>| vec![held.borrow().credentials().unwrap().svid().serial().to_owned()];
+    let before = serial(&held);
+    assert_eq!((holds(), first.svids.len()), (before.clone(), 1));
+    // The same again is no message; another certificate is, and counts when it was taken and some time has passed.
+    held.send_modify(|_| {});
+    held.send_replace(held_now());
+    assert!(!wait(1).await);
+    receiver.recv().await.unwrap().unwrap();
+    assert!(!wait(1).await && receiver.try_recv().is_err());
+    assert_eq!(holds(), before);
+    assert!(!wait(11).await);
+    assert_eq!(holds(), serial(&held));
+    // From here on it reads nothing.
+    held.send_replace(held_now());
+    assert!(!wait(29).await);
+    assert!(wait(32).await, "a stream that is not read goes on for ever");
+    drop(push);
+    assert!(clients.recalls());
+    advance(Duration::from_secs(45)).await;
+    assert!(clients.now(Instant::now()).is_empty());
 }

@@ -2,13 +2,15 @@ use std::time::{Duration, SystemTime};
 
 use alcazar_api::ca::v1;
 use alcazar_api::spiffe::{JwtSvidError, validate_jwt_svid};
-use alcazar_identity::{SpiffeId, TrustBundles};
+use alcazar_identity::{SpiffeId, TrustBundles, TrustDomain};
 use tokio::time::Instant;
 
 /// A JWT-SVID that the CA issued, held against what was asked for.
 #[derive(Clone)]
 pub(super) struct Token {
     text: String,
+    trust_domain: TrustDomain,
+    key_id: String,
     renew: Instant,
     over: Instant,
 }
@@ -35,11 +37,22 @@ impl Token {
         }
         let life = expires_at.checked_sub(issued_at).filter(|life| !life.is_zero() && *life <= LONGEST);
         let life = life.ok_or(ReplyError::Life)?;
-        Ok(Self { text: reply.token.clone(), renew: received + life / 2, over: received + life })
+        Ok(Self {
+            text: reply.token.clone(),
+            trust_domain: expected.trust_domain().clone(),
+            key_id: reply.key_id.clone(),
+            renew: received + life / 2,
+            over: received + life,
+        })
     }
 
     pub(super) fn text(&self) -> &str {
         &self.text
+    }
+
+    /// Whether its key is one of the trust domain's still: one that was stolen is taken out before the tokens by it are over.
+    pub(super) fn is_believed(&self, bundles: &TrustBundles) -> bool {
+        bundles.get(&self.trust_domain).is_some_and(|bundle| bundle.jwt_authority(&self.key_id).is_some())
     }
 
     /// Whether it is good for long enough yet.

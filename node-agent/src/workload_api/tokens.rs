@@ -65,6 +65,7 @@ impl Tokens {
         let slot = self.slot(served, &audience, Instant::now());
         let mut slot = slot.lock().await;
         let now = Instant::now();
+        slot.token = slot.token.take().filter(|token| token.is_believed(credentials.bundles()));
         if let Some(token) = slot.token.as_ref().filter(|token| token.is_fresh(now)) {
             return Ok(token.text().to_owned());
         }

@@ -125,6 +125,35 @@ async fn who_does_not_mean_a_workload_api_gets_nothing_of_it() {
 }
 
 #[tokio::test]
+async fn a_certificate_that_is_revoked_is_followed_by_its_successor() {
+    use alcazar_identity::{ListIssuer, Revocation, RevocationList, RevocationReason, SvidLeaf};
+
+    let ca = CaServer::start().await;
+    ca.ca().register("shop.reviews", "reviews", &["socket:shop.reviews"]);
+    let home = Home::new();
+    let token = ca.ca().token();
+    let agent = home.agent(ca.address, Some(token)).await;
+    let mut client = client(&home.socket("shop.reviews")).await;
+    let mut stream = client.fetch_x509svid(said(X509svidRequest {})).await.unwrap().into_inner();
+    let first = next(&mut stream).await.unwrap().svids.swap_remove(0);
+    // The leaf is the first of the two in the chain.
+    let intermediate = ca.ca().own_credentials(alcazar_service::clock::now()).svid().chain()[1].len();
+    let leaf = first.x509_svid[..first.x509_svid.len() - intermediate].to_vec();
+    let serial = SvidLeaf::parse(&leaf.into()).unwrap().serial().to_owned();
+
+    let now = alcazar_service::clock::now();
+    let (issuer, until) = (ListIssuer::Cluster("east".into()), now + Duration::from_secs(3600));
+    let mut list = RevocationList::new(crate::support::ca::TRUST_DOMAIN.parse().unwrap(), issuer, 7);
+    let revocation = Revocation { reason: RevocationReason::KeyCompromise, since: now, until };
+    assert!(list.revoke_serial(&serial, None, revocation));
+    ca.change(|ca| ca.revoked = vec![ca.signed(&list, now)]);
+    let second = next(&mut stream).await.unwrap().svids.swap_remove(0);
+    assert_eq!(second.spiffe_id, REVIEWS);
+    assert_ne!((second.x509_svid, second.x509_svid_key), (first.x509_svid, first.x509_svid_key));
+    agent.stop().await;
+}
+
+#[tokio::test]
 async fn tokens_are_fetched_and_validated() {
     let ca = CaServer::start().await;
     ca.ca().register("shop.reviews", "reviews", &[&own_uid()]);

@@ -1,9 +1,8 @@
 // A workload that knows nothing of Alcazar: go-spiffe alone, as its own examples use it. It finds the Workload API by
-// SPIFFE_ENDPOINT_SOCKET, says what it sees as one JSON object a line, and ends with its input.
+// SPIFFE_ENDPOINT_SOCKET, says what it sees as one JSON object a line, and ends when it is asked to.
 package main
 
 import (
-	"bufio"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -12,8 +11,10 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/signal"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -26,20 +27,20 @@ const usage = `usage:
   spiffe-client watch                        every X.509 context
   spiffe-client bundles                      the X.509 and the JWT bundles, once
   spiffe-client jwt AUDIENCE [SPIFFE-ID]     tokens
-  spiffe-client validate AUDIENCE            the token on the first line of the input
+  spiffe-client validate AUDIENCE TOKEN      whose it is
   spiffe-client serve ADDRESS PEER           answers mutual TLS of this peer
-  spiffe-client call ADDRESS PEER            calls over mutual TLS, each time anew, until the input ends`
+  spiffe-client call ADDRESS PEER            calls over mutual TLS, each time anew`
 
 func main() {
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	if err := run(ctx, cancel, os.Args[1:]); err != nil {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, cancel func(), args []string) error {
+func run(ctx context.Context, args []string) error {
 	arg := func(n int) string {
 		if n < len(args) {
 			return args[n]
@@ -48,25 +49,18 @@ func run(ctx context.Context, cancel func(), args []string) error {
 	}
 	switch {
 	case arg(0) == "watch" && len(args) == 1:
-		go untilInputEnds(cancel)
 		return watch(ctx)
 	case arg(0) == "bundles" && len(args) == 1:
 		return bundles(ctx)
 	case arg(0) == "jwt" && len(args) >= 2:
 		return tokens(ctx, arg(1), arg(2))
-	case arg(0) == "validate" && len(args) == 2:
-		return validate(ctx, arg(1))
+	case arg(0) == "validate" && len(args) == 3:
+		return validate(ctx, arg(1), arg(2))
 	case (arg(0) == "serve" || arg(0) == "call") && len(args) == 3:
-		go untilInputEnds(cancel)
 		return mutual(ctx, arg(0) == "serve", arg(1), arg(2))
 	default:
 		return errors.New(usage)
 	}
-}
-
-func untilInputEnds(cancel func()) {
-	_, _ = io.Copy(io.Discard, os.Stdin)
-	cancel()
 }
 
 var speaking sync.Mutex
@@ -77,7 +71,7 @@ func say(what map[string]any) {
 	_ = json.NewEncoder(os.Stdout).Encode(what)
 }
 
-type watcher struct{}
+type watcher struct{ ctx context.Context }
 
 func (watcher) OnX509ContextUpdate(update *workloadapi.X509Context) {
 	ids, serials := []string{}, []string{}
@@ -92,12 +86,14 @@ func (watcher) OnX509ContextUpdate(update *workloadapi.X509Context) {
 	say(map[string]any{"ids": ids, "serials": serials, "roots": roots})
 }
 
-func (watcher) OnX509ContextWatchError(err error) {
-	say(map[string]any{"error": err.Error()})
+func (w watcher) OnX509ContextWatchError(err error) {
+	if w.ctx.Err() == nil {
+		say(map[string]any{"error": err.Error()})
+	}
 }
 
 func watch(ctx context.Context) error {
-	err := workloadapi.WatchX509Context(ctx, watcher{})
+	err := workloadapi.WatchX509Context(ctx, watcher{ctx})
 	if ctx.Err() != nil {
 		return nil
 	}
@@ -153,11 +149,8 @@ func tokens(ctx context.Context, audience, subject string) error {
 	return nil
 }
 
-func validate(ctx context.Context, audience string) error {
-	lines := bufio.NewScanner(os.Stdin)
-	lines.Buffer(nil, 1<<20)
-	lines.Scan()
-	svid, err := workloadapi.ValidateJWTSVID(ctx, lines.Text(), audience)
+func validate(ctx context.Context, audience, token string) error {
+	svid, err := workloadapi.ValidateJWTSVID(ctx, token, audience)
 	if err != nil {
 		return err
 	}

@@ -80,7 +80,7 @@ impl Ca {
             root,
             intermediate,
             sequence: 1,
-            jwt_key: JwtKey(KeyPair::generate().unwrap()),
+            jwt_key: JwtKey::new("the-key"),
             token_ttl: Duration::from_secs(300),
             tokens_issued: 0,
             foreign: Vec::new(),
@@ -174,6 +174,13 @@ impl Ca {
                 .push(v1::IssueJwtSvidResult { registration_id: item.registration_id.clone(), outcome: Some(outcome) });
         }
         results
+    }
+
+    /// Signs tokens by another key from now on, and no more by that of before: it was stolen.
+    #[allow(dead_code, reason = "the unit tests replace it")]
+    pub(crate) fn replace_jwt_key(&mut self) {
+        self.jwt_key = JwtKey::new("the-next-key");
+        self.sequence += 1;
     }
 
     /// Believes one more root, as at the start of a rotation.
@@ -321,7 +328,13 @@ impl Ca {
 }
 
 /// Signs tokens.
-struct JwtKey(KeyPair);
+struct JwtKey(KeyPair, &'static str);
+
+impl JwtKey {
+    fn new(name: &'static str) -> Self {
+        Self(KeyPair::generate().unwrap(), name)
+    }
+}
 
 impl SignJwt for JwtKey {
     fn algorithm(&self) -> Algorithm {
@@ -329,7 +342,7 @@ impl SignJwt for JwtKey {
     }
 
     fn key_id(&self) -> &str {
-        "the-key"
+        self.1
     }
 
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
