@@ -11,4 +11,5 @@ mod support;
 
 mod envoy_reads_its_certificate;
 mod it_ends_whatever_its_clients_do;
+mod it_is_killed_while_the_ca_is_away;
 mod workloads_are_served_over_sds;
