@@ -116,6 +116,7 @@ async fn what_was_held_is_served_at_once_and_clients_come_back() {
     soon(listening).await;
     assert!(std::os::unix::net::UnixStream::connect(&socket).is_err(), "nobody serves it");
     agent.kill();
+    drop(staying);
     clients.trigger("test");
     clients.finished(PATIENCE).await.unwrap();
 }
