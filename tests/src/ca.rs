@@ -104,6 +104,11 @@ impl CaProcess {
         self.page("/readyz")
     }
 
+    /// Where nodes reach it, on the loopback.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// What is at a path of its administration address.
     ///
     /// # Errors

@@ -38,9 +38,9 @@ impl Disk {
 
     /// Comes back with this key.
     async fn back_with(&self, served: &Served, next: &KeyPair) -> Result<Self, Status> {
-        let nonce = nonce(served).await;
-        let proof = self.proof(&nonce, &csr(next));
-        let issued = self.show(served, &nonce, proof, &csr(next), &node_id(&self.svid)).await?;
+        let (nonce, csr) = (nonce(served).await, csr(next));
+        let proof = self.proof(&nonce, &csr);
+        let issued = self.show(served, &nonce, proof, &csr, &node_id(&self.svid)).await?;
         let key = KeyPair::try_from(next.serialize_der()).unwrap();
         Ok(Self { svid: svid(&issued, next), key })
     }

@@ -140,6 +140,8 @@ impl HeldFile {
 pub(crate) enum EntryError {
     #[error(transparent)]
     Seal(#[from] SealError),
+    #[error("it cannot be read")]
+    Read(#[source] std::io::Error),
     #[error("the registration in it cannot be served")]
     Registration(#[from] RegistrationError),
     #[error("the key in it is none")]

@@ -27,6 +27,7 @@ use alcazar_service::files::private_directory;
 use alcazar_service::process::chain;
 use tokio::sync::mpsc;
 
+use entry::EntryError;
 pub(crate) use entry::{Entry, Restored};
 pub use seal::SealKeyError;
 pub(crate) use seal::{Seal, read_key};
@@ -66,16 +67,18 @@ impl Sealed {
             let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
             // Half written when the agent was killed.
             if name.ends_with(writer::HALF) {
-                std::fs::remove_file(&path)?;
+                discard(&path);
                 continue;
             }
-            let read = std::fs::read(&path)?;
-            let opened = self.seal.open(name, read).and_then(|plain| Entry::decode(&plain, name, node));
-            match opened {
+            let read = std::fs::read(&path).map_err(EntryError::Read);
+            match read
+                .and_then(|bytes| self.seal.open(name, &bytes))
+                .and_then(|plain| Entry::decode(&plain, name, node))
+            {
                 Ok(entry) => all.push(entry.restore(bundles, revocations, now)),
                 Err(error) => {
                     tracing::error!(target: "alcazar::refused", file = %path.display(), reason = chain(&error), "a sealed file cannot be used, and is removed; its workload waits for the CA");
-                    std::fs::remove_file(&path)?;
+                    discard(&path);
                 }
             }
         }
@@ -109,6 +112,13 @@ impl Sealed {
     fn send(&self, change: Change) {
         // The writer ends with the process alone.
         drop(self.changes.send(change));
+    }
+}
+
+/// What stays is in nobody's way: it opens no better the next time.
+fn discard(path: &Path) {
+    if let Err(error) = std::fs::remove_file(path) {
+        tracing::warn!(file = %path.display(), %error, "a file that is of no use cannot be removed");
     }
 }
 

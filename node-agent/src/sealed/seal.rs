@@ -35,7 +35,7 @@ impl Seal {
     }
 
     /// What was sealed in the file of this name.
-    pub(crate) fn open(&self, name: &str, bytes: Vec<u8>) -> Result<Zeroizing<Vec<u8>>, EntryError> {
+    pub(crate) fn open(&self, name: &str, bytes: &[u8]) -> Result<Zeroizing<Vec<u8>>, EntryError> {
         let sealed = bytes.strip_prefix(MAGIC).ok_or(SealError::Format)?;
         let (nonce, sealed) = sealed.split_first_chunk::<NONCE_LEN>().ok_or(SealError::Format)?;
         let mut plain = Zeroizing::new(sealed.to_vec());

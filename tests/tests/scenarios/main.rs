@@ -10,6 +10,7 @@
 mod a_damaged_store_is_never_replaced;
 mod a_full_disk_refuses_and_goes_on;
 mod a_machine_joins_and_needs_nobody_again;
+mod a_node_comes_back_by_itself;
 mod a_policy_edit_takes_effect_within_a_second;
 mod a_revoked_identity_is_cut_off_everywhere;
 mod an_offline_root_is_exchanged_without_a_failed_request;

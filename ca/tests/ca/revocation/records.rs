@@ -28,9 +28,9 @@ async fn revocations_outlive_a_restart_and_what_is_over_is_forgotten() {
     assert_eq!((list.version(), list.len()), (version.into_inner().version, 2));
     served.stop().await;
 
-    // Two days later no certificate of then is good. The clock may be wrong, so that is believed an hour later; the identity is
-    // still barred.
-    hands.advance(Duration::from_secs(2 * 24 * 3600));
+    // A month and a day later no certificate of then is good, nor does a node come back by one. The clock may be wrong, so that
+    // is believed an hour later; the identity is still barred.
+    hands.advance(Duration::from_secs(32 * 24 * 3600));
     let served = Served::start(folder.path(), &hands).await;
     let listed = async || {
         let listed = operator(&served).await.list_revocations(v1::ListRevocationsRequest {}).await.unwrap();

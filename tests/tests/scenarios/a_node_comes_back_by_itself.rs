@@ -1,0 +1,100 @@
+//! A node that was off until everything expired, or whose disk is full, needs nobody: the real CA and the real agent.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use alcazar_testkit::{CaProcess, DEADLINE, Process, SmallDisk, binary, free_port, turn, until};
+
+/// The CA's configuration: what it issues is over in seconds.
+const SHORT: &str = "certificates: {ttl: 6s, maxTtl: 6s}\n\
+                     registrations:\n- {id: shop.web, node: vm-1, identity: shop/web, selectors: [\"socket:shop.web\"]}\n";
+
+/// An agent with its data folder in `data`.
+fn configured(home: &Path, data: &Path, ca: &CaProcess, node: &str) -> u16 {
+    let admin = free_port().unwrap();
+    let (here, data, port) = (home.display(), data.display(), ca.port());
+    let text = format!(
+        "trustDomain: cluster.local\ncluster: local\nnode: {node}\ncaAddress: 127.0.0.1:{port}\njoinTokenFile: {here}/token\n\
+         dataDir: {data}\nsocketsDir: {here}/s\nadmin: 127.0.0.1:{admin}\nseal: {{keyFile: {here}/seal.key}}\n"
+    );
+    fs::write(home.join("agent.yaml"), text).unwrap();
+    fs::write(home.join("seal.key"), [3; 32]).unwrap();
+    fs::set_permissions(home.join("seal.key"), fs::Permissions::from_mode(0o600)).unwrap();
+    admin
+}
+
+async fn token(ca: &CaProcess, home: &Path, node: &str) {
+    fs::write(home.join("token"), ca.token(node).await.unwrap()).unwrap();
+}
+
+fn agent(home: &Path) -> Process {
+    Process::component("alcazar-node-agent", home, "agent").unwrap()
+}
+
+fn logged(process: &Process, what: &str) -> usize {
+    process.log().lines().filter(|line| line.contains(what)).count()
+}
+
+#[tokio::test]
+async fn a_node_that_was_off_until_everything_expired_attests_by_the_key_of_its_last_certificate() {
+    let _turn = turn();
+    let (home, of_agent) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut ca = CaProcess::start(home.path(), SHORT).unwrap();
+    ca.wait_ready().unwrap();
+    let at = of_agent.path();
+    configured(at, &at.join("data"), &ca, "vm-2");
+
+    // A token for another node is told on both sides, and stays good.
+    token(&ca, at, "vm-1").await;
+    let wrong = agent(at);
+    wrong
+        .wait_for_line("the refusal", |line| line.contains("node/local/vm-1") && line.contains("node/local/vm-2"))
+        .unwrap();
+    drop(wrong);
+    ca.process().wait_for_line("the refusal", |line| line.contains("a join token is still good")).unwrap();
+    fs::remove_dir_all(at.join("data")).unwrap();
+    fs::remove_file(at.join("agent.log")).unwrap();
+    let admin = configured(at, &at.join("data"), &ca, "vm-1");
+    let running = agent(at);
+    running.wait_ready(admin).unwrap();
+    drop(running);
+
+    // Off for twice the life of everything it had.
+    std::thread::sleep(Duration::from_secs(12));
+    let running = agent(at);
+    running.wait_ready(admin).unwrap();
+    let by = "attested by the key of its last certificate: the saved certificate expired at";
+    assert_eq!(logged(&running, by), 1, "{}", running.log());
+    ca.process().wait_for_line("the return", |line| line.contains("a node comes back")).unwrap();
+}
+
+#[tokio::test]
+async fn a_full_disk_ends_no_identity() {
+    let _turn = turn();
+    let (home, of_agent) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let at = of_agent.path();
+    let Some(disk) = SmallDisk::mount(&at.join("disk"), 8, &at.join("disk.log")).unwrap() else { return };
+    let ca = CaProcess::start(home.path(), &SHORT.replace("6s", "10s")).unwrap();
+    ca.wait_ready().unwrap();
+    token(&ca, at, "vm-1").await;
+    let admin = configured(at, &disk.path().join("data"), &ca, "vm-1");
+    let mut command = disk.command(&binary("alcazar-node-agent").unwrap());
+    command.arg("--config").arg(at.join("agent.yaml"));
+    let running = Process::start(command, &at.join("agent.log")).unwrap();
+    running.wait_ready(admin).unwrap();
+    disk.fill(0).unwrap();
+    let node: PathBuf = disk.seen().join("data/node.json");
+    let before = fs::read(&node).unwrap();
+    running.wait_for_line("that it is in memory alone", |line| line.contains("identity is in memory alone")).unwrap();
+    running.wait_for_line("a sealed file that is not written", |line| line.contains("cannot be sealed")).unwrap();
+    // Three lives later it is still somebody, and what is on the disk is whole.
+    std::thread::sleep(Duration::from_secs(30));
+    assert_eq!(logged(&running, "good no more"), 0, "{}", running.log());
+    assert_eq!(fs::read(&node).unwrap(), before);
+    running.wait_ready(admin).unwrap();
+    disk.clear().unwrap();
+    running.wait_for_line("that it is saved", |line| line.contains("identity is saved again")).unwrap();
+    until("another file", DEADLINE, || (fs::read(&node).ok()? != before).then_some(())).unwrap();
+}
