@@ -101,6 +101,19 @@ impl Callers {
     }
 }
 
+#[cfg(test)]
+impl Callers {
+    /// As if this very process had connected.
+    pub(crate) async fn follow_this_process(self) -> Follow {
+        let (ours, _theirs) = tokio::net::UnixStream::pair().unwrap();
+        let peer = Arc::new(Peer::of(&ours).unwrap());
+        let (seat, _) = self.seat(&peer).unwrap();
+        let seat = Arc::new(seat).stream().unwrap();
+        let registry = self.doors.registry.clone();
+        Follow::start(Asking { peer, callers: self, _seat: seat }, registry).await.unwrap()
+    }
+}
+
 /// One caller, who is looked at anew whenever it matters.
 pub(crate) struct Asking {
     peer: Arc<Peer>,

@@ -15,11 +15,10 @@ use super::push::{Push, Taken};
 use super::tokens::{TokenError, Tokens};
 use crate::adoption::Clients;
 use crate::authority::Session;
-use crate::callers::Follow;
+use crate::callers::Doors;
 use crate::registration::Registration;
 use crate::registry::{Held, Registry, Served};
 use crate::sds::View;
-use crate::selector::Caller;
 use crate::testing::ca::Ca;
 use crate::testing::{MemoryAuthority, Mood, clock};
 
@@ -215,16 +214,20 @@ fn v1_registration(world: &World) -> Registration {
 #[tokio::test(start_paused = true)]
 async fn who_does_not_read_loses_its_stream_and_holds_nothing_back() {
     let world = World::new();
+    let us = format!("uid:{}", rustix::process::geteuid().as_raw());
+    world.authority.change(|ca| ca.registrations[0].selectors = vec![us]);
     let served = |held: &watch::Sender<Arc<Held>>| Arc::new(Served::new(v1_registration(&world), held.subscribe()));
     let held_now = || held(&mut world.authority.ca(), "reviews").1;
     let held = watch::Sender::new(held_now());
     let registry = watch::Sender::new(Arc::new(Registry::new([served(&held)])));
     let clients = Clients::new();
-    let caller = Caller { socket: None, uid: 1, gid: 1, pid: Some(7) };
+    let doors = Doors::new(registry.subscribe(), clock());
+    let follow = doors.callers(None).follow_this_process().await;
+    let caller = follow.caller().clone();
     let (sender, mut receiver) = mpsc::channel(1);
     let push = Push {
         caller: caller.clone(),
-        follow: Follow::new(caller.clone(), registry.subscribe()).unwrap(),
+        follow,
         message: x509_svids,
         taken: Taken::new(clients.clone(), caller, true),
         sender,

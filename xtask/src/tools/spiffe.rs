@@ -23,7 +23,7 @@ pub(crate) fn client() -> anyhow::Result<PathBuf> {
     let same = |name: &&str| {
         fs::read(folder.join(name)).is_ok_and(|built| fs::read(sources.join(name)).is_ok_and(|now| now == built))
     };
-    if binary.is_file() && SOURCES.iter().all(|name| same(name)) {
+    if binary.is_file() && SOURCES.iter().all(same) {
         return Ok(binary);
     }
     ensure!(
