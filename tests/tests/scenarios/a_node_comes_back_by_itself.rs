@@ -8,7 +8,7 @@ use std::time::Duration;
 use alcazar_testkit::{CaProcess, DEADLINE, Process, SmallDisk, binary, free_port, turn, until};
 
 /// The CA's configuration: what it issues is over in seconds.
-const SHORT: &str = "certificates: {ttl: 6s, maxTtl: 6s}\n\
+const SHORT: &str = "certificates: {ttl: 10s, maxTtl: 10s}\n\
                      registrations:\n- {id: shop.web, node: vm-1, identity: shop/web, selectors: [\"socket:shop.web\"]}\n";
 
 /// An agent with its data folder in `data`.
@@ -62,7 +62,7 @@ async fn a_node_that_was_off_until_everything_expired_attests_by_the_key_of_its_
     drop(running);
 
     // Off for twice the life of everything it had.
-    std::thread::sleep(Duration::from_secs(12));
+    std::thread::sleep(Duration::from_secs(20));
     let running = agent(at);
     running.wait_ready(admin).unwrap();
     let by = "attested by the key of its last certificate: the saved certificate expired at";
@@ -76,7 +76,7 @@ async fn a_full_disk_ends_no_identity() {
     let (home, of_agent) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let at = of_agent.path();
     let Some(disk) = SmallDisk::mount(&at.join("disk"), 8, &at.join("disk.log")).unwrap() else { return };
-    let ca = CaProcess::start(home.path(), &SHORT.replace("6s", "10s")).unwrap();
+    let ca = CaProcess::start(home.path(), SHORT).unwrap();
     ca.wait_ready().unwrap();
     token(&ca, at, "vm-1").await;
     let admin = configured(at, &disk.path().join("data"), &ca, "vm-1");

@@ -51,6 +51,9 @@ pub(crate) struct Ca {
     pub(crate) registrations: Vec<v1::Registration>,
     /// The next answers of `issue` are refusals.
     pub(crate) refuse_workloads: Option<String>,
+    /// The code of those refusals, and when to ask again in milliseconds.
+    #[allow(dead_code, reason = "the unit tests have a CA that is busy")]
+    pub(crate) refuse_with: (i32, u64),
     /// Whom the certificates of workloads name, whoever they are for.
     #[allow(dead_code, reason = "the unit tests have a CA that errs")]
     pub(crate) issues_for: Option<String>,
@@ -93,6 +96,7 @@ impl Ca {
             reattest_within: Duration::ZERO,
             registrations: Vec::new(),
             refuse_workloads: None,
+            refuse_with: (7, 0),
             issues_for: None,
             issued: 0,
             node_log: Vec::new(),
@@ -268,9 +272,9 @@ impl Ca {
         let mut results = Vec::new();
         for item in items {
             let registered = self.registrations.iter().find(|registration| registration.id == item.registration_id);
-            let refusal = |message: &str| {
-                Outcome::Refusal(v1::Refusal { code: 7, message: message.to_owned(), retry_after_ms: 0 })
-            };
+            let (code, retry_after_ms) = self.refuse_with;
+            let refusal =
+                |message: &str| Outcome::Refusal(v1::Refusal { code, message: message.to_owned(), retry_after_ms });
             let outcome = match (registered.cloned(), &self.refuse_workloads) {
                 (Some(_), Some(reason)) => refusal(reason),
                 (None, _) => refusal("not registered"),

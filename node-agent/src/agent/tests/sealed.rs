@@ -1,0 +1,75 @@
+//! What workloads hold over a restart.
+
+use super::*;
+use crate::config::SealConfig;
+
+#[tokio::test(start_paused = true)]
+async fn what_workloads_hold_serves_at_once_after_a_restart_without_the_ca() {
+    let world = World::new();
+    let key = world.directory.path().join("seal.key");
+    fs::write(&key, [7; 32]).unwrap();
+    fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let start = async |token| {
+        let config = Config { seal: Some(SealConfig { key_file: key.clone() }), ..world.config(token) };
+        let authority = Arc::new(world.authority.clone());
+        World::run(Agent::with_authority(config, authority, world.clock.clone()).await.unwrap())
+    };
+    world.authority.ca().register("shop.reviews", "reviews", &["socket:reviews"]);
+    world.authority.ca().register("shop.gone", "gone", &["uid:1"]);
+    let token = world.authority.ca().token();
+    let mut agent = start(Some(token)).await;
+    let before = agent.settled().await;
+    agent.stop().await;
+
+    world.authority.mood(Mood::Down);
+    let mut agent = start(None).await;
+    let restored = agent.settled().await;
+    assert_eq!(restored.registrations.len(), 2);
+    let of = |status: &Status, id: &str| status.registrations.iter().find(|r| r.id == id).cloned();
+    let serial = |status: &Status| of(status, "shop.reviews").unwrap().certificate.unwrap().serial;
+    assert_eq!(serial(&restored), serial(&before));
+    assert!(agent.readiness.pending().is_empty(), "{:?}", agent.readiness.pending());
+    let socket = world.directory.path().join("sockets/reviews.sock");
+    let there = async {
+        while !socket.exists() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), there).await.expect("its socket is there");
+    // It is due, and the CA is away: the old one serves on until its end, and comes back as often.
+    tokio::time::sleep(Duration::from_secs(2000)).await;
+    agent.stop().await;
+    let mut agent = start(None).await;
+    let again = agent.settled().await;
+    assert_eq!(serial(&again), serial(&before));
+
+    // The CA has another word.
+    world.authority.change(|ca| ca.registrations.retain(|registration| registration.id == "shop.reviews"));
+    world.authority.mood(Mood::Up);
+    let after = agent.until(|status| of(status, "shop.gone").is_none() && serial(status) != serial(&before)).await;
+    agent.stop().await;
+    assert_eq!(fs::read_dir(world.directory.path().join("data/sealed")).unwrap().count(), 1);
+    world.authority.mood(Mood::Down);
+    let mut agent = start(None).await;
+    let last = agent.settled().await;
+    assert_eq!((last.registrations.len(), serial(&last)), (1, serial(&after)));
+    agent.stop().await;
+
+    // What has expired comes back as a registration alone.
+    tokio::time::sleep(Duration::from_secs(2 * 3600)).await;
+    let mut agent = start(None).await;
+    let late = agent.until(|status| !status.registrations.is_empty()).await;
+    assert!(late.registrations[0].certificate.is_none());
+    assert!(agent.readiness.pending().contains(&"certificate of shop.reviews".to_owned()));
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_seal_without_its_key_starts_nothing() {
+    let world = World::new();
+    let key = world.directory.path().join("seal.key");
+    let config = Config { seal: Some(SealConfig { key_file: key }), ..world.config(None) };
+    let opened = Agent::with_authority(config, Arc::new(world.authority.clone()), world.clock.clone()).await;
+    let refused = opened.err().unwrap().to_string();
+    assert!(refused.contains("seal.keyFile") && refused.contains("head -c 32 /dev/urandom"), "{refused}");
+}
