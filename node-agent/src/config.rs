@@ -42,7 +42,7 @@ pub struct Config {
     pub seal: Option<SealConfig>,
     /// Where the sockets are made that workloads come to.
     pub sockets_dir: PathBuf,
-    /// Where `/healthz` and `/readyz` are served; nowhere by default.
+    /// Where `/healthz`, `/readyz` and `/metrics` are served; nowhere by default.
     #[serde(default)]
     pub admin: Option<SocketAddr>,
     /// A file that narrows what the CA has registered for this node; followed while the agent runs. Default: none, and everything

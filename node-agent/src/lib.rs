@@ -39,6 +39,7 @@ mod files;
 mod issued;
 mod keys;
 mod link;
+mod metrics;
 mod narrowing;
 mod node;
 mod peer;

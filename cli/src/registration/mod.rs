@@ -32,12 +32,12 @@ pub(crate) enum Command {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct PutArgs {
-    /// Its name, by convention <namespace>.<workload>
+    /// Its name, by convention NAMESPACE.WORKLOAD
     id: String,
     /// The node: a name in the CA's cluster, or a whole SPIFFE ID
     #[arg(long, value_name = "NODE")]
     node: String,
-    /// The identity: <namespace>/<service account>, or a whole SPIFFE ID
+    /// The identity: NAMESPACE/ACCOUNT, or a whole SPIFFE ID
     #[arg(long, value_name = "IDENTITY")]
     identity: String,
     /// How the node's agent knows the workload, such as socket:shop.web or uid:1000; may be repeated, all must hold

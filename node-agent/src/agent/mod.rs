@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use alcazar_identity::{SocketName, SpiffeId};
 use alcazar_mtls::Clock;
-use alcazar_service::{Readiness, Shutdown, admin, files, local};
+use alcazar_service::{Admin, Metrics, Readiness, Shutdown, files, local};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Notify, watch};
 
@@ -20,6 +20,7 @@ use crate::config::{Config, ConfigError};
 use crate::evidence::Sources;
 use crate::files::{Access, FilesConfig, Keeper};
 use crate::link::{Heard, Link};
+use crate::metrics;
 use crate::narrowing::NarrowingFile;
 use crate::node::Node;
 use crate::registry::Registry;
@@ -183,6 +184,8 @@ impl Agent {
         let workload_status = watch::Sender::new(Vec::new());
         let problems = watch::Sender::new(BTreeMap::new());
 
+        let numbers = Metrics::new();
+        metrics::measure(&numbers, self.status.subscribe(), clients.clone(), self.clock.clone());
         let (status, served) = (self.status.subscribe(), clients.clone());
         let tell = move || StatusReport::new(&status.borrow(), &served.now(tokio::time::Instant::now()));
         let answering = local::serve(self.operator, tell, parts.clone());
@@ -299,9 +302,10 @@ impl Agent {
         part.not_ready("it has not started yet");
         parts.spawn("node identity", node.keep(part, parts.clone()));
         if let Some(listener) = self.admin {
-            let (readiness, until) = (readiness, parts.clone());
+            let admin = Admin::new(readiness).with_metrics(numbers);
+            let until = parts.clone();
             parts.spawn("admin", async move {
-                if let Err(error) = admin::serve(listener, readiness, until).await {
+                if let Err(error) = admin.serve(listener, until).await {
                     tracing::error!(%error, "the admin address is served no more");
                 }
             });
