@@ -85,7 +85,8 @@ impl Agent {
         let sealed = match &config.seal {
             None => None,
             Some(seal) => {
-                let seal = Seal::new(&*sealed::read_key(&seal.key_file)?, id.clone());
+                let key = sealed::read_key(&seal.key_file)?;
+                let seal = Seal::new(&key, id.clone());
                 let seal = seal.map_err(|error| failed(io::Error::other(error)))?;
                 Some(Sealed::open(&data_dir, seal).map_err(failed)?)
             }

@@ -5,6 +5,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    KeyUsagePurpose,
+};
+
 use alcazar_testkit::{CaProcess, DEADLINE, Process, SmallDisk, binary, free_port, turn, until};
 
 /// The CA's configuration: what it issues is over in seconds.
@@ -97,4 +102,51 @@ async fn a_full_disk_ends_no_identity() {
     disk.clear().unwrap();
     running.wait_for_line("that it is saved", |line| line.contains("identity is saved again")).unwrap();
     until("another file", DEADLINE, || (fs::read(&node).ok()? != before).then_some(())).unwrap();
+}
+
+#[tokio::test]
+async fn a_machine_certificate_joins_a_ca_that_is_known_by_its_root_file() {
+    let _turn = turn();
+    let (home, of_agent) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (at, here) = (of_agent.path(), home.path().display());
+    let root = CertifiedIssuer::self_signed(authority(), KeyPair::generate().unwrap()).unwrap();
+    fs::write(home.path().join("machines.pem"), root.pem()).unwrap();
+    let machines = format!(
+        "{SHORT}callers:\n  machines:\n    roots: {here}/machines.pem\n    rules:\n    \
+         - match: {{commonName: \"vm-*\"}}\n      identity: node/local/{{commonName}}\n"
+    );
+    let ca = CaProcess::start(home.path(), &machines).unwrap();
+    ca.wait_ready().unwrap();
+
+    let admin = configured(at, &at.join("data"), &ca, "vm-1");
+    let (config, place) = (at.join("agent.yaml"), at.display());
+    let root_file = ca.data().join("hierarchy/root.pem");
+    let mut text = fs::read_to_string(&config).unwrap();
+    text.push_str(&format!(
+        "attest:\n  machine: {{certificateFile: {place}/machine.pem, keyFile: {place}/machine-key.pem}}\n  rootFile: {}\n",
+        root_file.display()
+    ));
+    fs::write(&config, text).unwrap();
+    let running = agent(at);
+    running
+        .wait_for_line("what is missing", |line| line.contains("cannot read") && line.contains("machine.pem"))
+        .unwrap();
+    // The certificate comes, and the agent takes it by itself.
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, "vm-1");
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    fs::write(at.join("machine-key.pem"), key.serialize_pem()).unwrap();
+    fs::write(at.join("machine.pem"), params.signed_by(&key, &root).unwrap().pem()).unwrap();
+    running.wait_ready(admin).unwrap();
+    assert_eq!(logged(&running, "attested by its machine certificate"), 1, "{}", running.log());
+}
+
+/// The enterprise's own CA.
+fn authority() -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    params.distinguished_name.push(DnType::CommonName, "enterprise");
+    params
 }
