@@ -24,6 +24,8 @@ if [ -z "$destdir" ]; then
     systemctl daemon-reload
     # shellcheck disable=SC2086
     systemctl enable $units
+    # A socket is not made anew while its service runs.
+    systemctl stop alcazar-node-agent.service
     # shellcheck disable=SC2086
     systemctl restart $units
 fi

@@ -23,6 +23,10 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Err(error) = alcazar_node_agent::harden() {
+        eprintln!("alcazar-node-agent: cannot give up what it does not need: {error}");
+        return ExitCode::FAILURE;
+    }
     let format = if arguments.log_json { telemetry::Format::Json } else { telemetry::Format::Plain };
     telemetry::init(format, "info");
     alcazar_mtls::install_default_provider();

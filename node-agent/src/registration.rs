@@ -12,6 +12,8 @@ pub struct Registration {
     spiffe_id: SpiffeId,
     /// Sorted, none twice, at least one, at most one of them a socket.
     selectors: Vec<Selector>,
+    /// Those that the CA has named, before anything was added here.
+    registered: Vec<Selector>,
     ttl: Duration,
 }
 
@@ -42,7 +44,7 @@ impl Registration {
             return Err(RegistrationError::TwoSockets);
         }
         let ttl = Duration::from_secs(u64::try_from(wire.ttl).unwrap_or_default());
-        Ok(Self { id: wire.id.clone(), spiffe_id, selectors, ttl })
+        Ok(Self { id: wire.id.clone(), spiffe_id, registered: selectors.clone(), selectors, ttl })
     }
 
     /// The same, of a caller of whom these hold too.
@@ -51,6 +53,11 @@ impl Registration {
         self.selectors.sort();
         self.selectors.dedup();
         self
+    }
+
+    /// The same, as the CA has it.
+    pub(crate) fn as_registered(&self) -> Self {
+        Self { selectors: self.registered.clone(), ..self.clone() }
     }
 
     /// Its name at the CA.

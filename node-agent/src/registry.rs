@@ -62,6 +62,8 @@ pub struct Registry {
     by_socket: BTreeMap<SocketName, Arc<Served>>,
     /// Those known by their process, the most selectors first.
     shared: Vec<Arc<Served>>,
+    /// Whether this is the CA's word, and not what was known before it has spoken.
+    said: bool,
 }
 
 impl Registry {
@@ -80,7 +82,17 @@ impl Registry {
             }
         }
         shared.sort_by_key(|served| std::cmp::Reverse(served.registration.selectors().len()));
-        Self { by_id, by_socket, shared }
+        Self { by_id, by_socket, shared, said: false }
+    }
+
+    /// The same, as the CA's word, or as what goes on until the CA has spoken.
+    pub(crate) fn with_word(self, said: bool) -> Self {
+        Self { said, ..self }
+    }
+
+    /// Whether the CA has said that these are all.
+    pub(crate) fn is_said(&self) -> bool {
+        self.said
     }
 
     /// All, by id.

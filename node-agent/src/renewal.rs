@@ -1,6 +1,6 @@
 //! The loop that gets certificates for workloads: in batches, a few at a time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -54,6 +54,8 @@ pub(crate) struct Renewal {
     pub(crate) restored: Vec<Restored>,
     /// What was registered before the restart: what counts until the CA has spoken.
     pub(crate) before: Vec<Registration>,
+    /// What is registered, whatever is left of it here.
+    pub(crate) known: BTreeSet<String>,
 }
 
 impl Renewal {
@@ -138,6 +140,7 @@ impl Renewal {
         }
         let restored = std::mem::take(&mut self.restored);
         self.before = restored.iter().map(|restored| restored.registration.clone()).collect();
+        self.known = self.before.iter().map(|registration| registration.id().to_owned()).collect();
         let narrowing = self.narrowing.borrow_and_update().clone();
         let narrowed = restored.into_iter().filter_map(|restored| match &narrowing {
             Some(narrowing) => {
@@ -156,6 +159,8 @@ impl Renewal {
         for (id, entry) in changed {
             match entry {
                 Some(entry) => sealed.put(&entry),
+                // What is only withheld stays, for when it is not any more.
+                None if self.known.contains(&id) => {}
                 None => sealed.remove(&id),
             }
         }
@@ -176,14 +181,15 @@ impl Renewal {
                 ),
             }
         }
-        let understood = self.narrow(understood);
-        let count = understood.len();
         if let (Some(sealed), true) = (&self.sealed, said.is_some()) {
             sealed.only(understood.iter());
         }
+        self.known = understood.iter().map(|registration| registration.id().to_owned()).collect();
+        let understood = self.narrow(understood);
+        let count = understood.len();
         let changed = workloads.register(understood, &self.readiness);
         tracing::debug!(count, ?changed, "the registrations of this node");
-        self.registry.send_replace(Arc::new(workloads.registry()));
+        self.registry.send_replace(Arc::new(workloads.registry().with_word(said.is_some())));
     }
 
     /// Leaves out what the agent's own file does not speak of: it is not even asked for.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -201,18 +201,25 @@ pub(crate) async fn keep(
     shutdown: Shutdown,
     problems: watch::Sender<BTreeMap<SocketName, String>>,
 ) {
-    let mut serving: BTreeMap<SocketName, Shutdown> = BTreeMap::new();
+    let mut serving: BTreeMap<SocketName, Serving> = BTreeMap::new();
     loop {
         let now = registry.borrow_and_update().clone();
         close_those_gone(&mut serving, &now).await;
         for (name, served) in now.sockets() {
-            if serving.contains_key(name) || served.now().credentials().is_none() {
+            let owner = served.registration().uid();
+            match serving.get(name) {
+                Some(socket) if socket.owner == owner => continue,
+                // It is another user's now.
+                Some(_) => close(&mut serving, |other| other == name).await,
+                None => {}
+            }
+            if served.now().credentials().is_none() {
                 continue;
             }
             match open(&directory, name, served, &offer, &shutdown) {
-                Ok(child) => {
+                Ok(end) => {
                     problems.send_if_modified(|problems| problems.remove(name).is_some());
-                    serving.insert(name.clone(), child);
+                    serving.insert(name.clone(), Serving { owner, end });
                 }
                 Err(error) => tell_once(&problems, name, served, &error),
             }
@@ -223,6 +230,13 @@ pub(crate) async fn keep(
         }
     }
     close_those_gone(&mut serving, &Registry::default()).await;
+}
+
+/// A workload's own socket that is served.
+struct Serving {
+    /// The user whose it is; `None`: the agent's own.
+    owner: Option<u32>,
+    end: Shutdown,
 }
 
 /// Serves a workload's own socket.
@@ -253,11 +267,14 @@ pub(crate) fn serve_shared(bound: Bound, offer: &Offer, shutdown: &Shutdown) {
     shutdown.spawn("shared socket", bound.serve(services, shutdown.clone()));
 }
 
-async fn close_those_gone(serving: &mut BTreeMap<SocketName, Shutdown>, registry: &Registry) {
-    let gone: Vec<_> = serving.keys().filter(|name| !registry.sockets().any(|(n, _)| n == *name)).cloned().collect();
-    let ending: Vec<_> = gone.iter().filter_map(|name| serving.remove(name)).collect();
+async fn close_those_gone(serving: &mut BTreeMap<SocketName, Serving>, registry: &Registry) {
+    close(serving, |name| !registry.sockets().any(|(there, _)| there == name)).await;
+}
+
+async fn close(serving: &mut BTreeMap<SocketName, Serving>, is_over: impl Fn(&SocketName) -> bool) {
+    let ending: Vec<_> = serving.extract_if(.., |name, _| is_over(name)).map(|(_, serving)| serving.end).collect();
     for child in &ending {
-        child.trigger("the registration is gone");
+        child.trigger("the registration is gone, or another");
     }
     for child in ending {
         if let Err(unfinished) = child.finished(DRAIN).await {
@@ -283,7 +300,9 @@ fn tell_once(
 
 /// Locks a file; `None` when another process holds it.
 pub(crate) fn lock(path: &Path) -> io::Result<Option<File>> {
-    let file = File::options().create(true).truncate(false).write(true).open(path)?;
+    let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(path)?;
+    // Whoever can open it can hold it. One of an earlier version may be open to others.
+    file.set_permissions(Permissions::from_mode(0o600))?;
     match file.try_lock() {
         Ok(()) => Ok(Some(file)),
         Err(fs::TryLockError::WouldBlock) => Ok(None),

@@ -120,7 +120,7 @@ impl Workloads {
         let changed = std::mem::take(&mut self.changed);
         let entry = |id: &String| {
             let entry = self.entries.get(id)?;
-            Some(sealed::Entry::new(entry.served.registration().clone(), entry.issued.as_ref()))
+            Some(sealed::Entry::new(entry.served.registration().as_registered(), entry.issued.as_ref()))
         };
         changed.into_iter().map(|id| (id.clone(), entry(&id))).collect()
     }

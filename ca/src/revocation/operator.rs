@@ -44,7 +44,7 @@ impl Ca {
                 let serial = RevocationList::normal_serial(&text).ok_or(RevokeError::Serial(text))?;
                 let known = self.certificate_on_record(&serial).await?;
                 // A node comes back by a certificate that has ended, but not by one that was revoked.
-                let within = self.0.config.nodes.reattest_within();
+                let within = self.0.config.nodes.forget_after;
                 let after = |id: &SpiffeId| match id.kind() {
                     SpiffeIdKind::Node { .. } => within,
                     _ => Duration::ZERO,

@@ -13,7 +13,8 @@ pub(super) struct Machine {
     pub(super) trust_domain: String,
     pub(super) cluster: String,
     pub(super) ca_address: String,
-    pub(super) control_address: Option<String>,
+    /// The control plane of its proxy, and the user whose processes may call through it.
+    pub(super) proxy: Option<(String, u32)>,
     pub(super) root_pem: String,
 }
 
@@ -30,8 +31,8 @@ pub(super) fn files(machine: &Machine) -> Vec<File> {
         ("install.sh", 0o755, INSTALL.to_owned()),
         ("README.md", 0o644, readme(machine)),
     ];
-    if let Some(control) = &machine.control_address {
-        files.push(("proxy.yaml", 0o644, proxy(machine, control)));
+    if let Some((control, user)) = &machine.proxy {
+        files.push(("proxy.yaml", 0o644, proxy(machine, control, *user)));
         files.push(("alcazar-proxy.service", 0o644, PROXY_SERVICE.to_owned()));
     }
     files
@@ -47,12 +48,12 @@ fn agent(machine: &Machine) -> String {
     )
 }
 
-fn proxy(machine: &Machine, control: &str) -> String {
+fn proxy(machine: &Machine, control: &str, user: u32) -> String {
     format!(
         "workload: {}\nsdsSocket: {}\ncontrol: {{address: \"{control}\"}}\n\
          inbound: 0.0.0.0:15008\noutbound: 127.0.0.1:15101\nadmin: 127.0.0.1:15021\n\
          # Whose processes may call as the workload, by number; without it, whoever can connect to `outbound`.\n\
-         # outboundUser: 1000\n",
+         outboundUser: {user}\n",
         machine.workload,
         socket(machine)
     )
@@ -71,10 +72,10 @@ fn readme(machine: &Machine) -> String {
          ```sh\n./install.sh\nsystemctl status alcazar-node-agent\ncurl -fsS http://127.0.0.1:15020/readyz\n```\n\n\
          The programs `alcazar-node-agent`"
     );
-    text.push_str(if machine.control_address.is_some() { " and `alcazar-proxy` are" } else { " is" });
+    text.push_str(if machine.proxy.is_some() { " and `alcazar-proxy` are" } else { " is" });
     text.push_str(" expected in `/usr/bin`.\n\n");
     let socket = socket(machine);
-    text.push_str(&match &machine.control_address {
+    text.push_str(&match &machine.proxy {
         Some(_) => format!(
             "The proxy serves the mesh on port 15008 and the application on 127.0.0.1:15101: start the application with\n\
              `http_proxy=http://127.0.0.1:15101`, and it calls others by names such as `http://reviews.shop/`. The mesh has to\n\
@@ -87,7 +88,8 @@ fn readme(machine: &Machine) -> String {
         ),
     });
     text.push_str(
-        "\nWhen the token has been used or is over, it is worth nothing, and the machine renews by itself from then on. To let it\n\
+        "\nWhen the token has been used or is over, it is worth nothing, and the machine renews by itself from then on. Leave the file\n\
+         `/etc/alcazar/token` where it is, empty if you like: the service does not start without it. To let the machine\n\
          join anew: `alcazar vm onboard` once more, put the new `token` to `/etc/alcazar/token`, and\n\
          `systemctl restart alcazar-node-agent`.\n",
     );
@@ -115,7 +117,7 @@ mod tests {
             trust_domain: "td.example".into(),
             cluster: "east".into(),
             ca_address: "ca.example:15012".into(),
-            control_address: control.map(str::to_owned),
+            proxy: control.map(|control| (control.to_owned(), 1000)),
             root_pem: "-----BEGIN CERTIFICATE-----\n".into(),
         }
     }

@@ -33,8 +33,11 @@ pub(crate) struct OnboardArgs {
     #[arg(long, value_name = "HOST:PORT")]
     ca_address: String,
     /// Where the machine reaches the control plane: then a proxy stands in front of its workload
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", requires = "outbound_user")]
     control_address: Option<String>,
+    /// The user, by number, whose processes may call others through the proxy as this workload
+    #[arg(long, value_name = "UID", requires = "control_address")]
+    outbound_user: Option<u32>,
     /// How the agent knows the workload, such as uid:1000; may be repeated, all must hold. Without it, by a socket of its own,
     /// which the proxy uses
     #[arg(long = "selector", value_name = "SELECTOR", conflicts_with = "control_address")]

@@ -42,7 +42,7 @@ pub(super) async fn onboard(args: &OnboardArgs) -> Result<ExitCode, OperatorErro
         trust_domain: trust_domain.to_string(),
         cluster: hierarchy.cluster,
         ca_address: args.ca_address.clone(),
-        control_address: args.control_address.clone(),
+        proxy: args.control_address.clone().zip(args.outbound_user),
         root_pem: pem_block("CERTIFICATE", &root.certificate),
     };
     let message = v1::Registration {
@@ -52,6 +52,16 @@ pub(super) async fn onboard(args: &OnboardArgs) -> Result<ExitCode, OperatorErro
         selectors,
         ..v1::Registration::default()
     };
+    // The CA replaces what has the same id: another machine's workload must not lose its identity by a name.
+    let listed = client.list_registrations(v1::ListRegistrationsRequest {}).await?.into_inner().registrations;
+    let other = listed.iter().find(|there| there.id == message.id);
+    if let Some(other) = other.filter(|other| other.node_id != message.node_id || other.spiffe_id != message.spiffe_id)
+    {
+        return Err(wrong(format!(
+            "the registration {} is {} on {} already; choose another name, or remove it first: alcazar registration delete {}",
+            other.id, other.spiffe_id, other.node_id, other.id
+        )));
+    }
     let ttl = i64::try_from(args.token_ttl.as_secs()).unwrap_or(i64::MAX);
     let token =
         client.create_join_token(v1::CreateJoinTokenRequest { node_id: node.to_string(), ttl }).await?.into_inner();

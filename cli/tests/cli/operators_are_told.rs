@@ -143,6 +143,20 @@ fn of_a_ca_that_runs() {
     let (good, _, complaint) =
         registration(&["put", "shop.db", "--node", "vm-1", "--identity", "shop/db", "--selector", "hat:red"]);
     assert!(!good && complaint.starts_with("alcazar: ") && complaint.contains("hat:red"), "{complaint}");
+
+    // A machine does not take another's workload by its name.
+    let out = folder.path().join("vm").to_str().unwrap().to_owned();
+    let onboard = |name: &str, account: &str| {
+        let words = ["vm", "onboard", name, "--namespace", "shop", "--service-account", account];
+        alcazar(&[&words[..], &["--ca-address", "ca.example:15012", "--out", &out, "--ca", &socket]].concat())
+    };
+    let (good, _, complaint) = onboard("web", "web");
+    assert!(!good && complaint.contains("the registration shop.web is") && !Path::new(&out).exists(), "{complaint}");
+    let (good, said, complaint) = onboard("vm-9", "db");
+    assert!(good && complaint.is_empty() && said.contains("install.sh"), "{said}{complaint}");
+    let agent = std::fs::read_to_string(Path::new(&out).join("agent.yaml")).unwrap();
+    assert!(agent.contains("node: vm-9\n"), "{agent}");
+    assert!(registration(&["list"]).1.contains("socket:shop.vm-9"));
     assert!(registration(&["delete", "shop.web"]).0);
     let (good, _, complaint) = registration(&["delete", "shop.web"]);
     assert_eq!((good, complaint.as_str()), (false, "alcazar: there is no registration shop.web\n"));

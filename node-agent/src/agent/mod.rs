@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::net::SocketAddr;
@@ -48,8 +48,8 @@ pub struct Agent {
     shared: Vec<Bound>,
     files: Vec<(FilesConfig, Access)>,
     admin: Option<TcpListener>,
-    /// The operator's own socket.
-    operator: UnixListener,
+    /// The operator's own socket, where it could be made.
+    operator: Option<UnixListener>,
     clock: Clock,
     status: watch::Sender<Arc<Status>>,
     /// Locked as long as this agent lives.
@@ -99,7 +99,11 @@ impl Agent {
             }
             None => None,
         };
-        let operator = local::bind(&data_dir.join(OPERATOR)).map_err(failed)?;
+        // It is for looking: nobody goes without an identity because of it.
+        let operator = local::bind(&data_dir.join(OPERATOR)).inspect_err(|error| {
+            let path = data_dir.join(OPERATOR);
+            tracing::warn!(socket = %path.display(), %error, "cannot make the operator's socket; `alcazar agent status` has nobody to ask");
+        });
         let node = NodeStatus::new(id.clone());
         let status = watch::Sender::new(Arc::new(Status { node, registrations: Vec::new(), narrowing: None }));
         Ok(Self {
@@ -115,7 +119,7 @@ impl Agent {
             shared,
             files,
             admin,
-            operator,
+            operator: operator.ok(),
             clock,
             status,
             data_lock,
@@ -189,12 +193,14 @@ impl Agent {
         metrics::measure(&numbers, self.status.subscribe(), clients.clone(), self.clock.clone());
         let (status, served) = (self.status.subscribe(), clients.clone());
         let tell = move || StatusReport::new(&status.borrow(), &served.now(tokio::time::Instant::now()));
-        let answering = local::serve(self.operator, tell, parts.clone());
-        parts.spawn("operator's socket", async move {
-            if let Err(error) = answering.await {
-                tracing::error!(%error, "the operator's socket is served no more");
-            }
-        });
+        if let Some(listener) = self.operator {
+            let answering = local::serve(listener, tell, parts.clone());
+            parts.spawn("operator's socket", async move {
+                if let Err(error) = answering.await {
+                    tracing::error!(%error, "the operator's socket is served no more");
+                }
+            });
+        }
         let show = Show {
             node: node_status.subscribe(),
             workloads: workload_status.subscribe(),
@@ -243,6 +249,7 @@ impl Agent {
             sealed,
             restored,
             before: Vec::new(),
+            known: BTreeSet::new(),
         };
         match self.narrowing {
             Some(file) => {

@@ -74,6 +74,15 @@ impl Follow {
         Ok(())
     }
 
+    /// Takes in what is different by now, if anything is.
+    ///
+    /// # Errors
+    /// When the caller is nobody's workload any more.
+    pub(crate) async fn catch_up(&mut self) -> Result<(), NotAdmitted> {
+        self.stale = self.stale || self.wait().now_or_never().is_some();
+        if self.stale { self.changed().await } else { Ok(()) }
+    }
+
     async fn wait(&mut self) {
         let Self { registry, served, .. } = self;
         let held = select_all(served.iter_mut().map(|(_, held)| held.changed().boxed()));

@@ -11,7 +11,7 @@
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{
     AtFlags, CWD, Dir, FileType, Mode, OFlags, fchmod, fchown, fstat, fsync, mkdirat, openat, readlinkat,
@@ -38,16 +38,37 @@ pub(crate) struct Access {
 }
 
 impl Folder {
-    /// Opens a folder, or makes it.
+    /// Opens a folder, or makes it, and those above it.
     pub(crate) fn open(path: &Path) -> Result<Self, FolderError> {
-        let failed = |source: io::Error| FolderError::Open { path: path.into(), source };
-        std::fs::create_dir_all(path).map_err(failed)?;
-        let at = openat(CWD, path, FOLDER, Mode::empty()).map_err(|source| match source {
-            // What the system calls a link where a folder is wanted.
-            Errno::LOOP | Errno::NOTDIR => FolderError::Link { path: path.into() },
-            other => failed(other.into()),
-        })?;
-        Ok(Self { at, path: path.into() })
+        Self::walk(path, true).map(|at| Self { at, path: path.into() }).map_err(|error| refused(path, error))
+    }
+
+    /// Opens a folder; `None` where there is none.
+    pub(crate) fn existing(path: &Path) -> Result<Option<Self>, FolderError> {
+        match Self::walk(path, false) {
+            Ok(at) => Ok(Some(Self { at, path: path.into() })),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(refused(path, error)),
+        }
+    }
+
+    /// From the root down, one folder at a time, and through no link: whoever may write above could turn it elsewhere.
+    fn walk(path: &Path, make: bool) -> Result<OwnedFd, Errno> {
+        let mut at = openat(CWD, "/", FOLDER, Mode::empty())?;
+        for part in path.components() {
+            let Component::Normal(name) = part else { continue };
+            at = match openat(&at, name, FOLDER, Mode::empty()) {
+                Err(Errno::NOENT) if make => {
+                    match mkdirat(&at, name, Mode::from(0o755)) {
+                        Err(Errno::EXIST) | Ok(()) => {}
+                        Err(error) => return Err(error),
+                    }
+                    openat(&at, name, FOLDER, Mode::empty())?
+                }
+                found => found?,
+            };
+        }
+        Ok(at)
     }
 
     /// Puts the files there, all at once. `false`: they were there already.
@@ -59,7 +80,7 @@ impl Folder {
         let doing = |what: &'static str| {
             move |source: Errno| FolderError::Write { path: self.path.clone(), what, source: source.into() }
         };
-        if self.current().as_deref() == Some(&generation) && self.holds(&generation, content) {
+        if self.current().as_deref() == Some(&generation) && self.holds(&generation, content, access) {
             return Ok(false);
         }
         // Nobody reads a generation that is not the current one: it is what a crash has left.
@@ -95,15 +116,17 @@ impl Folder {
         Ok(())
     }
 
-    /// Removes the files, where their workload is nobody any more.
-    pub(crate) fn clear(&self) -> io::Result<()> {
+    /// Removes the files, where their workload is nobody any more; whether there were any.
+    pub(crate) fn clear(&self) -> io::Result<bool> {
+        let was_there = self.current().is_some();
         for name in NAMES.into_iter().filter(|name| self.is_our_link(name)) {
             unlinkat(&self.at, name, AtFlags::empty())?;
         }
         if self.current().is_some() {
             unlinkat(&self.at, DATA, AtFlags::empty())?;
         }
-        self.sweep()
+        self.sweep()?;
+        Ok(was_there)
     }
 
     fn is_ours_or_free(&self, name: &'static str) -> Result<(), FolderError> {
@@ -132,14 +155,20 @@ impl Folder {
         self.link(DATA).filter(|name| name.starts_with(GENERATION) && !name.contains('/'))
     }
 
-    /// Whether the generation has these very bytes.
-    fn holds(&self, generation: &str, content: &Content) -> bool {
+    /// Whether the generation has these very bytes, and they are whose they should be.
+    fn holds(&self, generation: &str, content: &Content, access: Access) -> bool {
         let Ok(folder) = openat(&self.at, generation, FOLDER, Mode::empty()) else { return false };
-        content.files().all(|(name, bytes, _)| {
-            let file = openat(&folder, name, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
-            let mut found = zeroize::Zeroizing::new(Vec::new());
-            file.is_ok_and(|file| io::Read::read_to_end(&mut std::fs::File::from(file), &mut found).is_ok())
-                && *found == bytes
+        content.files().all(|(name, bytes, secret)| {
+            let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let Ok(file) = openat(&folder, name, flags, Mode::empty()) else { return false };
+            let Ok(found) = fstat(&file) else { return false };
+            let mode = if secret { access.key_mode } else { access.mode };
+            let is_right = found.st_mode & 0o7777 == mode
+                && access.uid.is_none_or(|uid| found.st_uid == uid)
+                && access.gid.is_none_or(|gid| found.st_gid == gid)
+                && u64::try_from(found.st_size).is_ok_and(|size| size == bytes.len() as u64);
+            let mut read = zeroize::Zeroizing::new(Vec::with_capacity(bytes.len()));
+            is_right && io::Read::read_to_end(&mut std::fs::File::from(file), &mut read).is_ok() && *read == bytes
         })
     }
 
@@ -205,6 +234,14 @@ impl Folder {
     }
 }
 
+fn refused(path: &Path, error: Errno) -> FolderError {
+    match error {
+        // What the system calls a link where a folder is wanted.
+        Errno::LOOP | Errno::NOTDIR => FolderError::Link { path: path.into() },
+        other => FolderError::Open { path: path.into(), source: other.into() },
+    }
+}
+
 /// Why files are not written.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FolderError {
@@ -212,7 +249,7 @@ pub(crate) enum FolderError {
     #[error("cannot use the folder {}", path.display())]
     Open { path: PathBuf, source: io::Error },
     /// Somebody may turn it to another place.
-    #[error("{} is a link or a file and no folder; name the folder itself", path.display())]
+    #[error("{}, or something above it, is a link or a file and no folder; name the folder itself", path.display())]
     Link { path: PathBuf },
     /// Somebody else's.
     #[error("{} was not made by the agent; move it away, and the agent puts its own there", .0.display())]

@@ -45,7 +45,7 @@ impl Keeper {
     pub(crate) async fn keep(mut self, shutdown: Shutdown) {
         let mut progress = self.begin();
         loop {
-            self.find(&mut progress);
+            self.find(&mut progress).await;
             let again = match self.look(&mut progress).await {
                 Ok(()) => {
                     progress.failures = 0;
@@ -62,7 +62,7 @@ impl Keeper {
                 change = self.registry.changed() => if change.is_err() { return },
                 () = tokio::time::sleep(again), if progress.failures > 0 => {}
                 // Whoever opened a file by the old link has read it by then.
-                () = tokio::time::sleep(again), if progress.failures == 0 => self.sweep(),
+                () = tokio::time::sleep(again), if progress.failures == 0 => self.sweep().await,
                 () = shutdown.cancelled() => return,
             }
         }
@@ -76,17 +76,17 @@ impl Keeper {
     }
 
     /// Looks which registration it is now.
-    fn find(&mut self, progress: &mut Progress) {
+    async fn find(&mut self, progress: &mut Progress) {
         let registry = self.registry.borrow_and_update().clone();
         let found = registry.iter().find(|served| served.registration().id() == self.config.registration);
         match (&progress.served, found) {
             (Some((before, _)), Some(now)) if Arc::ptr_eq(before, now) => {}
-            // Nothing is said of it before the CA has spoken: what an earlier run has written stays.
-            (None, None) => {}
-            (Some(_), None) => {
+            // Before the CA has spoken nothing is said of it: what an earlier run has written stays.
+            (None, None) if !registry.is_said() => {}
+            (_, None) => {
                 progress.served = None;
                 progress.written = None;
-                self.withdraw();
+                self.withdraw().await;
             }
             (_, Some(now)) => progress.served = Some((now.clone(), now.follow())),
         }
@@ -143,26 +143,37 @@ impl Keeper {
     }
 
     /// The CA has another word: the workload is nobody on this node any more.
-    fn withdraw(&self) {
+    async fn withdraw(&self) {
         let directory = self.config.directory.display();
-        match Folder::open(&self.config.directory)
-            .map_err(|error| process::chain(&error))
-            .and_then(|folder| folder.clear().map_err(|error| error.to_string()))
-        {
-            Ok(()) => {
-                tracing::warn!(%directory, registration = self.config.registration, "removed the files of a workload that is not registered any more")
+        match self.on_disk(|folder| folder.clear()).await {
+            Ok(Some(true)) => {
+                tracing::warn!(%directory, registration = self.config.registration, "removed the files of a workload that is not registered any more");
             }
+            Ok(_) => {}
             Err(reason) => {
-                tracing::error!(%directory, reason, "cannot remove the files of a workload that is not registered any more; remove them")
+                tracing::error!(%directory, reason, "cannot remove the files of a workload that is not registered any more; remove them");
             }
         }
     }
 
-    fn sweep(&self) {
-        let swept = Folder::open(&self.config.directory).map(|folder| folder.sweep());
-        if let Ok(Err(error)) = swept {
-            tracing::warn!(directory = %self.config.directory.display(), %error, "cannot remove files that were replaced");
+    async fn sweep(&self) {
+        if let Err(reason) = self.on_disk(|folder| folder.sweep()).await {
+            tracing::warn!(directory = %self.config.directory.display(), reason, "cannot remove files that were replaced");
         }
+    }
+
+    /// Does something in the folder; `None` where there is none.
+    async fn on_disk<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Folder) -> std::io::Result<T> + Send + 'static,
+    ) -> Result<Option<T>, String> {
+        let path = self.config.directory.clone();
+        let done = tokio::task::spawn_blocking(move || match Folder::existing(&path) {
+            Ok(Some(folder)) => work(&folder).map(Some).map_err(|error| error.to_string()),
+            Ok(None) => Ok(None),
+            Err(error) => Err(process::chain(&error).to_string()),
+        });
+        done.await.unwrap_or(Ok(None))
     }
 }
 

@@ -22,6 +22,9 @@ pub(crate) fn access(config: &FilesConfig) -> Result<Access, OwnerError> {
         Some(Account::Number(number)) => Some(*number),
         None => user.and_then(|(_, group)| group),
     };
+    if let (Some((uid, _)), None) = (user, group) {
+        return Err(OwnerError::NoGroup(uid));
+    }
     Ok(Access { uid: user.map(|(uid, _)| uid), gid: group, mode: config.mode, key_mode: config.key_mode })
 }
 
@@ -53,6 +56,9 @@ pub enum OwnerError {
         /// The name.
         name: String,
     },
+    /// A number of which nothing is known, not even its group.
+    #[error("files: this machine knows no user of the number {0}; name the group of the files, too")]
+    NoGroup(u32),
     /// The system does not say.
     #[error("files: this machine does not say whether it knows {name:?}")]
     Unread {
@@ -80,7 +86,9 @@ mod tests {
         assert_eq!(found(None, None), Ok((None, None)));
         assert_eq!(found(name("root"), None), Ok((Some(0), Some(0))));
         assert_eq!(found(name("root"), Some(Account::Number(7))), Ok((Some(0), Some(7))));
-        assert_eq!(found(Some(Account::Number(4_000_000_000)), None), Ok((Some(4_000_000_000), None)));
+        let nobody = Some(Account::Number(4_000_000_000));
+        assert!(found(nobody.clone(), None).unwrap_err().contains("name the group of the files, too"));
+        assert_eq!(found(nobody, Some(Account::Number(7))), Ok((Some(4_000_000_000), Some(7))));
         assert!(found(name("no-such-user"), None).unwrap_err().contains("knows no user \"no-such-user\""));
         assert!(found(None, name("no-such-group")).unwrap_err().contains("knows no group"));
     }

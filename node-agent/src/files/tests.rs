@@ -86,6 +86,12 @@ fn a_set_of_files_is_exchanged_as_a_whole_with_its_owner_and_modes() {
     assert!(put(&folder, two).unwrap());
     assert_eq!(read(&folder), expected(two));
 
+    // Stricter is in force at once.
+    let strict = Access { key_mode: 0o400, ..PLAIN };
+    assert!(Folder::open(&folder).unwrap().put(two, strict).unwrap());
+    assert!(!Folder::open(&folder).unwrap().put(two, strict).unwrap());
+    assert_eq!(mode("key.pem"), 0o400);
+
     let access = Access { uid: Some(4321), gid: Some(1234), mode: 0o640, key_mode: 0o440 };
     if rustix::process::geteuid().is_root() {
         Folder::open(&folder).unwrap().put(three, access).unwrap();
@@ -145,7 +151,10 @@ fn nothing_is_replaced_or_followed_that_somebody_else_has_put_there() {
     put(&within, one).unwrap();
     assert_eq!(read(&within), expected(one));
 
-    // The folder itself.
+    // The folder itself, or one above it.
+    symlink(home.path(), home.path().join("above")).unwrap();
+    assert!(matches!(put(&home.path().join("above/deep"), one), Err(FolderError::Link { .. })));
+    assert!(!home.path().join("deep").exists());
     symlink(folder("real"), home.path().join("turned")).unwrap();
     assert!(matches!(put(&home.path().join("turned"), one), Err(FolderError::Link { .. })));
     assert!(put(&precious, one).is_err());
@@ -290,12 +299,15 @@ async fn a_program_that_cannot_be_told_is_told_again_and_is_not_taken_to_know() 
 }
 
 #[tokio::test]
-async fn before_the_ca_has_spoken_what_an_earlier_run_has_written_stays() {
+async fn what_an_earlier_run_has_written_stays_until_the_ca_has_spoken() {
     let world = World::new(serde_json::json!({}));
     let [one, ..] = &contents();
     put(&world.folder(), one).unwrap();
     world.registry.send_replace(Arc::new(Registry::default()));
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!(read(&world.folder()), expected(one));
+    // It has, and there is no such registration.
+    world.registry.send_replace(Arc::new(Registry::default().with_word(true)));
+    world.until("the files are gone", |world| names(&world.folder()).is_empty()).await;
     world.stop().await;
 }

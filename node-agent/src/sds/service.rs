@@ -195,6 +195,8 @@ impl<M: Machine> Conversation<M> {
                     () = self.shutdown.cancelled() => return Ok(None),
                 }
             }
+            // What came meanwhile, or while nothing was said: nobody is told of what is no more.
+            self.follow.catch_up().await.map_err(|refused| denied(refused.caller(), &refused))?;
             let view = self.follow.view();
             if let Some(response) = self.machine.say(&view) {
                 say_what_is_missing(self.machine.subscribed(), &view, &mut self.told_absent, &self.caller);

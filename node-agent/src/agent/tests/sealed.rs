@@ -73,3 +73,38 @@ async fn a_seal_without_its_key_starts_nothing() {
     let refused = opened.err().unwrap().to_string();
     assert!(refused.contains("seal.keyFile") && refused.contains("head -c 32 /dev/urandom"), "{refused}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_the_agents_own_file_withholds_in_an_outage_is_not_lost() {
+    let world = World::new();
+    let (key, narrow) = (world.directory.path().join("seal.key"), world.directory.path().join("narrow.yaml"));
+    fs::write(&key, [7; 32]).unwrap();
+    fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let start = async |token| {
+        let seal = Some(SealConfig { key_file: key.clone() });
+        let config = Config { seal, narrow: Some(narrow.clone()), ..world.config(token) };
+        let authority = Arc::new(world.authority.clone());
+        World::run(Agent::with_authority(config, authority, world.clock.clone()).await.unwrap())
+    };
+    fs::write(&narrow, "- registration: shop.web\n  selectors: ['group:7']\n").unwrap();
+    world.authority.ca().register("shop.web", "web", &["uid:1"]);
+    let token = world.authority.ca().token();
+    let mut agent = start(Some(token)).await;
+    let before = serial(&*agent.settled().await);
+    agent.stop().await;
+
+    // Another rule by the time of the restart: the one of before counts no more. Then it is withheld, and then it is not.
+    world.authority.mood(Mood::Down);
+    fs::write(&narrow, "- registration: shop.web\n  selectors: ['group:8']\n").unwrap();
+    let mut agent = start(None).await;
+    assert_eq!(serial(&*agent.settled().await), before);
+    fs::write(&narrow, "[]").unwrap();
+    agent.until(|status| status.registrations.is_empty()).await;
+    agent.stop().await;
+    fs::write(&narrow, "- registration: shop.web\n").unwrap();
+    let mut agent = start(None).await;
+    assert_eq!(serial(&*agent.settled().await), before);
+    agent.stop().await;
+    let sealed = fs::read_dir(world.directory.path().join("data/sealed")).unwrap().count();
+    assert_eq!(sealed, 1);
+}
