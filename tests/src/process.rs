@@ -109,7 +109,13 @@ impl Process {
     /// # Errors
     /// When it has ended.
     pub fn pause(&self) -> Result<()> {
-        self.signal(Signal::STOP)
+        self.signal(Signal::STOP)?;
+        // The signal is sent before each of its threads has stopped: one that runs may give an answer yet.
+        let tasks = format!("/proc/{}/task", self.id());
+        until("a process that stands still", DEADLINE, || {
+            let mut tasks = fs::read_dir(&tasks).ok()?;
+            tasks.all(|task| task.is_ok_and(|task| is_stopped(&task.path()))).then_some(())
+        })
     }
 
     /// Lets it go on (SIGCONT).
@@ -124,6 +130,13 @@ impl Process {
         let pid = i32::try_from(self.id()).ok().and_then(Pid::from_raw).context("no process")?;
         Ok(kill_process(pid, signal)?)
     }
+}
+
+/// Whether a thread is stopped, by its folder in `/proc`. One that has just ended is.
+fn is_stopped(task: &Path) -> bool {
+    // The state stands behind the name, which is in parentheses and may hold anything.
+    let stat = fs::read_to_string(task.join("stat"));
+    stat.map_or(true, |stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['T', 't', 'Z', 'X'])))
 }
 
 /// How long a process may take to end when a scenario is over.
