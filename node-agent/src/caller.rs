@@ -1,6 +1,6 @@
 use std::fmt;
 
-use alcazar_identity::{ExecutableDigest, ExecutablePath, Selector, SocketName, UnitName};
+use alcazar_identity::{ExecutableDigest, ExecutablePath, PodAccount, PodNamespace, Selector, SocketName, UnitName};
 
 /// Who is at the other end of a Unix socket, as the kernel says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +28,17 @@ pub struct Seen {
     pub path: Fact<ExecutablePath>,
     /// The content of that file.
     pub digest: Fact<ExecutableDigest>,
+    /// The pod that it is in.
+    pub pod: Fact<Pod>,
+}
+
+/// Whose a pod is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pod {
+    /// The namespace that it is in.
+    pub namespace: PodNamespace,
+    /// The service account that it runs under.
+    pub account: PodAccount,
 }
 
 /// Something about a process. What is not known matches nothing.
@@ -49,6 +60,7 @@ pub struct Needs {
     pub(crate) unit: bool,
     pub(crate) path: bool,
     pub(crate) digest: bool,
+    pub(crate) pod: bool,
 }
 
 /// The ids by which the kernel shows users and groups that have none here: whoever has them is nobody in particular.
@@ -72,6 +84,8 @@ impl Caller {
             Selector::Unit(name) => self.seen.unit.known() == Some(name),
             Selector::Path(path) => self.seen.path.known() == Some(path),
             Selector::Sha256(digest) => self.seen.digest.known() == Some(digest),
+            Selector::PodNamespace(name) => self.seen.pod.known().is_some_and(|pod| pod.namespace == *name),
+            Selector::PodAccount(name) => self.seen.pod.known().is_some_and(|pod| pod.account == *name),
         }
     }
 
@@ -90,6 +104,9 @@ impl Caller {
             Selector::Unit(_) => self.seen.unit.or_why(|unit| format!("its unit is {unit}")),
             Selector::Path(_) => self.seen.path.or_why(|path| format!("it executes {path}")),
             Selector::Sha256(_) => self.seen.digest.or_why(|digest| format!("it executes {digest}")),
+            Selector::PodNamespace(_) | Selector::PodAccount(_) => {
+                self.seen.pod.or_why(|pod| format!("its pod is of {pod}"))
+            }
         };
         format!("{selector} ({seen})")
     }
@@ -113,10 +130,19 @@ impl fmt::Display for Caller {
         if let Fact::Known(digest) = &self.seen.digest {
             write!(f, ", sha256 {digest}")?;
         }
+        if let Fact::Known(pod) = &self.seen.pod {
+            write!(f, ", in a pod of {pod}")?;
+        }
         match &self.socket {
             Some(name) => write!(f, ", on the socket of {name}"),
             None => f.write_str(", on the shared socket"),
         }
+    }
+}
+
+impl fmt::Display for Pod {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.account)
     }
 }
 
@@ -154,6 +180,7 @@ impl Needs {
                 Selector::Unit(_) => needs.unit = true,
                 Selector::Path(_) => needs.path = true,
                 Selector::Sha256(_) => needs.digest = true,
+                Selector::PodNamespace(_) | Selector::PodAccount(_) => needs.pod = true,
             }
         }
         needs
@@ -165,6 +192,7 @@ impl Needs {
             unit: self.unit || other.unit,
             path: self.path || other.path,
             digest: self.digest || other.digest,
+            pod: self.pod || other.pod,
         }
     }
 
@@ -201,6 +229,7 @@ mod tests {
             unit: Fact::Known("web.service".parse().unwrap()),
             path: Fact::Known("/usr/bin/web".parse().unwrap()),
             digest: Fact::Known(ExecutableDigest::new([0xab; 32])),
+            pod: Fact::Known(Pod { namespace: "shop".parse().unwrap(), account: "reviews".parse().unwrap() }),
         }
     }
 
@@ -215,6 +244,7 @@ mod tests {
                 unit: Fact::Unknown("x".into()),
                 path: Fact::Unknown("x".into()),
                 digest: Fact::Unknown("x".into()),
+                pod: Fact::Unknown("x".into()),
             },
             ..shared.clone()
         };
@@ -237,6 +267,10 @@ mod tests {
         assert_eq!(holds("path:/usr/bin"), [false; 4]);
         assert_eq!(holds(&format!("sha256:{}", "ab".repeat(32))), [true, true, false, false]);
         assert_eq!(holds(&format!("sha256:{}", "ba".repeat(32))), [false; 4]);
+        assert_eq!(holds("k8s:ns:shop"), [true, true, false, false]);
+        assert_eq!(holds("k8s:ns:reviews"), [false; 4]);
+        assert_eq!(holds("k8s:sa:reviews"), [true, true, false, false]);
+        assert_eq!(holds("k8s:sa:shop"), [false; 4]);
     }
 
     #[test]
@@ -263,6 +297,7 @@ mod tests {
         assert_eq!(instead("unit:a.service"), "unit:a.service (its unit is web.service)");
         assert_eq!(instead("group:5"), "group:5 (its groups are 2 27 100 65534)");
         assert_eq!(instead("uid:5"), "uid:5 (its uid is 1)");
+        assert_eq!(instead("k8s:sa:x"), "k8s:sa:x (its pod is of shop/reviews)");
         let blind = Caller { seen: Seen::default(), ..caller };
         assert_eq!(blind.instead_of(&"path:/a".parse().unwrap()), "path:/a (not looked at)");
     }

@@ -248,7 +248,7 @@ mod tests {
             served("c", &["uid:2", "path:/c"]),
             served("d", &["socket:d", "path:/d"]),
         ]);
-        let needs = |groups, unit, path| Needs { groups, unit, path, digest: false };
+        let needs = |groups, unit, path| Needs { groups, unit, path, digest: false, pod: false };
         assert_eq!(registry.needs(&caller(None, 1, 1)), needs(true, true, false));
         assert_eq!(registry.needs(&caller(None, 2, 1)), needs(false, false, true));
         assert_eq!(registry.needs(&caller(None, 3, 1)), Needs::default());

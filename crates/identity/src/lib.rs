@@ -41,7 +41,8 @@ pub use revocations::{
     is_of_cluster, stated_cluster, verify_statement,
 };
 pub use selector::{
-    ExecutableDigest, ExecutablePath, ParseSelectorError, SHARED_SOCKET, Selector, SocketName, UnitName,
+    ExecutableDigest, ExecutablePath, ParseSelectorError, PodAccount, PodNamespace, SHARED_SOCKET, Selector,
+    SocketName, UnitName,
 };
 pub use spiffe_id::{ParseSpiffeIdError, SpiffeId, SpiffeIdKind};
 pub use svid::X509Svid;

@@ -22,6 +22,10 @@ pub enum Selector {
     Path(ExecutablePath),
     /// Its process executes a file with this content.
     Sha256(ExecutableDigest),
+    /// Its process is of a pod in this namespace of Kubernetes.
+    PodNamespace(PodNamespace),
+    /// Its process is of a pod that runs under a service account of this name.
+    PodAccount(PodAccount),
 }
 
 impl FromStr for Selector {
@@ -40,6 +44,11 @@ impl FromStr for Selector {
             Some(("unit", name)) => name.parse().map(Self::Unit),
             Some(("path", path)) => path.parse().map(Self::Path),
             Some(("sha256", digest)) => digest.parse().map(Self::Sha256),
+            Some(("k8s", of_a_pod)) => match of_a_pod.split_once(':') {
+                Some(("ns", namespace)) => namespace.parse().map(Self::PodNamespace),
+                Some(("sa", account)) => account.parse().map(Self::PodAccount),
+                _ => Err(unknown(text)),
+            },
             _ => Err(unknown(text)),
         }
     }
@@ -55,6 +64,8 @@ impl fmt::Display for Selector {
             Self::Unit(name) => write!(f, "unit:{name}"),
             Self::Path(path) => write!(f, "path:{path}"),
             Self::Sha256(digest) => write!(f, "sha256:{digest}"),
+            Self::PodNamespace(namespace) => write!(f, "k8s:ns:{namespace}"),
+            Self::PodAccount(account) => write!(f, "k8s:sa:{account}"),
         }
     }
 }
@@ -196,6 +207,78 @@ impl fmt::Display for ExecutableDigest {
     }
 }
 
+/// The name of a namespace of Kubernetes.
+///
+/// **Shape**: a DNS label: 1 to 63 of `a-z`, `0-9` and `-`, with a letter or digit at both ends.
+///
+/// **Source**: RFC 1123, as Kubernetes reads it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PodNamespace(String);
+
+impl PodNamespace {
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for PodNamespace {
+    type Err = ParseSelectorError;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        match is_dns_label(name) {
+            true => Ok(Self(name.to_owned())),
+            false => Err(ParseSelectorError::PodNamespace(name.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for PodNamespace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The name of a service account of Kubernetes, without its namespace.
+///
+/// **Shape**: a DNS subdomain: labels joined by `.`, at most 253 bytes.
+///
+/// **Source**: RFC 1123, as Kubernetes reads it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PodAccount(String);
+
+impl PodAccount {
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for PodAccount {
+    type Err = ParseSelectorError;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        match name.len() <= MAX_SUBDOMAIN && name.split('.').all(is_dns_label) {
+            true => Ok(Self(name.to_owned())),
+            false => Err(ParseSelectorError::PodAccount(name.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for PodAccount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+fn is_dns_label(name: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    (1..=63).contains(&name.len())
+        && name.bytes().all(|b| plain(b) || b == b'-')
+        && !name.starts_with('-')
+        && !name.ends_with('-')
+}
+
 /// Why a text is not a selector.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseSelectorError {
@@ -228,6 +311,14 @@ pub enum ParseSelectorError {
     /// Not a digest.
     #[error("{0:?} is not a SHA-256: 64 of 0-9 and a-f, as `sha256sum` prints it")]
     Digest(String),
+    /// Not a namespace's name.
+    #[error("{0:?} names no namespace of Kubernetes: 1 to 63 of a-z, 0-9 and '-', with a letter or digit at both ends")]
+    PodNamespace(String),
+    /// Not a service account's name.
+    #[error(
+        "{0:?} names no service account of Kubernetes: the name alone is needed, as in k8s:sa:reviews, beside k8s:ns:<namespace>"
+    )]
+    PodAccount(String),
 }
 
 fn unknown(text: &str) -> ParseSelectorError {
@@ -238,6 +329,8 @@ fn unknown(text: &str) -> ParseSelectorError {
         "exe" | "executable" => Some("path"),
         "digest" | "sha" | "hash" => Some("sha256"),
         "service" | "systemd" => Some("unit"),
+        "kubernetes" | "pod" | "ns" | "namespace" | "k8s" => Some("k8s:ns"),
+        "sa" | "serviceaccount" | "account" => Some("k8s:sa"),
         other => nearest(other),
     };
     let hint = match meant {
@@ -255,7 +348,7 @@ fn nearest(kind: &str) -> Option<&'static str> {
     (short && distance <= kind.len() / 3).then_some(known)
 }
 
-const KINDS: [(&str, &str); 7] = [
+const KINDS: [(&str, &str); 9] = [
     ("socket", "<name>"),
     ("uid", "<number>"),
     ("gid", "<number>"),
@@ -263,6 +356,8 @@ const KINDS: [(&str, &str); 7] = [
     ("unit", "<name>.service"),
     ("path", "<absolute path>"),
     ("sha256", "<hex>"),
+    ("k8s:ns", "<namespace>"),
+    ("k8s:sa", "<service account>"),
 ];
 
 /// The name of the socket that all callers share.
@@ -273,6 +368,7 @@ const MAX_SOCKET_NAME: usize = 200;
 const MAX_UNIT_NAME: usize = 255;
 /// PATH_MAX of Linux, without the zero at the end.
 const MAX_PATH: usize = 4095;
+const MAX_SUBDOMAIN: usize = 253;
 
 #[cfg(test)]
 mod tests {
@@ -299,6 +395,8 @@ mod tests {
             "path:/opt/a b/é",
             "path:/opt/...",
             &digest,
+            "k8s:ns:shop",
+            "k8s:sa:reviews.v-1",
         ] {
             assert_eq!(good.parse::<Selector>().map(|s| s.to_string()), Ok(good.to_owned()));
         }
@@ -347,6 +445,16 @@ mod tests {
             "path:/a\0",
             "sha256:",
             "exe:/bin/x",
+            "k8s:ns:",
+            "k8s:ns:a.b",
+            "k8s:ns:Shop",
+            "k8s:ns:-a",
+            "k8s:sa:shop/reviews",
+            "k8s:sa:a..b",
+            "k8s:sa:system:x",
+            "k8s:pod:a",
+            "k8s:",
+            "k8s",
             "pid:1",
             &long[0],
             &long[1],
@@ -371,6 +479,8 @@ mod tests {
         check("sokcet:a", "did you mean `socket:`?");
         check("systemd:nginx.service", "did you mean `unit:`?");
         check("label:x", "possible are socket:<name>, uid:<number>, gid:<number>, group:<number>, unit:<name>.service");
+        check("k8s:reviews", "did you mean `k8s:ns:`?");
+        check("sa:reviews", "did you mean `k8s:sa:`?");
         check("unit:nginx", "as in unit:nginx.service");
         check("sha256:abc", "as `sha256sum` prints it");
         check(&"x".repeat(100_000), "possible are");
@@ -378,7 +488,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_parses_prints_as_it_was(text in "(socket|uid|gid|group|unit|path|sha256):[a-z0-9./@-]{0,12}(\\.service)?") {
+        fn what_parses_prints_as_it_was(text in "(socket|uid|gid|group|unit|path|sha256|k8s:ns|k8s:sa):[a-z0-9./@-]{0,12}(\\.service)?") {
             if let Ok(selector) = text.parse::<Selector>() {
                 prop_assert_eq!(selector.to_string(), text);
             }

@@ -207,6 +207,7 @@ mod tests {
                 unit: Fact::Known(format!("{unit}.service").parse().unwrap()),
                 path: Fact::Known(format!("/{path}").parse().unwrap()),
                 digest: Fact::NotAsked,
+                pod: Fact::NotAsked,
             },
         })
     }

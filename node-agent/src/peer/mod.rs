@@ -97,6 +97,9 @@ impl Peer {
         if needs.digest {
             seen.digest = digests.of(&exe, clock()).into();
         }
+        if needs.pod {
+            seen.pod = Fact::Unknown("this agent is not told of the pods of its node".to_owned());
+        }
         // The second look: while the process lives its number is nobody else's, so all of this was its own.
         if pidfd::has_ended(&self.process) {
             return nothing(needs, "its process has ended");
@@ -174,6 +177,7 @@ fn nothing(needs: Needs, why: &str) -> Seen {
         unit: unless(needs.unit, why),
         path: unless(needs.path, why),
         digest: unless(needs.digest, why),
+        pod: unless(needs.pod, why),
     }
 }
 

@@ -24,7 +24,7 @@ impl Connected {
     }
 }
 
-const ALL: Needs = Needs { groups: true, unit: true, path: true, digest: true };
+const ALL: Needs = Needs { groups: true, unit: true, path: true, digest: true, pod: false };
 
 fn lookout() -> Lookout {
     Lookout::new(alcazar_service::clock::system())
