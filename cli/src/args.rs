@@ -109,9 +109,12 @@ pub(crate) struct StatusArgs {
 #[derive(Debug, Args)]
 pub(crate) struct DataDirArg {
     /// Where the mesh keeps its state
-    #[arg(long = "data-dir", value_name = "DIR", default_value = ".alcazar")]
+    #[arg(long = "data-dir", value_name = "DIR", default_value = DEFAULT_DATA_DIR)]
     pub(crate) path: PathBuf,
 }
+
+/// Where a mesh is, for whoever does not say.
+pub(crate) const DEFAULT_DATA_DIR: &str = ".alcazar";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum PolicyCommand {

@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use alcazar_testkit::{Curl, DEADLINE, Mesh, curl, openssl_s_client, turn, until};
+use alcazar_testkit::{Curl, DEADLINE, Mesh, binary, curl, openssl_s_client, turn, until};
 
 #[test]
 fn up_runs_the_sample() {
@@ -14,6 +14,7 @@ fn up_runs_the_sample() {
     rules_hold_by_method_path_header_and_namespace(&mesh);
     the_server_proves_a_spiffe_id_and_gives_no_ticket(&mesh);
     applications_see_who_calls(&mesh);
+    the_agent_of_the_mesh_says_what_it_holds(&mesh);
     it_ends_with_everything_it_started(mesh);
 }
 
@@ -36,6 +37,15 @@ fn the_printed_lines_do_what_they_say(mesh: &mut Mesh) {
     assert!(!ok || refused.starts_with("HTTP/1.1 400") && !refused.contains("ratings"), "plaintext: {refused}");
     let line = |line: &str| line.contains(" refused ") && line.contains("plaintext");
     mesh.process().wait_for_line("the refusal", line).unwrap();
+}
+
+fn the_agent_of_the_mesh_says_what_it_holds(mesh: &Mesh) {
+    let here = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink(mesh.data_dir(), here.path().join(".alcazar")).unwrap();
+    let mut status = Command::new(binary("alcazar").unwrap());
+    let output = status.args(["agent", "status"]).current_dir(here.path()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("shop.frontend-v1"), "{output:?}");
 }
 
 fn a_denial_says_why(mesh: &Mesh) {
