@@ -42,7 +42,7 @@ impl PodWatch {
 
     /// Follows the pods until the shutdown.
     pub(crate) async fn run(&self, part: Part, shutdown: Shutdown) {
-        part.degraded("the pods of the cluster are not known yet; whoever depends on them waits");
+        part.degraded(UNKNOWN);
         let events = watcher(Api::<Pod>::all(self.client.clone()), watcher::Config::default()).default_backoff();
         pin_mut!(events);
         let mut listed = Pods::default();
@@ -63,7 +63,19 @@ impl PodWatch {
                 // Once per outage; the watch tries again by itself, less and less often.
                 Some(Err(error)) if quiet => {
                     quiet = false;
-                    tracing::warn!(reason = %process::chain(&error), "the pods of the cluster cannot be followed at the moment; what was known of them goes on");
+                    let reason = process::chain(&error);
+                    if self.changes.borrow().is_some() {
+                        tracing::warn!(
+                            reason,
+                            "the pods of the cluster cannot be followed at the moment; what was known of them goes on"
+                        );
+                    } else {
+                        tracing::warn!(
+                            reason,
+                            "the pods of the cluster cannot be read: until they are known, no node is told what is registered for it, and nobody gets what depends on them"
+                        );
+                        part.degraded(format!("{UNKNOWN}: {reason}"));
+                    }
                 }
                 Some(Err(_)) => {}
                 None => return,
@@ -96,3 +108,5 @@ impl PodWatch {
         });
     }
 }
+
+const UNKNOWN: &str = "the pods of the cluster are not known yet; whoever depends on them waits";
