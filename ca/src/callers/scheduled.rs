@@ -216,7 +216,7 @@ mod tests {
             for on in 0..3 {
                 let node = id(&format!("spiffe://td/node/c/n{on}"));
                 let found = registrations(&node, &pods.accounts_on(&format!("n{on}")), |_| false, &[]);
-                let runs = |runs_as: &u8| cluster.iter().any(|pod| *pod == (*runs_as, Some(on), false));
+                let runs = |runs_as: &u8| cluster.contains(&(*runs_as, Some(on), false));
                 let expected: Vec<_> = (1..4).filter(runs).map(|runs_as| format!("k8s.ns.a{runs_as}")).collect();
                 prop_assert_eq!(names(&found), expected);
             }
