@@ -88,6 +88,9 @@ impl Ca {
         shutdown.spawn("horizon of the CA", self.clone().watch_horizon(issuance, shutdown.clone()));
         let revocations = readiness.part("revocations");
         shutdown.spawn("revocations of the CA", self.clone().keep_revocations(revocations, shutdown.clone()));
+        self.announce_at_start(shutdown).await;
+        let crls = readiness.part("CRLs");
+        shutdown.spawn("CRLs of the CA", self.clone().keep_crls(crls, shutdown.clone()));
         shutdown.spawn("heads of the ledger", self.clone().keep_heads(shutdown.clone()));
         shutdown.spawn("upkeep of the CA", self.clone().upkeep(shutdown.clone()));
         if let Some(secrets) = self.0.config.kubernetes.secrets.clone() {

@@ -8,6 +8,7 @@ use alcazar_mtls::grpc::{ParseTargetError, Target};
 use serde::{Deserialize, Deserializer};
 use zeroize::Zeroizing;
 
+use crate::crls::CrlsConfig;
 use crate::evidence::{MachineFiles, Sources};
 use crate::files::{self, Access, FilesConfig, FilesConfigError, OwnerError};
 use crate::token::TokenSource;
@@ -49,6 +50,9 @@ pub struct Config {
     /// that is registered is served as it is.
     #[serde(default)]
     pub narrow: Option<PathBuf>,
+    /// Whether stock clients are given CRLs beside the roots: `auto`, whenever all are here, or `never`. Default: `auto`.
+    #[serde(default)]
+    pub crls: CrlsConfig,
     /// Files for programs that read PEM. Default: none.
     #[serde(default)]
     pub files: Vec<FilesConfig>,
@@ -147,6 +151,7 @@ impl fmt::Debug for Config {
             .field("sockets_dir", &self.sockets_dir)
             .field("admin", &self.admin)
             .field("narrow", &self.narrow)
+            .field("crls", &self.crls)
             .field("files", &self.files)
             .finish()
     }

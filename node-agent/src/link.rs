@@ -42,6 +42,8 @@ pub(crate) struct Heard {
     pub(crate) said: watch::Sender<Option<Arc<TrustBundles>>>,
     /// What the CA says to be revoked, unchecked.
     pub(crate) revocations: watch::Sender<Option<Arc<v1::SignedRevocations>>>,
+    /// What the CA says of CRLs, unchecked; `None`: nobody wants them.
+    pub(crate) crls: Option<watch::Sender<Option<Arc<v1::Crls>>>>,
     /// What it says to be issued anew.
     pub(crate) reissue: watch::Sender<Arc<Reissue>>,
 }
@@ -95,6 +97,15 @@ impl Link {
                 Err(error) if error.is_final() => futures::stream::pending().boxed(),
                 Err(error) => return Err(error.into()),
             };
+            let mut crls = match &self.out.crls {
+                None => futures::stream::pending().boxed(),
+                Some(_) => match session.crls().await {
+                    Ok(crls) => crls,
+                    // A CA of an earlier version: it tells none.
+                    Err(error) if error.is_final() => futures::stream::pending().boxed(),
+                    Err(error) => return Err(error.into()),
+                },
+            };
             loop {
                 tokio::select! {
                     said = registrations.next() => {
@@ -106,6 +117,12 @@ impl Link {
                     said = revocations.next() => {
                         let said = said.ok_or(LinkError::Ended)??;
                         self.out.revocations.send_replace(Some(Arc::new(said)));
+                    }
+                    said = crls.next() => {
+                        let said = Arc::new(said.ok_or(LinkError::Ended)??);
+                        if let Some(crls) = &self.out.crls {
+                            crls.send_replace(Some(said));
+                        }
                     }
                     said = reissues.next() => {
                         let said = Arc::new(Reissue::read(&said.ok_or(LinkError::Ended)??));

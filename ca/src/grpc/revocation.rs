@@ -31,9 +31,12 @@ impl RevocationService {
     }
 }
 
+type Said<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
 #[tonic::async_trait]
 impl Revocation for RevocationService {
-    type WatchRevocationsStream = Pin<Box<dyn Stream<Item = Result<v1::SignedRevocations, Status>> + Send>>;
+    type WatchRevocationsStream = Said<v1::SignedRevocations>;
+    type WatchCrlsStream = Said<v1::Crls>;
 
     async fn watch_revocations(
         &self,
@@ -51,6 +54,37 @@ impl Revocation for RevocationService {
                     let signed = published.borrow_and_update().signed.clone();
                     room.send(Ok(signed));
                     if published.changed().await.is_err() {
+                        return;
+                    }
+                }
+            };
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                () = sender.closed() => {}
+                () = push => {}
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn watch_crls(
+        &self,
+        request: Request<v1::WatchCrlsRequest>,
+    ) -> Result<Response<Self::WatchCrlsStream>, Status> {
+        let node = super::calling(&self.ca, &request, super::Call::Watch).await;
+        node.map_err(|error| self.ca.refuse(&error, &caller(&request), "WatchCrls"))?;
+        let (sender, receiver) = mpsc::channel(1);
+        let (shutdown, mut told) = (self.shutdown.clone(), self.ca.follow_crls());
+        self.shutdown.spawn("CRLs of a node", async move {
+            let push = async {
+                loop {
+                    // One that is slow is told the newest when it is ready for it.
+                    let Ok(room) = sender.reserve().await else { return };
+                    let Ok(crls) = told.wait_for(Option::is_some).await.map(|told| told.clone()) else { return };
+                    if let Some(crls) = crls {
+                        room.send(Ok(crls.as_ref().clone()));
+                    }
+                    if told.changed().await.is_err() {
                         return;
                     }
                 }

@@ -94,6 +94,9 @@ impl Ca {
     /// # Errors
     /// When it is not here, is revoked, or its root is not trusted.
     pub async fn activate(&self, intermediate: Fingerprint) -> Result<(), HierarchyError> {
+        let (files, now) = (self.0.files.clone(), (self.0.clock)());
+        let next = blocking(move || files.load(intermediate, now)).await?;
+        self.announce(&next).await?;
         let _turn = self.0.hierarchy_turn.lock().await;
         if self.revoked_intermediate(intermediate).is_some() {
             return Err(HierarchyError::Revoked { intermediate });
@@ -285,6 +288,7 @@ impl Ca {
         let opened = blocking(move || files.open(&known, Some(&present), &heard, now)).await?;
         if held.intermediate().info() != opened.signing.authority.info() {
             self.record_authority(opened.signing.authority.info()).await?;
+            self.announce(&opened.signing).await?;
         }
         for root in opened.trust.infos()? {
             if !held.trusts(root.fingerprint) {

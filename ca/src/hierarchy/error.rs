@@ -40,6 +40,14 @@ pub enum HierarchyError {
         /// The root that is there.
         found: Fingerprint,
     },
+    /// Whoever checks by CRLs would refuse what it signs.
+    #[error("the CRL of the intermediate {intermediate} cannot be told before it signs: {reason}")]
+    Announce {
+        /// Which.
+        intermediate: Fingerprint,
+        /// What is wrong.
+        reason: String,
+    },
     /// Nobody believes what it signs.
     #[error("the intermediate {intermediate} is revoked: nothing is signed with it any more; have another one made")]
     Revoked {

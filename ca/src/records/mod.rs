@@ -20,6 +20,7 @@
 //! ca/clusters/<name>            how far another cluster under the root is with its rotation
 //! ca/revocations/<kind>/<what>  what was taken back
 //! ca/revocation-lists/<which>   the version of our list, and lists that others signed
+//! ca/crls/<sha-256>             the present CRL of each intermediate
 //! ```
 
 mod lineage;
@@ -66,6 +67,7 @@ pub(crate) mod family {
     pub(crate) const REVOCATIONS: &str = "ca/revocations";
     pub(crate) const REVOCATION_LISTS: &str = "ca/revocation-lists";
     pub(crate) const REVOKED_CERTIFICATES: &str = "ca/revoked-certificates";
+    pub(crate) const CRLS: &str = "ca/crls";
 }
 
 /// The store, with records for values.

@@ -16,6 +16,10 @@ pub struct RevocationConfig {
     /// Where the pages `/crl/...` are served by themselves, over plain HTTP, as CRLs usually are: their signatures protect them.
     /// Default: beside the health checks alone (`admin`).
     pub listen: Option<SocketAddr>,
+    /// That no other cluster has an intermediate under the roots of this trust domain. A CA knows that of the roots that it made;
+    /// of one that is plugged in or kept offline a person does. Where others may, nodes are told no CRLs: whoever checks by them
+    /// refuses everybody under an authority whose CRL it has not. Default: false.
+    pub sole_cluster: bool,
 }
 
 /// The base of the CRLs' URLs.

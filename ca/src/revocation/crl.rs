@@ -23,7 +23,7 @@ use crate::{
     authority::{Authority, AuthorityInfo},
     ca::Ca,
     hierarchy::HierarchyError,
-    issue::whole_seconds,
+    issue::{BACKDATE, whole_seconds},
     records::RecordError,
     signer::SignError,
 };
@@ -97,7 +97,7 @@ impl Ca {
     }
 
     /// Serial numbers of leaves: those revoked by number, and the living ones of revoked identities.
-    async fn revoked_leaves(
+    pub(super) async fn revoked_leaves(
         &self,
         published: &Published,
         now: SystemTime,
@@ -152,7 +152,8 @@ pub(crate) fn encode(
     now: SystemTime,
     until: SystemTime,
 ) -> Result<Vec<u8>, CrlError> {
-    let this_update = whole_seconds(now);
+    // As certificates are: of two clocks one is behind.
+    let this_update = whole_seconds(now - BACKDATE);
     let revoked_certs = revoked.into_iter().map(|(serial, revocation)| RevokedCertParams {
         serial_number: SerialNumber::from_slice(&serial),
         revocation_time: whole_seconds(revocation.since).into(),

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::crl::CrlError;
 use crate::{
     ca::Ca,
+    hierarchy::blocking,
     records::{RecordError, family, seconds, text},
 };
 
@@ -34,8 +35,19 @@ impl Ca {
     /// Keeps what an intermediate's CRL says now, good until its last leaf is over. It is about to go: where that does not succeed, the log
     /// says so, and nodes and proxies, which do not go by it, lose nothing.
     pub(crate) async fn keep_last_crl(&self, issuer: Fingerprint) -> Result<(), RecordError> {
-        let until = (self.0.clock)() + self.longest_life().await? + SLACK;
-        let crl = match self.make_crl(issuer, Some(until)).await {
+        let (now, files) = ((self.0.clock)(), self.0.files.clone());
+        let until = now + self.longest_life().await? + SLACK;
+        let made = self.make_crl(issuer, Some(until)).await;
+        // For nodes, who are told all CRLs or none.
+        let told = made.as_ref().cloned().map_err(|error| process::chain(error));
+        let kept = async {
+            let chain = blocking(move || files.load(issuer, now)).await?.upper;
+            self.put_crl_on_record(issuer, &chain, told, until).await
+        };
+        if let Err(error) = kept.await {
+            tracing::warn!(target: "alcazar::revoked", %issuer, reason = %process::chain(&error), "an intermediate is removed, and nodes are not told its last CRL");
+        }
+        let crl = match made {
             Ok(crl) if crl.len() <= LONGEST => crl,
             Ok(crl) => {
                 tracing::warn!(target: "alcazar::revoked", %issuer, bytes = crl.len(), "the last CRL of an intermediate that is removed is too long to be kept");

@@ -7,11 +7,12 @@
 //!                                     ca/revocation-lists/crls/…              CRLs of roots that are kept offline
 //!                                     ca/revocation-lists/last/…              last CRLs of intermediates that are gone
 //!                                     ca/revoked-certificates/…               serial numbers of revoked identities, for CRLs
+//!                                     ca/crls/…                               the present CRL of each intermediate, for nodes
 //!                               │ refresh: read, forget what has long been over, raise the version, sign, check
 //!                               ▼
 //!                            Published, in a watch ──▶ permits(id)            before every issuance
 //!                                                  ──▶ WatchRevocations       to every node
-//!                                                  ──▶ CRLs                   for whoever reads those
+//!                                                  ──▶ CRLs, WatchCrls        for whoever reads those
 //! ```
 //!
 //! # Invariants
@@ -27,6 +28,7 @@
 mod brought;
 mod config;
 pub(crate) mod crl;
+mod current;
 mod dropped;
 mod entry;
 mod error;
@@ -39,6 +41,8 @@ mod pages;
 mod refresh;
 mod serials;
 mod sign;
+mod told;
+mod whole;
 
 use std::{
     net::SocketAddr,
@@ -78,6 +82,8 @@ pub(crate) struct Revoking {
     certificates_over: Patience<String>,
     /// Held by whoever changes the list of a root.
     roots: Mutex<()>,
+    /// The CRLs as nodes are told them; `None` until they are known.
+    crls: watch::Sender<Option<Arc<v1::Crls>>>,
     /// Why what is on record is not in force everywhere.
     trouble: watch::Sender<Option<String>>,
     /// Where the CRLs are served by themselves.
@@ -108,6 +114,7 @@ impl Revoking {
             over: Patience::default(),
             certificates_over: Patience::default(),
             roots: Mutex::default(),
+            crls: watch::Sender::default(),
             trouble: watch::Sender::default(),
             pages: OnceLock::new(),
         }

@@ -126,6 +126,7 @@ async fn up(
             admin: None,
             files: Vec::new(),
             narrow: None,
+            crls: alcazar_node_agent::CrlsConfig::Auto,
         },
         clock::system(),
     )

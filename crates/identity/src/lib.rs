@@ -16,6 +16,7 @@
 
 mod bundle;
 mod credentials;
+mod crl;
 mod fingerprint;
 mod jwt_authority;
 mod key;
@@ -30,6 +31,7 @@ mod validity;
 
 pub use bundle::{BundleError, TrustBundle, TrustBundles};
 pub use credentials::Credentials;
+pub use crl::{Crl, CrlError, verify_crl};
 pub use fingerprint::{Fingerprint, ParseFingerprintError};
 pub use jwt_authority::{JwtAuthority, JwtAuthorityError};
 pub use key::{KeyError, SvidKey};

@@ -92,7 +92,7 @@ impl Holds {
                 Self { id: Some(svid.id().clone()), leaf, ..Self::default() }
             }
             // Those of other trust domains have numbers of their own, and no rotation of ours changes them.
-            Found::Bundle(bundle) if view.is_own(bundle.trust_domain()) => {
+            Found::Bundle(bundle, _) if view.is_own(bundle.trust_domain()) => {
                 Self { sequence: Some(bundle.sequence()), ..Self::default() }
             }
             Found::Bundles(bundles) => {

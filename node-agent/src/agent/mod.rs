@@ -17,6 +17,7 @@ use crate::adoption::{Clients, Reporter};
 use crate::authority::{Authority, GrpcAuthority};
 use crate::callers::Doors;
 use crate::config::{Config, ConfigError};
+use crate::crls::{CrlKeeper, CrlsConfig, CrlsFile};
 use crate::evidence::Sources;
 use crate::files::{Access, FilesConfig, Keeper};
 use crate::link::{Heard, Link};
@@ -41,6 +42,8 @@ pub struct Agent {
     file: NodeFile,
     saved: SavedNode,
     revocations: RevocationsFile,
+    /// Where CRLs are kept; `None`: nobody wants them.
+    crls: Option<CrlsFile>,
     narrowing: Option<NarrowingFile>,
     sealed: Option<(Sealed, Writer)>,
     sockets: SocketsDir,
@@ -82,6 +85,7 @@ impl Agent {
         let file = NodeFile::within(&data_dir);
         let saved = file.load(&id)?;
         let revocations = RevocationsFile::within(&data_dir);
+        let crls = (config.crls == CrlsConfig::Auto).then(|| CrlsFile::within(&data_dir));
         let sealed = match &config.seal {
             None => None,
             Some(seal) => {
@@ -113,6 +117,7 @@ impl Agent {
             file,
             saved,
             revocations,
+            crls,
             narrowing,
             sealed,
             sockets,
@@ -155,7 +160,8 @@ impl Agent {
         let clients = Clients::new();
         let session = watch::Sender::new(None);
         let tokens = Tokens::new(session.subscribe());
-        let doors = Doors::new(registry.subscribe(), self.clock.clone());
+        let served_crls = watch::Sender::new(Arc::default());
+        let doors = Doors::new(registry.subscribe(), served_crls.subscribe(), self.clock.clone());
         let offer = Offer { doors, clients: clients.clone(), tokens, clock: self.clock.clone() };
         for bound in self.shared {
             sockets::serve_shared(bound, &offer, &parts);
@@ -265,6 +271,19 @@ impl Agent {
             }
         }
         parts.spawn("renewal", renewal.keep(readiness.register("registrations of this node"), parts.clone()));
+        let said_crls = self.crls.is_some().then(|| watch::Sender::new(None));
+        if let (Some(file), Some(said)) = (self.crls, &said_crls) {
+            let keeper = CrlKeeper {
+                trust_domain: self.id.trust_domain().clone(),
+                file,
+                clock: self.clock.clone(),
+                said: said.subscribe(),
+                bundles: bundles.subscribe(),
+                served: served_crls,
+                part: readiness.part("CRLs"),
+            };
+            parts.spawn("CRLs", keeper.keep(parts.clone()));
+        }
         let link = Link {
             node: self.id.clone(),
             authority: self.authority.clone(),
@@ -278,6 +297,7 @@ impl Agent {
                 said: said.clone(),
                 reissue: reissue.clone(),
                 revocations: revocations.clone(),
+                crls: said_crls,
             },
             doubt: doubt.clone(),
         };

@@ -49,6 +49,7 @@ impl World {
             admin: None,
             files: Vec::new(),
             narrow: None,
+            crls: CrlsConfig::Auto,
         }
     }
 

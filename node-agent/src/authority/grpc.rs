@@ -200,6 +200,15 @@ impl Session for GrpcSession {
         }
         .boxed()
     }
+
+    fn crls(&self) -> Call<'_, Updates<v1::Crls>> {
+        let mut client = self.revocations.clone();
+        async move {
+            let updates = answer(client.watch_crls(v1::WatchCrlsRequest {})).await?.into_inner();
+            Ok(updates.map(|update| update.map_err(CallError::from)).boxed())
+        }
+        .boxed()
+    }
 }
 
 /// Whether the CA ended the connection with a TLS alert.

@@ -66,6 +66,11 @@ pub(crate) trait Session: Send + Sync + 'static {
     fn revocations(&self) -> Call<'_, Updates<v1::SignedRevocations>> {
         async { Ok(stream::pending().boxed()) }.boxed()
     }
+
+    /// The CRLs. A CA that does not know of any says nothing.
+    fn crls(&self) -> Call<'_, Updates<v1::Crls>> {
+        async { Ok(stream::pending().boxed()) }.boxed()
+    }
 }
 
 /// Why a call to the CA gave nothing.

@@ -6,6 +6,7 @@ use tokio::sync::watch;
 
 use super::Asking;
 use crate::caller::Caller;
+use crate::crls::Crls;
 use crate::registry::{Held, NotAdmitted, Registry, Served};
 use crate::sds::View;
 
@@ -16,6 +17,7 @@ type Followed = (Arc<Served>, watch::Receiver<Arc<Held>>);
 pub(crate) struct Follow {
     asking: Asking,
     registry: watch::Receiver<Arc<Registry>>,
+    crls: watch::Receiver<Arc<Crls>>,
     /// The registry by which `served` was chosen.
     seen: Arc<Registry>,
     caller: Caller,
@@ -30,11 +32,12 @@ impl Follow {
     pub(crate) async fn start(
         asking: Asking,
         mut registry: watch::Receiver<Arc<Registry>>,
+        mut crls: watch::Receiver<Arc<Crls>>,
     ) -> Result<Self, NotAdmitted> {
         let seen = registry.borrow_and_update().clone();
         let (caller, served) = asking.admitted(&seen).await?;
-        let (served, view) = followed(served);
-        Ok(Self { asking, registry, seen, caller, served, view, stale: false })
+        let (served, view) = followed(served, &mut crls);
+        Ok(Self { asking, registry, crls, seen, caller, served, view, stale: false })
     }
 
     /// Who it is, as it was seen last.
@@ -65,10 +68,10 @@ impl Follow {
         // Who was known by its process may execute something else by now: nothing new is shown before somebody has looked.
         if !Arc::ptr_eq(&now, &self.seen) || !now.needs(&self.caller).is_none() {
             let (caller, served) = self.asking.admitted(&now).await?;
-            (self.served, self.view) = followed(served);
+            (self.served, self.view) = followed(served, &mut self.crls);
             (self.caller, self.seen) = (caller, now);
         } else {
-            self.view = view(&mut self.served);
+            self.view = view(&mut self.served, &mut self.crls);
         }
         self.stale = false;
         Ok(())
@@ -84,9 +87,16 @@ impl Follow {
     }
 
     async fn wait(&mut self) {
-        let Self { registry, served, .. } = self;
+        let Self { registry, crls, served, .. } = self;
         let held = select_all(served.iter_mut().map(|(_, held)| held.changed().boxed()));
+        let crls = async {
+            if crls.changed().await.is_err() {
+                // The agent is going, or has none in all its life.
+                std::future::pending().await
+            }
+        };
         let registry_alive = tokio::select! {
+            () = crls => return,
             change = registry.changed() => change.is_ok(),
             // A closed channel is a registration that went: the registry is about to say so.
             (change, _, _) = held => match change {
@@ -102,18 +112,18 @@ impl Follow {
 }
 
 /// The channels of what is held for some registrations, and what is held now.
-fn followed(served: Vec<Arc<Served>>) -> (Vec<Followed>, View) {
+fn followed(served: Vec<Arc<Served>>, crls: &mut watch::Receiver<Arc<Crls>>) -> (Vec<Followed>, View) {
     let follow = |served: Arc<Served>| {
         let held = served.follow();
         (served, held)
     };
     let mut followed: Vec<_> = served.into_iter().map(follow).collect();
-    let view = view(&mut followed);
+    let view = view(&mut followed, crls);
     (followed, view)
 }
 
-fn view(served: &mut [Followed]) -> View {
+fn view(served: &mut [Followed], crls: &mut watch::Receiver<Arc<Crls>>) -> View {
     let held =
         |(served, held): &mut Followed| (served.registration().spiffe_id().clone(), held.borrow_and_update().clone());
-    View::new(served.iter_mut().map(held))
+    View::new(served.iter_mut().map(held)).with_crls(crls.borrow_and_update().clone())
 }

@@ -16,6 +16,7 @@ pub(crate) use follow::Follow;
 
 use crate::caller::{Caller, Needs};
 use crate::connection::PeerInfo;
+use crate::crls::Crls;
 use crate::peer::{Lookout, Peer};
 use crate::registry::{NotAdmitted, Registry, Served};
 use crate::seats::{GivenUp, Holder, Limits, Seat, Seats, StreamSeat};
@@ -25,15 +26,21 @@ use brake::Brake;
 #[derive(Clone)]
 pub(crate) struct Doors {
     registry: watch::Receiver<Arc<Registry>>,
+    crls: watch::Receiver<Arc<Crls>>,
     lookout: Lookout,
     brake: Arc<Brake>,
     seats: Seats,
 }
 
 impl Doors {
-    pub(crate) fn new(registry: watch::Receiver<Arc<Registry>>, clock: Clock) -> Self {
+    pub(crate) fn new(
+        registry: watch::Receiver<Arc<Registry>>,
+        crls: watch::Receiver<Arc<Crls>>,
+        clock: Clock,
+    ) -> Self {
         Self {
             registry,
+            crls,
             lookout: Lookout::new(clock),
             brake: Arc::default(),
             seats: Seats::new(Limits::of_this_process()),
@@ -91,9 +98,9 @@ impl Callers {
             // A connection that is not one of ours: nothing is known of it.
             let PeerInfo { peer, seat } = info.ok_or_else(|| Status::permission_denied("the caller is not known"))?;
             let seat = seat.stream().ok_or_else(|| callers.doors.too_many(peer.uid(), "streams"))?;
-            let registry = callers.doors.registry.clone();
+            let (registry, crls) = (callers.doors.registry.clone(), callers.doors.crls.clone());
             let asking = Asking { peer, callers, _seat: seat };
-            match Follow::start(asking, registry).await {
+            match Follow::start(asking, registry, crls).await {
                 Ok(follow) => Ok((follow.caller().clone(), follow)),
                 Err(refused) => Err(denied(refused.caller(), &refused)),
             }
@@ -109,8 +116,8 @@ impl Callers {
         let peer = Arc::new(Peer::of(&ours).unwrap());
         let (seat, _) = self.seat(&peer).unwrap();
         let seat = Arc::new(seat).stream().unwrap();
-        let registry = self.doors.registry.clone();
-        Follow::start(Asking { peer, callers: self, _seat: seat }, registry).await.unwrap()
+        let (registry, crls) = (self.doors.registry.clone(), self.doors.crls.clone());
+        Follow::start(Asking { peer, callers: self, _seat: seat }, registry, crls).await.unwrap()
     }
 }
 

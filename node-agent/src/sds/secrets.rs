@@ -3,24 +3,29 @@ use std::sync::Arc;
 use alcazar_api::envoy::tls::Secret;
 use alcazar_api::envoy::{SECRET_URL, pack};
 use alcazar_api::sds::{
-    ALL, DEFAULT, REVOCATIONS, ROOT_CA, bundle_secret, bundles_secret, revocations_secret, svid_secret,
+    ALL, DEFAULT, REVOCATIONS, ROOT_CA, bundle_secret, bundles_secret, checked_bundle_secret, revocations_secret,
+    svid_secret,
 };
-use alcazar_identity::{Credentials, Fingerprint, SpiffeId, TrustBundle, TrustBundles, TrustDomain};
+use alcazar_identity::{Credentials, Crl, Fingerprint, SpiffeId, TrustBundle, TrustBundles, TrustDomain};
 
+use crate::crls::Crls;
 use crate::registry::Held;
 
 /// What one caller may see at a moment: what is held for the registrations that it matches, the first of which is
 /// its `default`.
 #[derive(Debug, Clone, Default)]
-pub struct View(Vec<(SpiffeId, Arc<Held>)>);
+pub struct View {
+    held: Vec<(SpiffeId, Arc<Held>)>,
+    crls: Arc<Crls>,
+}
 
 /// What is known under a name.
 #[derive(Debug)]
 pub enum Found<'v> {
     /// A certificate with its key.
     Certificate(&'v Credentials),
-    /// A trust bundle.
-    Bundle(&'v TrustBundle),
+    /// A trust bundle, with the CRLs of its trust domain where all are here.
+    Bundle(&'v TrustBundle, &'v [Crl]),
     /// Every trust domain's bundle.
     Bundles(&'v TrustBundles),
     /// The signed lists of revocations.
@@ -34,14 +39,25 @@ pub enum Found<'v> {
 impl View {
     /// What is held for these identities.
     pub fn new(held: impl IntoIterator<Item = (SpiffeId, Arc<Held>)>) -> Self {
-        Self(held.into_iter().collect())
+        Self { held: held.into_iter().collect(), crls: Arc::default() }
+    }
+
+    /// The same with these CRLs.
+    #[must_use]
+    pub fn with_crls(self, crls: Arc<Crls>) -> Self {
+        Self { crls, ..self }
+    }
+
+    /// The CRLs of a trust domain; none where not all are here.
+    pub(crate) fn crls(&self, trust_domain: &TrustDomain) -> &[Crl] {
+        self.crls.of(trust_domain)
     }
 
     /// Looks a name up: `default`, `ROOTCA`, `ALL`, `REVOCATIONS`, a SPIFFE ID, or `spiffe://<trust domain>`.
     pub fn find(&self, name: &str) -> Found<'_> {
         match name {
-            DEFAULT => self.0.first().map_or(Found::Unknown, |(_, held)| certificate(held)),
-            ROOT_CA => self.any().map_or(Found::Unknown, |(id, held)| bundle(held, id.trust_domain())),
+            DEFAULT => self.held.first().map_or(Found::Unknown, |(_, held)| certificate(held)),
+            ROOT_CA => self.any().map_or(Found::Unknown, |(id, held)| self.bundle(held, id.trust_domain())),
             ALL => self.any().map_or(Found::Unknown, |(_, held)| bundles(held)),
             REVOCATIONS => self.any().map_or(Found::Unknown, |(_, held)| revocations(held)),
             name => self.find_id(name),
@@ -50,26 +66,36 @@ impl View {
 
     /// What is held for each identity, the default one first.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &(SpiffeId, Arc<Held>)> {
-        self.0.iter()
+        self.held.iter()
     }
 
     /// By whom to tell what is the same for all of the caller's identities: the first that holds a certificate, since one that
     /// was withdrawn has nothing.
     pub(crate) fn any(&self) -> Option<&(SpiffeId, Arc<Held>)> {
-        self.0.iter().find(|(_, held)| held.credentials().is_some()).or_else(|| self.0.first())
+        self.held.iter().find(|(_, held)| held.credentials().is_some()).or_else(|| self.held.first())
     }
 
     /// Whether it is the caller's own trust domain.
     pub(crate) fn is_own(&self, trust_domain: &TrustDomain) -> bool {
-        self.0.first().is_some_and(|(id, _)| id.trust_domain() == trust_domain)
+        self.held.first().is_some_and(|(id, _)| id.trust_domain() == trust_domain)
     }
 
     fn find_id(&self, name: &str) -> Found<'_> {
         let Ok(id) = name.parse::<SpiffeId>() else { return Found::Unknown };
         if id.path().is_empty() {
-            return self.any().map_or(Found::Unknown, |(_, held)| bundle(held, id.trust_domain()));
+            return self.any().map_or(Found::Unknown, |(_, held)| self.bundle(held, id.trust_domain()));
         }
-        self.0.iter().find(|(held, _)| *held == id).map_or(Found::Unknown, |(_, held)| certificate(held))
+        self.held.iter().find(|(held, _)| *held == id).map_or(Found::Unknown, |(_, held)| certificate(held))
+    }
+
+    fn bundle<'v>(&'v self, held: &'v Held, trust_domain: &TrustDomain) -> Found<'v> {
+        match held {
+            Held::Certificate(credentials) => {
+                let bundle = credentials.bundles().get(trust_domain);
+                bundle.map_or(Found::Unknown, |bundle| Found::Bundle(bundle, self.crls(trust_domain)))
+            }
+            Held::Nothing(why) => Found::NotNow(why),
+        }
     }
 }
 
@@ -80,7 +106,7 @@ impl Found<'_> {
             // The serial is not enough: intermediates may change while the leaf stays.
             Self::Certificate(credentials) => Some(digest(credentials.svid().chain().iter().map(AsRef::as_ref))),
             // All that the client gets of it: whatever is added to these contexts is a change, too.
-            Self::Bundle(_) | Self::Bundles(_) => {
+            Self::Bundle(..) | Self::Bundles(_) => {
                 Some(digest([pack(SECRET_URL, &self.secret("")?).value.as_slice()].into_iter()))
             }
             Self::Revocations(evidence) => Some(digest([*evidence].into_iter())),
@@ -92,7 +118,8 @@ impl Found<'_> {
     pub fn secret(&self, name: &str) -> Option<Secret> {
         match self {
             Self::Certificate(credentials) => Some(svid_secret(name, credentials.svid())),
-            Self::Bundle(bundle) => Some(bundle_secret(name, bundle)),
+            Self::Bundle(bundle, []) => Some(bundle_secret(name, bundle)),
+            Self::Bundle(bundle, crls) => Some(checked_bundle_secret(name, bundle, *crls)),
             Self::Bundles(bundles) => Some(bundles_secret(name, bundles)),
             Self::Revocations(evidence) => Some(revocations_secret(name, evidence)),
             Self::NotNow(_) | Self::Unknown => None,
@@ -102,7 +129,7 @@ impl Found<'_> {
     /// Why there is none, in words.
     pub fn absence(&self) -> Option<String> {
         match self {
-            Self::Certificate(_) | Self::Bundle(_) | Self::Bundles(_) | Self::Revocations(_) => None,
+            Self::Certificate(_) | Self::Bundle(..) | Self::Bundles(_) | Self::Revocations(_) => None,
             Self::NotNow(why) => Some((*why).to_owned()),
             Self::Unknown => Some("no such secret for this caller".to_owned()),
         }
@@ -129,13 +156,6 @@ fn bundles(held: &Held) -> Found<'_> {
 fn revocations(held: &Held) -> Found<'_> {
     match held {
         Held::Certificate(credentials) => Found::Revocations(credentials.revocations().evidence()),
-        Held::Nothing(why) => Found::NotNow(why),
-    }
-}
-
-fn bundle<'v>(held: &'v Held, trust_domain: &TrustDomain) -> Found<'v> {
-    match held {
-        Held::Certificate(credentials) => credentials.bundles().get(trust_domain).map_or(Found::Unknown, Found::Bundle),
         Held::Nothing(why) => Found::NotNow(why),
     }
 }

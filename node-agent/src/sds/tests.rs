@@ -3,15 +3,18 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use alcazar_api::envoy::core::data_source::Specifier;
 use alcazar_api::envoy::discovery::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
 };
 use alcazar_api::envoy::tls::Secret;
+use alcazar_api::envoy::tls::secret::Type;
 use alcazar_api::envoy::{SECRET_URL, Status, unpack};
-use alcazar_identity::{Credentials, SpiffeId};
+use alcazar_identity::{Credentials, Crl, SpiffeId, TrustBundle, TrustDomain, pem_block, verify_crl};
 use proptest::prelude::*;
 
 use super::*;
+use crate::crls::Crls;
 use crate::registry::Held;
 use crate::testing::ca::Ca;
 
@@ -73,7 +76,7 @@ fn names_lead_to_what_is_the_callers() {
     let expect = |view: &View, name: &str, expected: &str| {
         let found = match view.find(name) {
             Found::Certificate(credentials) => credentials.svid().id().to_string(),
-            Found::Bundle(bundle) => format!("bundle of {}", bundle.trust_domain()),
+            Found::Bundle(bundle, _) => format!("bundle of {}", bundle.trust_domain()),
             Found::Bundles(bundles) => format!("bundles of {}", bundles.iter().count()),
             Found::Revocations(evidence) => format!("{} bytes of revocations", evidence.len()),
             Found::NotNow(why) => why.to_owned(),
@@ -114,6 +117,48 @@ fn a_version_is_that_of_the_content() {
     let other = Ca::new(noon()).root_der();
     mint.0.add_root(other);
     assert_ne!(version(&one, "ROOTCA"), version(&mint.view(), "ROOTCA"));
+}
+
+#[test]
+fn crls_come_with_the_roots_of_their_own_trust_domain_and_a_new_one_is_a_change() {
+    let mut mint = Mint::new();
+    let (own, partner): (TrustDomain, TrustDomain) =
+        ("td.example".parse().unwrap(), "partner.example".parse().unwrap());
+    mint.0.foreign.push(TrustBundle::new(partner.clone(), 1, [mint.0.root_der()]).unwrap());
+    let bundles = mint.0.bundles();
+    let crl = |hours: u64| {
+        let crl = mint.0.crl(noon(), noon() + Duration::from_secs(hours * 3600));
+        verify_crl(&crl.crl, &[crl.chain[0].as_slice().into()], bundles.get(&own).unwrap(), noon()).unwrap()
+    };
+    let (one, two) = (crl(24), crl(25));
+    let view = mint.view();
+    let with = |crls: &[&Crl]| {
+        let crls = crls.iter().map(|crl| (*crl).clone()).collect();
+        view.clone().with_crls(Arc::new(Crls::new(own.clone(), crls)))
+    };
+    let context = |view: &View, name: &str| match view.find(name).secret(name).unwrap().r#type {
+        Some(Type::ValidationContext(context)) => context,
+        other => panic!("{other:?}"),
+    };
+    let pem = |crl: &Crl| pem_block("X509 CRL", crl.der()).into_bytes();
+    let both = with(&[&one, &two]);
+    for name in ["ROOTCA", OWN] {
+        let (checked, plain) = (context(&both, name), context(&view, name));
+        let told = checked.crl.and_then(|source| source.specifier);
+        assert_eq!(told, Some(Specifier::InlineBytes([pem(&one), pem(&two)].concat())), "{name}");
+        assert!(checked.only_verify_leaf_cert_crl && checked.trusted_ca == plain.trusted_ca, "{name}");
+        assert!(plain.crl.is_none() && !plain.only_verify_leaf_cert_crl, "{name}");
+        let version = |view: &View| view.find(name).version().unwrap();
+        let versions = [&view, &with(&[&one]), &with(&[&two]), &both].map(version);
+        let different: std::collections::BTreeSet<_> = versions.iter().collect();
+        assert_eq!(different.len(), 4, "{versions:?}");
+        assert_eq!(version(&with(&[])), version(&view));
+    }
+    // They are not about anybody else, and the validator of several trust domains has none.
+    for name in ["spiffe://partner.example", "ALL"] {
+        assert!(context(&both, name).crl.is_none(), "{name}");
+        assert_eq!(both.find(name).version(), view.find(name).version(), "{name}");
+    }
 }
 
 #[test]

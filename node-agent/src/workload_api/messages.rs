@@ -18,14 +18,14 @@ pub(super) fn x509_svids(view: &View) -> Option<X509svidResponse> {
     let svids = view.iter().filter_map(|(_, held)| svid(held.credentials()?));
     let federated = bundles.iter().filter(|bundle| bundle.trust_domain() != own);
     let federated_bundles = federated.map(|bundle| (key(bundle), roots(bundle))).collect();
-    Some(X509svidResponse { svids: svids.collect(), crl: Vec::new(), federated_bundles })
+    Some(X509svidResponse { svids: svids.collect(), crl: crls(view), federated_bundles })
 }
 
 /// The roots of every trust domain that the caller believes; `None` while it has no certificate to believe anybody by.
 ///
 /// **Source**: SPIFFE Workload API §5.2.2.
 pub(super) fn x509_bundles(view: &View) -> Option<X509BundlesResponse> {
-    Some(X509BundlesResponse { crl: Vec::new(), bundles: by_trust_domain(bundles(view)?, roots) })
+    Some(X509BundlesResponse { crl: crls(view), bundles: by_trust_domain(bundles(view)?, roots) })
 }
 
 /// The keys for JWT-SVIDs of every trust domain that the caller believes.
@@ -59,6 +59,12 @@ fn svid(credentials: &Credentials) -> Option<X509svid> {
         bundle: roots(credentials.bundles().get(svid.id().trust_domain())?),
         hint: String::new(),
     })
+}
+
+/// The CRLs of the caller's own trust domain, DER.
+fn crls(view: &View) -> Vec<Vec<u8>> {
+    let own = view.any().map(|(id, _)| view.crls(id.trust_domain())).unwrap_or_default();
+    own.iter().map(|crl| crl.der().to_vec()).collect()
 }
 
 fn by_trust_domain(bundles: &TrustBundles, of: impl Fn(&TrustBundle) -> Vec<u8>) -> BTreeMap<String, Vec<u8>> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use alcazar_identity::{CertificateDer, Credentials, SpiffeId, TrustBundle};
+use alcazar_identity::{CertificateDer, Credentials, SpiffeId, TrustBundle, verify_crl};
 use futures::future::join_all;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, advance};
@@ -16,6 +16,7 @@ use super::tokens::{TokenError, Tokens};
 use crate::adoption::Clients;
 use crate::authority::Session;
 use crate::callers::Doors;
+use crate::crls::Crls;
 use crate::registration::Registration;
 use crate::registry::{Held, Registry, Served};
 use crate::sds::View;
@@ -59,6 +60,15 @@ async fn a_message_has_every_certificate_with_its_key_and_whom_to_believe() {
     let roots =
         |message: &[u8]| message.len() == root.len() + ca.root_der().len() && message.ends_with(last(&ca, &root));
     assert!(partners.len() == 1 && partners[0].0 == "spiffe://partner.example" && roots(partners[0].1), "{partners:?}");
+
+    assert!(message.crl.is_empty() && x509_bundles(&view).unwrap().crl.is_empty());
+    let (said, own) = (ca.crl(clock()(), clock()() + Duration::from_secs(600)), ca.bundles());
+    let own = own.get(id("reviews").trust_domain()).unwrap();
+    let crl = verify_crl(&said.crl, &[said.chain[0].as_slice().into()], own, clock()()).unwrap();
+    let crls = Crls::new(id("reviews").trust_domain().clone(), vec![crl]);
+    let checked = view.clone().with_crls(Arc::new(crls));
+    assert_eq!(x509_svids(&checked).unwrap().crl, [said.crl.clone()]);
+    assert_eq!(x509_bundles(&checked).unwrap().crl, [said.crl]);
 
     let bundles = x509_bundles(&view).unwrap().bundles;
     assert_eq!(bundles.keys().collect::<Vec<_>>(), ["spiffe://partner.example", "spiffe://td.example"]);
@@ -221,7 +231,7 @@ async fn who_does_not_read_loses_its_stream_and_holds_nothing_back() {
     let held = watch::Sender::new(held_now());
     let registry = watch::Sender::new(Arc::new(Registry::new([served(&held)])));
     let clients = Clients::new();
-    let doors = Doors::new(registry.subscribe(), clock());
+    let doors = Doors::new(registry.subscribe(), watch::channel(Arc::default()).1, clock());
     let follow = doors.callers(None).follow_this_process().await;
     let caller = follow.caller().clone();
     let (sender, mut receiver) = mpsc::channel(1);

@@ -27,6 +27,7 @@ mod own_services_join_the_mesh;
 mod replicas_come_and_go_without_a_failed_request;
 mod root_and_intermediate_rotate_under_load_without_a_failed_request;
 mod second_instance_is_refused;
+mod stock_envoy_goes_by_crls;
 mod strangers_are_refused;
 mod the_envoy_page_is_followed;
 mod two_clusters_exchange_their_root_together;

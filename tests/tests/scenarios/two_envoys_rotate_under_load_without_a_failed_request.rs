@@ -23,13 +23,13 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 const REVIEWS: &str = "spiffe://cluster.local/ns/shop/sa/reviews";
-const CALLER: &str = "spiffe://cluster.local/ns/shop/sa/caller";
+pub(crate) const CALLER: &str = "spiffe://cluster.local/ns/shop/sa/caller";
 const PARTNER: &str = "spiffe://partner.example/ns/shop/sa/caller";
 /// Envoy acknowledges, so a rotation is a matter of seconds; a busy machine gets more of them.
-const ROTATION: Duration = Duration::from_secs(120);
+pub(crate) const ROTATION: Duration = Duration::from_secs(120);
 
 /// A CA, and an agent that serves these workloads on sockets of their own.
-async fn start(home: &Path, workloads: &[&str], life: Duration) -> (CaProcess, AgentProcess) {
+pub(crate) async fn start(home: &Path, workloads: &[&str], life: Duration) -> (CaProcess, AgentProcess) {
     let ca = CaProcess::start(home, "").unwrap();
     ca.wait_ready().unwrap();
     for name in workloads {
@@ -40,7 +40,7 @@ async fn start(home: &Path, workloads: &[&str], life: Duration) -> (CaProcess, A
 }
 
 /// What is believed of a peer: the bundle under a name, and one URI in its certificate.
-fn validation(bundle: &str, api: &str, peer: &str) -> String {
+pub(crate) fn validation(bundle: &str, api: &str, peer: &str) -> String {
     format!(
         "combined_validation_context: {{default_validation_context: {{match_typed_subject_alt_names: [{{san_type: URI, matcher: {{exact: \"{peer}\"}}}}]}}, \
          validation_context_sds_secret_config: {}}}",
@@ -49,7 +49,7 @@ fn validation(bundle: &str, api: &str, peer: &str) -> String {
 }
 
 /// A listener of mutual TLS in front of the cluster `to`; nothing is resumed.
-fn tls_listener(port: u16, api: &str, certificate: &str, validation: &str, to: &str) -> String {
+pub(crate) fn tls_listener(port: u16, api: &str, certificate: &str, validation: &str, to: &str) -> String {
     format!(
         r#"
   - name: tls-{port}
@@ -91,7 +91,7 @@ fn http(routes: &str) -> String {
     )
 }
 
-fn cluster(name: &str, port: u16, more: &str) -> String {
+pub(crate) fn cluster(name: &str, port: u16, more: &str) -> String {
     format!(
         r#"
   - name: {name}
@@ -278,7 +278,7 @@ async fn a_misspelt_name_is_told_once_and_is_no_loop() {
 }
 
 /// One request over mutual TLS: whether it was answered; `None` where nobody listens yet.
-async fn answers(credentials: &Arc<Credentials>, port: u16) -> Option<bool> {
+pub(crate) async fn answers(credentials: &Arc<Credentials>, port: u16) -> Option<bool> {
     let connector = Connector::new(watch::channel(credentials.clone()).1, &[b"http/1.1"], clock::system());
     let address: SocketAddr = ([127, 0, 0, 1], port).into();
     let io = TcpStream::connect(address).await.ok()?;

@@ -60,6 +60,7 @@ impl Domain {
             admin: None,
             files: Vec::new(),
             narrow: None,
+            crls: alcazar_node_agent::CrlsConfig::Auto,
         };
         let sockets = config.sockets_dir.clone();
         let agent = Agent::open(config, clock::system()).await.unwrap();

@@ -115,7 +115,8 @@ async fn openssl_finds_the_crls_where_certificates_say_that_they_are() {
     // Certificates name the port, so it must be known before.
     let listen = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let base = format!("http://{listen}/crl");
-    let revocation = RevocationConfig { crl_url: Some(base.parse().unwrap()), listen: Some(listen) };
+    let revocation =
+        RevocationConfig { crl_url: Some(base.parse().unwrap()), listen: Some(listen), ..RevocationConfig::default() };
     let config = Config { revocation, ..Config::new(folder.path().join("ca")) };
     let served = Served::start_with(config, &hands).await;
     assert_eq!(served.ca.crl_address(), Some(listen));

@@ -12,3 +12,4 @@ mod imported;
 mod intermediates;
 mod offline;
 mod records;
+mod told;

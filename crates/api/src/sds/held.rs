@@ -3,6 +3,7 @@ use std::time::SystemTime;
 use alcazar_identity::{Credentials, TrustBundle, TrustBundles, X509Svid};
 
 use super::client::deepest;
+use super::secret::same_roots;
 use super::{ALL, DEFAULT, ROOT_CA, SecretError, bundle_from_secret, bundles_from_secret, svid_from_secret};
 use crate::ca::v1;
 use crate::envoy::discovery::DiscoveryResponse;
@@ -59,9 +60,11 @@ impl Held {
             self.sequence = next;
             self.others = read.bundles;
         }
-        if roots.is_some() && roots != self.roots {
+        // CRLs are not gone by here: a new one is no new bundle, for which every connection would be looked at again.
+        let same = |new: &Secret| self.roots.as_ref().is_some_and(|held| same_roots(held, new));
+        if let Some(roots) = roots.filter(|new| !same(new)) {
             self.sequence = next;
-            self.roots = roots;
+            self.roots = Some(roots);
         }
         self.check_revocations(now)?;
         Ok(())

@@ -9,7 +9,7 @@ mod secret;
 pub use client::{Clock, connect};
 pub use secret::{
     ReadBundles, SecretError, bundle_from_secret, bundle_secret, bundles_from_secret, bundles_secret,
-    revocations_from_secret, revocations_secret, svid_from_secret, svid_secret,
+    checked_bundle_secret, revocations_from_secret, revocations_secret, svid_from_secret, svid_secret,
 };
 
 /// The name of the caller's own certificate.

@@ -1,5 +1,6 @@
 use alcazar_identity::{
-    BundleError, ParseSvidError, ParseTrustDomainError, TrustBundle, TrustBundles, TrustDomain, X509Svid,
+    BundleError, Crl, ParseSvidError, ParseTrustDomainError, TrustBundle, TrustBundles, TrustDomain, X509Svid,
+    pem_block,
 };
 
 use crate::ca::v1;
@@ -27,6 +28,20 @@ pub fn svid_secret(name: &str, svid: &X509Svid) -> Secret {
 pub fn bundle_secret(name: &str, bundle: &TrustBundle) -> Secret {
     let context = CertificateValidationContext {
         trusted_ca: Some(inline(bundle.to_pem().into_bytes())),
+        ..CertificateValidationContext::default()
+    };
+    Secret { name: name.to_owned(), r#type: Some(Type::ValidationContext(context)) }
+}
+
+/// A trust bundle with CRLs by which Envoy checks the leaf of whoever shows one: it refuses everybody of whose issuer there is none
+/// among them, and everybody as soon as one of them is over.
+pub fn checked_bundle_secret<'c>(name: &str, bundle: &TrustBundle, crls: impl IntoIterator<Item = &'c Crl>) -> Secret {
+    let pem: String = crls.into_iter().map(|crl| pem_block("X509 CRL", crl.der())).collect();
+    let context = CertificateValidationContext {
+        trusted_ca: Some(inline(bundle.to_pem().into_bytes())),
+        crl: Some(inline(pem.into_bytes())),
+        // Of those above the leaf there may be no CRL: a root that is kept offline makes few.
+        only_verify_leaf_cert_crl: true,
         ..CertificateValidationContext::default()
     };
     Secret { name: name.to_owned(), r#type: Some(Type::ValidationContext(context)) }
@@ -126,7 +141,8 @@ pub fn svid_from_secret(secret: &Secret) -> Result<X509Svid, SecretError> {
     X509Svid::from_pem(chain, key).map_err(|source| SecretError::Svid { name: secret.name.clone(), source })
 }
 
-/// The trust bundle in a secret. SDS carries neither trust domain nor sequence, so the caller says them.
+/// The trust bundle in a secret. SDS carries neither trust domain nor sequence, so the caller says them. CRLs are left alone: who
+/// reads this goes by the signed lists.
 ///
 /// # Errors
 /// When the secret is of another kind, its roots are not inline, or they are not roots.
@@ -141,6 +157,15 @@ pub fn bundle_from_secret(
     let pem = inlined(context.trusted_ca.as_ref(), &secret.name)?;
     TrustBundle::from_pem(trust_domain, sequence, pem)
         .map_err(|source| SecretError::Bundle { name: secret.name.clone(), source })
+}
+
+/// Whether two secrets have the same roots, whatever CRLs are beside them.
+pub(super) fn same_roots(one: &Secret, other: &Secret) -> bool {
+    let roots = |secret: &Secret| match &secret.r#type {
+        Some(Type::ValidationContext(context)) => context.trusted_ca.clone(),
+        _ => None,
+    };
+    roots(one).is_some_and(|roots_of_one| Some(roots_of_one) == roots(other))
 }
 
 /// Why a secret is not what its name promises.

@@ -197,6 +197,25 @@ async fn from_the_first_certificate_through_a_bad_one_to_an_agent_that_restarts(
     soon(credentials.changed()).await.unwrap();
     assert_eq!(credentials.borrow_and_update().svid().serial(), new.serial());
 
+    // CRLs beside the roots are for others: no bundle is new because of one.
+    let sequence = |held: &alcazar_identity::Credentials| held.bundles().iter().map(TrustBundle::sequence).max();
+    let before = sequence(&credentials.borrow());
+    let (mut checked, next) = (bundle_secret(ROOT_CA, &roots), svid("next"));
+    match &mut checked.r#type {
+        Some(alcazar_api::envoy::tls::secret::Type::ValidationContext(context)) => {
+            use alcazar_api::envoy::core::{DataSource, data_source::Specifier};
+            let specifier = Some(Specifier::InlineBytes(b"a CRL".to_vec()));
+            context.crl = Some(DataSource { specifier, ..DataSource::default() });
+            context.only_verify_leaf_cert_crl = true;
+        }
+        other => panic!("{other:?}"),
+    }
+    responses.send(response("5", &[svid_secret(DEFAULT, &next), checked])).await.unwrap();
+    soon(credentials.changed()).await.unwrap();
+    assert_eq!(credentials.borrow_and_update().svid().serial(), next.serial());
+    assert_eq!(sequence(&credentials.borrow()), before);
+    let new = next;
+
     // The agent goes; the credentials stay; it comes back and the next rotation arrives.
     drop((requests, responses, streams));
     server.abort();

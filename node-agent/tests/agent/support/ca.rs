@@ -115,6 +115,21 @@ impl Ca {
         v1::SignedRevocationList { list, signature, chain: vec![self.intermediate.der().to_vec()] }
     }
 
+    /// The CRL of this CA, with nobody on it.
+    #[allow(dead_code, reason = "the unit tests have a CA that tells CRLs")]
+    pub(crate) fn crl(&self, from: SystemTime, until: SystemTime) -> v1::Crl {
+        let params = rcgen::CertificateRevocationListParams {
+            this_update: from.into(),
+            next_update: until.into(),
+            crl_number: rcgen::SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: Vec::new(),
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        };
+        let crl = params.signed_by(&self.intermediate).unwrap().der().to_vec();
+        v1::Crl { crl, chain: vec![self.intermediate.der().to_vec()] }
+    }
+
     pub(crate) fn root_der(&self) -> CertificateDer<'static> {
         self.root.as_ref().der().clone()
     }

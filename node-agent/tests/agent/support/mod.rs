@@ -17,7 +17,9 @@ use alcazar_api::ca::v1::jwt_server::{Jwt, JwtServer};
 use alcazar_api::ca::v1::revocation_server::{Revocation, RevocationServer};
 use alcazar_mtls::grpc::{ALPN, PeerInfo, incoming, server};
 use alcazar_mtls::{Acceptor, Clients};
-use alcazar_node_agent::{Agent, AttestConfig, Config, RegistrationStatus, RunError, Status as AgentStatus};
+use alcazar_node_agent::{
+    Agent, AttestConfig, Config, CrlsConfig, RegistrationStatus, RunError, Status as AgentStatus,
+};
 use alcazar_service::{Readiness, Shutdown, clock};
 use ca::{Ca, TRUST_DOMAIN};
 use futures::{Stream, StreamExt};
@@ -194,6 +196,12 @@ impl Revocation for Service {
         self.caller(&request)?;
         Ok(Response::new(self.tell(|ca| v1::SignedRevocations { lists: ca.revoked.clone() })))
     }
+
+    type WatchCrlsStream = Updates<v1::Crls>;
+
+    async fn watch_crls(&self, _: Request<v1::WatchCrlsRequest>) -> Result<Response<Self::WatchCrlsStream>, Status> {
+        Err(Status::unimplemented("this CA tells no CRLs"))
+    }
 }
 
 /// An agent, and the directories that outlive it.
@@ -230,6 +238,7 @@ impl Home {
             admin: None,
             files: Vec::new(),
             narrow: None,
+            crls: CrlsConfig::Auto,
         };
         let agent = Agent::open(config, clock::system()).await.unwrap();
         let (status, readiness, shutdown) = (agent.status(), Readiness::new(), Shutdown::new());

@@ -1,0 +1,233 @@
+//! The present CRL of each intermediate, on record: whoever has its key makes it, and all replicas tell nodes of all.
+//!
+//! ```text
+//! ca/crls/<SHA-256 of the issuer>    the CRL with its issuer's chain, or why there is none
+//! ```
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
+
+use alcazar_api::ca::v1;
+use alcazar_identity::{CertificateDer, Fingerprint, Revocation};
+use alcazar_service::process;
+use alcazar_store::{Expected, WatchError};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::crl::CrlError;
+use crate::{
+    ca::Ca,
+    hierarchy::{HierarchyError, blocking},
+    records::{RecordError, Stored, family, seconds, text},
+};
+
+/// The present CRL of an intermediate. Record `ca/crls/<SHA-256>`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct CurrentRecord {
+    #[serde(with = "text")]
+    pub(super) issuer: Fingerprint,
+    /// DER, in base64: the issuer's certificate first, the root excluded.
+    pub(super) chain: Vec<String>,
+    /// DER, in base64; empty: there is none.
+    pub(super) crl: String,
+    /// Why there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) trouble: Option<String>,
+    #[serde(with = "seconds")]
+    pub(super) made: SystemTime,
+    /// Until when it is good.
+    #[serde(with = "seconds")]
+    pub(super) until: SystemTime,
+    /// What it says, hashed.
+    #[serde(with = "text")]
+    pub(super) says: Fingerprint,
+}
+
+impl CurrentRecord {
+    /// Whether another is to be made: it says other things, or is no longer young.
+    fn is_due(&self, says: Fingerprint, now: SystemTime) -> bool {
+        // A clock that is set back makes it one of the future.
+        let age = now.duration_since(self.made).ok();
+        self.says != says || self.trouble.is_some() || age.is_none_or(|age| age >= RENEW)
+    }
+
+    /// As nodes are told it; `None` where there is none that is good.
+    pub(super) fn message(&self, now: SystemTime) -> Option<v1::Crl> {
+        if self.crl.is_empty() || self.until <= now {
+            return None;
+        }
+        let chain = self.chain.iter().map(|one| STANDARD.decode(one)).collect::<Result<_, _>>();
+        Some(v1::Crl { crl: STANDARD.decode(&self.crl).ok()?, chain: chain.ok()? })
+    }
+}
+
+impl Ca {
+    /// Makes those CRLs anew that are due, of intermediates whose keys are here.
+    pub(super) async fn make_current_crls(&self) -> Result<(), CurrentError> {
+        let (now, published) = ((self.0.clock)(), self.follow_revocations().borrow().clone());
+        let says = digest(&self.revoked_leaves(&published, now).await?);
+        let (hierarchy, known) = (self.hierarchy(), self.current_crls().await?);
+        let active = hierarchy.intermediate().info().clone();
+        let mut own: BTreeMap<_, _> =
+            self.authorities().await?.intermediates.into_iter().map(|info| (info.fingerprint, info)).collect();
+        own.insert(active.fingerprint, active.clone());
+        // What is over itself vouches for nobody.
+        own.retain(|_, info| now <= info.validity.not_after());
+        for issuer in own.into_keys() {
+            if known.get(&issuer).is_some_and(|found| !found.record.is_due(says, now)) {
+                continue;
+            }
+            let files = self.0.files.clone();
+            let chain = match issuer == active.fingerprint {
+                true => Ok(hierarchy.upper().to_vec()),
+                false => blocking(move || files.load(issuer, now)).await.map(|signing| signing.upper),
+            };
+            match chain {
+                Ok(chain) => self.put_current_crl(issuer, &chain).await?,
+                // A replica with a token shares what it cannot open, or a root above it is gone: whoever has it makes it.
+                Err(error) => {
+                    tracing::debug!(%issuer, reason = %process::chain(&error), "the CRL of an intermediate is not made here");
+                }
+            }
+        }
+        self.forget_current_crls(&known).await
+    }
+
+    /// Puts the CRL of an intermediate on record as it is now, or why there is none.
+    pub(super) async fn put_current_crl(
+        &self,
+        issuer: Fingerprint,
+        chain: &[CertificateDer<'static>],
+    ) -> Result<(), CurrentError> {
+        let until = (self.0.clock)() + self.longest_life().await? + RENEW + SLACK;
+        let made = self.make_crl(issuer, Some(until)).await.map_err(|error| process::chain(&error));
+        self.put_crl_on_record(issuer, chain, made, until).await
+    }
+
+    /// Puts one on record that was made; of an intermediate that goes it is the last.
+    pub(super) async fn put_crl_on_record(
+        &self,
+        issuer: Fingerprint,
+        chain: &[CertificateDer<'static>],
+        made: Result<Vec<u8>, String>,
+        until: SystemTime,
+    ) -> Result<(), CurrentError> {
+        let (now, published) = ((self.0.clock)(), self.follow_revocations().borrow().clone());
+        let made = made.and_then(|crl| match crl.len() {
+            bytes if bytes > LONGEST => Err(format!("it is too long to be told to nodes: {bytes} bytes")),
+            _ => Ok(crl),
+        });
+        let record = CurrentRecord {
+            issuer,
+            chain: chain.iter().map(|der| STANDARD.encode(der)).collect(),
+            crl: made.as_ref().map(|crl| STANDARD.encode(crl)).unwrap_or_default(),
+            trouble: made.err(),
+            made: now,
+            until,
+            says: digest(&self.revoked_leaves(&published, now).await?),
+        };
+        let name = issuer.to_string();
+        let found = self.0.records.get::<CurrentRecord>(family::CRLS, &name).await?;
+        // That there is still none is no news.
+        let told = |found: &Stored<CurrentRecord>| record.trouble.is_some() && found.record.trouble == record.trouble;
+        if found.as_ref().is_some_and(told) {
+            return Ok(());
+        }
+        let expected = found.map_or(Expected::Absent, |found| Expected::At(found.revision));
+        match self.0.records.put(family::CRLS, &name, expected, &record).await {
+            // By another replica that has the same intermediate: the next look compares.
+            Err(error) if !error.is_conflict() => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// What is on record, by issuer.
+    pub(super) async fn current_crls(&self) -> Result<BTreeMap<Fingerprint, Stored<CurrentRecord>>, RecordError> {
+        let (stored, _) = self.0.records.list::<CurrentRecord>(family::CRLS).await?;
+        Ok(stored.into_iter().map(|stored| (stored.record.issuer, stored)).collect())
+    }
+
+    /// Forgets what was over long ago, whosever it was.
+    async fn forget_current_crls(
+        &self,
+        known: &BTreeMap<Fingerprint, Stored<CurrentRecord>>,
+    ) -> Result<(), CurrentError> {
+        let now = (self.0.clock)();
+        for (issuer, found) in known {
+            let over = now.duration_since(found.record.until).unwrap_or_default();
+            if over < FORGET {
+                continue;
+            }
+            match self.0.records.delete(family::CRLS, &issuer.to_string(), found.revision).await {
+                Err(error) if !error.is_conflict() => return Err(error.into()),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a CRL says, hashed.
+fn digest(revoked: &BTreeMap<Vec<u8>, Revocation>) -> Fingerprint {
+    let line = |(serial, revocation): (&Vec<u8>, &Revocation)| {
+        format!("{serial:02x?} {} {}\n", revocation.reason.code(), seconds::of(revocation.since))
+    };
+    Fingerprint::of(revoked.iter().map(line).collect::<String>().as_bytes())
+}
+
+/// Why the CRLs on record are not what they should be.
+#[derive(Debug, Error)]
+pub(super) enum CurrentError {
+    /// The store did not answer.
+    #[error(transparent)]
+    Records(#[from] RecordError),
+    /// What is revoked is not known.
+    #[error(transparent)]
+    Crl(#[from] CrlError),
+    /// The certificates on the disk cannot be read.
+    #[error(transparent)]
+    Hierarchy(#[from] HierarchyError),
+    /// Changes cannot be followed.
+    #[error("the records of CRLs cannot be watched")]
+    Watch(#[from] WatchError),
+}
+
+/// How old one becomes of which nothing changes.
+const RENEW: Duration = Duration::from_secs(6 * 3600);
+/// Clocks differ.
+pub(super) const SLACK: Duration = Duration::from_secs(600);
+const FORGET: Duration = Duration::from_secs(24 * 3600);
+/// In base64, with its chain, it fits into one value of every store.
+const LONGEST: usize = 40 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_is_made_anew_that_is_old_or_says_something_else() {
+        let at = |second| SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000 + second);
+        let says = Fingerprint::of(b"this");
+        let record = CurrentRecord {
+            issuer: Fingerprint::of(b"issuer"),
+            chain: vec![STANDARD.encode(b"certificate")],
+            crl: STANDARD.encode(b"crl"),
+            trouble: None,
+            made: at(0),
+            until: at(100),
+            says,
+        };
+        assert!(!record.is_due(says, at(0)) && !record.is_due(says, at(RENEW.as_secs() - 1)));
+        assert!(record.is_due(says, at(RENEW.as_secs())));
+        assert!(record.is_due(Fingerprint::of(b"that"), at(0)));
+        assert!(record.is_due(says, SystemTime::UNIX_EPOCH), "the clock was set back");
+        let told = record.message(at(99)).unwrap();
+        assert_eq!((told.crl, told.chain), (b"crl".to_vec(), vec![b"certificate".to_vec()]));
+        assert!(record.message(at(100)).is_none());
+        let none = CurrentRecord { crl: String::new(), trouble: Some("too long".into()), ..record };
+        assert!(none.is_due(says, at(0)) && none.message(at(0)).is_none());
+    }
+}

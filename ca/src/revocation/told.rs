@@ -1,0 +1,231 @@
+//! Telling nodes the CRLs of everybody who may have signed what is in use, for verifiers that go by those: all of them, or none and why.
+//!
+//! **Invariant**: no intermediate begins to sign before its CRL was on its way for [`SETTLE`]. A verifier that has the CRLs of
+//! the others alone would refuse everybody whom it certifies.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use alcazar_api::ca::v1;
+use alcazar_identity::{Fingerprint, ListIssuer};
+use alcazar_service::{Part, Shutdown, process};
+use tokio::{sync::watch, time::Instant};
+
+use super::{
+    current::{CurrentError, SLACK},
+    whole::{Needed, Whole, needed, whole},
+};
+use crate::{
+    ca::Ca,
+    hierarchy::{HierarchyError, Signing, blocking},
+    records::{RecordError, family, prefix},
+    replicas::ReplicaState,
+};
+
+/// What is told; `None` until it is known.
+pub(crate) type Told = watch::Receiver<Option<Arc<v1::Crls>>>;
+
+/// The intermediates whose CRLs are not there, and since when.
+type Lacking = BTreeMap<Fingerprint, Instant>;
+
+impl Ca {
+    /// The CRLs as nodes are told them.
+    pub(crate) fn follow_crls(&self) -> Told {
+        self.0.revoking.crls.subscribe()
+    }
+
+    /// Makes this replica's, and tells of all, at each change until the end.
+    pub(crate) async fn keep_crls(self, part: Part, shutdown: Shutdown) {
+        let mut said = None;
+        let kept = async {
+            loop {
+                let error = match self.follow_current_crls(&part).await {
+                    Ok(()) => return,
+                    Err(error) => process::chain(&error),
+                };
+                if said.as_ref() != Some(&error) {
+                    tracing::warn!(target: "alcazar::revoked", reason = error, "the CRLs for nodes cannot be kept; what was told stays");
+                    said = Some(error);
+                }
+                tokio::time::sleep(RETRY).await;
+            }
+        };
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = kept => {}
+        }
+    }
+
+    /// Before anybody is served: has an intermediate that was not there yet announced, where nodes go by CRLs.
+    pub(crate) async fn announce_at_start(&self, shutdown: &Shutdown) {
+        let announced = async {
+            let (hierarchy, known) = (self.hierarchy(), self.current_crls().await?);
+            let issuer = hierarchy.intermediate().info().fingerprint;
+            if known.is_empty() || known.contains_key(&issuer) {
+                return Ok(());
+            }
+            self.put_current_crl(issuer, hierarchy.upper()).await?;
+            tokio::time::sleep(SETTLE).await;
+            Ok::<_, CurrentError>(())
+        };
+        let outcome = tokio::select! {
+            () = shutdown.cancelled() => return,
+            outcome = announced => outcome,
+        };
+        if let Err(error) = outcome {
+            tracing::warn!(target: "alcazar::revoked", reason = %process::chain(&error), "the CRL of this replica's intermediate was not announced before it signs: who checks by CRLs may refuse what it signs for a moment");
+        }
+    }
+
+    /// Has an intermediate announced that is about to sign. Returns when everybody has had the time to hear of its CRL.
+    pub(crate) async fn announce(&self, signing: &Signing) -> Result<(), HierarchyError> {
+        let issuer = signing.authority.info().fingerprint;
+        // Nobody goes by CRLs.
+        let Some(told) = self.0.revoking.crls.borrow().clone() else { return Ok(()) };
+        if issuer == self.hierarchy().intermediate().info().fingerprint {
+            return Ok(());
+        }
+        let announced = async {
+            let trouble =
+                |found: &crate::records::Stored<super::current::CurrentRecord>| found.record.trouble.is_some();
+            if self.current_crls().await?.get(&issuer).is_none_or(trouble) {
+                self.put_current_crl(issuer, &signing.upper).await?;
+            }
+            Ok::<_, CurrentError>(())
+        };
+        if let Err(error) = announced.await {
+            return Err(match error {
+                CurrentError::Records(error) => error.into(),
+                CurrentError::Hierarchy(error) => error,
+                error => HierarchyError::Announce { intermediate: issuer, reason: process::chain(&error) },
+            });
+        }
+        if told.complete {
+            tracing::info!(target: "alcazar::rotation", intermediate = %issuer, "the CRL of the next intermediate is told to all before it signs");
+            tokio::time::sleep(SETTLE).await;
+        }
+        Ok(())
+    }
+
+    async fn follow_current_crls(&self, part: &Part) -> Result<(), CurrentError> {
+        let (mut hierarchy, mut revocations) = (self.0.hierarchy.subscribe(), self.follow_revocations());
+        let mut lacking = Lacking::new();
+        let (crls, certificates) = (prefix(family::CRLS)?, prefix(family::REVOKED_CERTIFICATES)?);
+        let store = self.0.records.store();
+        // From before what is read, so that no change falls between.
+        let revision = store.page(&crls, None, 1).await.map_err(RecordError::from)?.revision;
+        let mut crls = store.watch(&crls, revision).await.map_err(RecordError::from)?;
+        let mut certificates = store.watch(&certificates, revision).await.map_err(RecordError::from)?;
+        loop {
+            hierarchy.mark_unchanged();
+            revocations.mark_unchanged();
+            self.make_current_crls().await?;
+            self.tell_crls(&mut lacking, part).await?;
+            tokio::select! {
+                event = crls.next() => drop(event?),
+                event = certificates.next() => drop(event?),
+                change = hierarchy.changed() => if change.is_err() { return Ok(()) },
+                change = revocations.changed() => if change.is_err() { return Ok(()) },
+                () = tokio::time::sleep(LOOK) => {}
+            }
+        }
+    }
+
+    async fn tell_crls(&self, lacking: &mut Lacking, part: &Part) -> Result<(), CurrentError> {
+        let (now, known, replicas) = ((self.0.clock)(), self.current_crls().await?, self.replicas().await?);
+        // Without a CRL everybody under it is refused, as is to be.
+        let is_revoked = |issuer: &Fingerprint| self.revoked_intermediate(*issuer).is_some();
+        let there: BTreeMap<Fingerprint, v1::Crl> = known
+            .iter()
+            .filter(|(issuer, _)| !is_revoked(issuer))
+            .filter_map(|(issuer, found)| Some((*issuer, found.record.message(now)?)))
+            .collect();
+        let life = self.longest_life().await? + SLACK;
+        let mut needed = needed(&replicas, life, now);
+        // One whose key is gone, of which there was none to keep.
+        needed.extend(known.values().filter(|found| found.record.until > now).filter_map(|found| {
+            let whose = format!("nobody any more ({})", found.record.trouble.as_ref()?);
+            Some(Needed { issuer: found.record.issuer, whose, signs: true })
+        }));
+        needed.retain(|one| !is_revoked(&one.issuer));
+        let there_now: BTreeSet<_> = there.keys().copied().collect();
+        lacking.retain(|issuer, _| !there_now.contains(issuer) && needed.iter().any(|one| one.issuer == *issuer));
+        let was_whole = self.0.revoking.crls.borrow().as_ref().is_some_and(|told| told.complete);
+        for one in needed.iter().filter(|one| was_whole && !there_now.contains(&one.issuer)) {
+            lacking.entry(one.issuer).or_insert_with(Instant::now);
+        }
+        let is_new = |issuer| lacking.get(&issuer).is_some_and(|since| since.elapsed() < GRACE);
+        let whole = whole(&needed, &there_now, &self.authorities_elsewhere(&replicas).await?, is_new);
+        match &whole {
+            Whole::Lacks(reason) => part.degraded(format!(
+                "nodes are told no CRLs, so whoever checks by them, as stock Envoy does, lets in what is revoked: {reason}"
+            )),
+            Whole::Yes | Whole::Never(_) => part.ready(),
+        }
+        let told = match whole {
+            Whole::Yes => v1::Crls { crls: there.into_values().collect(), complete: true, ..v1::Crls::default() },
+            Whole::Lacks(reason) => v1::Crls { reason, ..v1::Crls::default() },
+            Whole::Never(reason) => v1::Crls { reason, by_setup: true, ..v1::Crls::default() },
+        };
+        self.0.revoking.crls.send_if_modified(|held| {
+            if held.as_deref() == Some(&told) {
+                return false;
+            }
+            let before = held.as_ref().map(|held| (held.complete, held.reason.clone()));
+            if before.as_ref() != Some(&(told.complete, told.reason.clone())) {
+                let v1::Crls { complete, reason, crls, .. } = &told;
+                tracing::info!(target: "alcazar::revoked", complete, reason, crls = crls.len(), "what nodes are told of CRLs has changed");
+            }
+            *held = Some(Arc::new(told));
+            true
+        });
+        Ok(())
+    }
+
+    /// Who may have signed what is in use, and whose CRLs never come here; in words.
+    async fn authorities_elsewhere(&self, replicas: &[ReplicaState]) -> Result<Vec<String>, CurrentError> {
+        let config = self.config();
+        let mut clusters: BTreeSet<&str> = config.clusters.iter().map(|known| known.name.as_str()).collect();
+        let revocations = self.revocations();
+        for list in revocations.lists().filter(|list| list.trust_domain() == self.trust_domain()) {
+            match list.issuer() {
+                ListIssuer::Cluster(name) if *name != config.cluster => drop(clusters.insert(name)),
+                _ => {}
+            }
+        }
+        let mut all: Vec<_> = clusters
+            .into_iter()
+            .map(|name| format!("the cluster {name} stands under the root too, and its CRLs do not come here"))
+            .collect();
+        if config.revocation.sole_cluster {
+            return Ok(all);
+        }
+        let files = self.0.files.clone();
+        let (own, plugged) = blocking(move || Ok((files.own_roots()?, files.plugged.folder()?.is_some()))).await?;
+        let made_here = |root: Fingerprint| {
+            let with = |state: &ReplicaState| !state.here && state.presence.roots.contains(&root);
+            own.iter().any(|info| info.fingerprint == root) || (!plugged && replicas.iter().any(with))
+        };
+        for root in self.hierarchy().roots().iter().filter(|root| !made_here(root.fingerprint)) {
+            all.push(format!(
+                "the root {} was not made by this CA, and other clusters may stand under it; where none does, say `revocation: {{soleCluster: true}}` in ca.yaml",
+                root.fingerprint
+            ));
+        }
+        Ok(all)
+    }
+}
+
+/// How long the CRL of an intermediate is on its way before that signs: from replica to replica, to the agents, to who verifies.
+const SETTLE: Duration = Duration::from_secs(5);
+/// How long a CRL may take to be on record of an intermediate that nothing signs with.
+const GRACE: Duration = Duration::from_secs(60);
+/// How often the clock and the replicas are looked at.
+const LOOK: Duration = Duration::from_secs(15);
+const RETRY: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,151 @@
+//! A replica on its real files; of another it knows what that says of itself, and what it puts on record.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::SystemTime,
+};
+
+use alcazar_service::{Health, Readiness, clock::Clock};
+use alcazar_store::Expected;
+
+use super::*;
+use crate::{
+    config::Config,
+    replicas::{HeldIntermediate, Phase, Presence},
+};
+
+const OTHER: &str = "00000000000000aa";
+const HOUR: u64 = 3600;
+
+struct Replica {
+    ca: Ca,
+    hours: Arc<AtomicU64>,
+    readiness: Readiness,
+    part: Part,
+    lacking: Lacking,
+    _folder: tempfile::TempDir,
+}
+
+impl Replica {
+    async fn open(configure: impl FnOnce(&mut Config)) -> Self {
+        let (folder, hours) = (tempfile::tempdir().unwrap(), Arc::new(AtomicU64::new(0)));
+        let hand = hours.clone();
+        let clock: Clock = Arc::new(move || {
+            SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000 + hand.load(Ordering::SeqCst) * HOUR)
+        });
+        let mut config = Config::new(folder.path());
+        configure(&mut config);
+        let ca = Ca::open(config, clock).await.unwrap();
+        let readiness = Readiness::new();
+        let part = readiness.part("CRLs");
+        Self { ca, hours, readiness, part, lacking: Lacking::new(), _folder: folder }
+    }
+
+    /// What is told now.
+    async fn told(&mut self) -> v1::Crls {
+        self.ca.make_current_crls().await.unwrap();
+        self.ca.tell_crls(&mut self.lacking, &self.part).await.unwrap();
+        self.ca.follow_crls().borrow().clone().unwrap().as_ref().clone()
+    }
+
+    fn is_degraded(&self) -> bool {
+        self.readiness.parts().iter().any(|(_, health)| matches!(health, Health::Degraded(_)))
+    }
+
+    /// What the other replica says of itself: what it signs with, and what it holds besides.
+    async fn other(&self, signs: Fingerprint, holds: &[Fingerprint], phase: Phase) {
+        let own = self.ca.replicas().await.unwrap().remove(0).presence;
+        let of = |intermediate| HeldIntermediate { intermediate, root: own.signing.root };
+        let held = holds.iter().chain([&signs]).map(|print| of(*print)).collect();
+        let presence = Presence { host: "vm-2".into(), phase, signing: of(signs), held, ..own };
+        self.put(family::REPLICAS, OTHER, &presence).await;
+    }
+
+    /// The other replica puts the CRL of an intermediate of its own on record.
+    async fn puts(&self, issuer: Fingerprint) {
+        let own = self.ca.hierarchy().intermediate().info().fingerprint;
+        let record = self.ca.current_crls().await.unwrap().remove(&own).unwrap().record;
+        let record = super::super::current::CurrentRecord { issuer, ..record };
+        self.put(family::CRLS, &issuer.to_string(), &record).await;
+    }
+
+    async fn put<T: serde::Serialize + serde::de::DeserializeOwned>(&self, family: &str, name: &str, record: &T) {
+        let found = self.ca.0.records.get::<T>(family, name).await.unwrap();
+        let expected = found.map_or(Expected::Absent, |found| Expected::At(found.revision));
+        self.ca.0.records.put(family, name, expected, record).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn all_are_told_or_none_and_which_is_missing() {
+    let mut replica = Replica::open(|_| {}).await;
+    let first = replica.told().await;
+    assert!(first.complete && first.crls.len() == 1, "{}", first.reason);
+    assert_eq!(replica.told().await, first, "the same until there is something new");
+    assert!(!replica.is_degraded());
+
+    // Another one signs whose CRL is not there.
+    let [signs, next] = [b"signs", b"next!"].map(|name| Fingerprint::of(name));
+    replica.other(signs, &[], Phase::Serving).await;
+    let told = replica.told().await;
+    assert!(!told.complete && told.crls.is_empty() && !told.by_setup);
+    assert!(told.reason.contains(&signs.to_string()) && told.reason.contains("vm-2"), "{}", told.reason);
+    assert!(replica.is_degraded());
+    replica.puts(signs).await;
+    let told = replica.told().await;
+    assert!(told.complete && told.crls.len() == 2, "{}", told.reason);
+    assert!(!replica.is_degraded());
+
+    // It has made itself another one, and its CRL is on the way; it may not sign without.
+    replica.other(signs, &[next], Phase::Serving).await;
+    assert!(replica.told().await.complete);
+    replica.other(next, &[signs], Phase::Serving).await;
+    assert!(!replica.told().await.complete);
+    replica.puts(next).await;
+    assert_eq!(replica.told().await.crls.len(), 3);
+
+    // It is silent for so long that its CRLs are over; our own is made anew.
+    replica.hours.store(31, Ordering::SeqCst);
+    let told = replica.told().await;
+    assert!(!told.complete && told.reason.contains(&next.to_string()), "{}", told.reason);
+    // It had stopped in order: nothing that it signed is good any more.
+    replica.hours.store(0, Ordering::SeqCst);
+    replica.other(next, &[signs], Phase::Stopped).await;
+    replica.hours.store(31, Ordering::SeqCst);
+    let told = replica.told().await;
+    assert!(told.complete && told.crls.len() == 1, "{}", told.reason);
+}
+
+#[tokio::test]
+async fn the_last_crl_of_an_intermediate_is_told_until_what_it_signed_is_over() {
+    let mut replica = Replica::open(|_| {}).await;
+    let (ca, old) = (replica.ca.clone(), replica.ca.fingerprints().intermediate.fingerprint);
+    let next = ca.make_intermediate(ca.hierarchy().root().fingerprint).await.unwrap().fingerprint;
+    // Nobody was told any CRLs yet, so there is nobody to wait for.
+    ca.activate(next).await.unwrap();
+    assert_eq!(replica.told().await.crls.len(), 2, "both may have signed what is in use");
+    ca.keep_last_crl(old).await.unwrap();
+    ca.forget_intermediate(old).await.unwrap();
+    let told = replica.told().await;
+    assert!(told.complete && told.crls.len() == 2, "{}", told.reason);
+    replica.hours.store(25, Ordering::SeqCst);
+    let told = replica.told().await;
+    assert!(told.complete && told.crls.len() == 1, "{}", told.reason);
+    // Whoever is under a revoked one is to be refused.
+    let subject = crate::revocation::Subject::Intermediate { print: next, force: true };
+    ca.revoke(subject, alcazar_identity::RevocationReason::KeyCompromise, "the test").await.unwrap();
+    assert!(replica.told().await.crls.is_empty());
+}
+
+#[tokio::test]
+async fn where_others_may_stand_under_the_root_none_are_told_and_nothing_is_wrong() {
+    let west = crate::rotation::ClusterConfig { name: "west".into(), endpoint: None };
+    let mut replica = Replica::open(|config| config.clusters.push(west)).await;
+    let told = replica.told().await;
+    assert!(!told.complete && told.by_setup && told.crls.is_empty());
+    assert!(told.reason.contains("the cluster west"), "{}", told.reason);
+    assert!(!replica.is_degraded());
+}
