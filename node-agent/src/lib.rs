@@ -32,6 +32,7 @@ mod authority;
 mod caller;
 mod callers;
 mod chance;
+mod clocks;
 mod config;
 mod connection;
 mod evidence;

@@ -50,6 +50,8 @@ pub struct NodeStatus {
     pub ca_error: Option<String>,
 }
 
+    /// What this machine's clock and the CA's said at the last answer, where they differ.
+    pub clock_error: Option<String>,
 impl NodeStatus {
     /// Of a node that has nothing yet.
     pub(crate) fn new(spiffe_id: SpiffeId) -> Self {
@@ -63,6 +65,7 @@ impl NodeStatus {
             ca_error: None,
         }
     }
+            clock_error: None,
 }
 
 /// One workload.
