@@ -69,7 +69,7 @@ pub use agent::{Agent, OpenError, RunError};
 pub use authority::CallError;
 pub use caller::{Caller, Fact, Needs, Seen};
 pub use config::{AttestConfig, Config, ConfigError, MachineConfig, SealConfig};
-pub use files::{Account, After, FilesConfig, FilesConfigError, OwnerError, Roots};
+pub use files::{Account, After, FilesConfig, FilesConfigError, OwnerError, Pkcs12Config, Roots};
 pub use hardening::harden;
 pub use issued::{Issued, ReplyError, Trust};
 pub use keys::MakeKeyError;
