@@ -2,10 +2,12 @@
 
 use std::time::SystemTime;
 
+use alcazar_service::Health;
 use serde::{Deserialize, Serialize};
 
 use super::{CertificateStatus, Status};
-use crate::adoption::Client;
+use crate::adoption::{Client, Through};
+use crate::agent::{IDENTITY, NARROWING};
 
 /// What an agent holds and does: the JSON of `alcazar agent status --json`.
 ///
@@ -21,6 +23,9 @@ pub struct StatusReport {
     /// The agent's own file that narrows, where it has one.
     #[serde(default)]
     pub narrowing: Option<NarrowingReport>,
+    /// What else of the agent is not as it should be, though it goes on: files, the sealed store.
+    #[serde(default)]
+    pub degraded: Vec<String>,
 }
 
 /// The node's own identity.
@@ -97,7 +102,7 @@ pub struct NarrowingReport {
 }
 
 impl StatusReport {
-    pub(crate) fn new(status: &Status, clients: &[Client]) -> Self {
+    pub(crate) fn new(status: &Status, clients: &[Client], parts: &[(String, Health)]) -> Self {
         let node = &status.node;
         let errors = [&node.last_error, &node.disk_error, &node.ca_error, &node.clock_error];
         Self {
@@ -145,10 +150,21 @@ impl From<&Client> for ClientReport {
             caller: client.caller.to_string(),
             spiffe_id: holds.id.as_ref().map(ToString::to_string),
             serial: holds.leaf.as_ref().map(|(serial, _)| serial.clone()),
+            degraded: parts.iter().filter_map(trouble).collect(),
             bundle: holds.sequence,
             refused: client.refused.clone(),
             connected: client.is_connected(),
         }
+/// What neither the node's own report nor the narrowing file's tells.
+fn trouble((name, health): &(String, Health)) -> Option<String> {
+    match health {
+        Health::Degraded(reason) if ![IDENTITY, NARROWING].contains(&name.as_str()) => {
+            Some(format!("{name}: {reason}"))
+        }
+        _ => None,
+    }
+}
+
     }
 }
 
