@@ -82,6 +82,6 @@ pub use seats::use_all_descriptors;
 pub use sockets::{BindError, SocketsDirError};
 pub use status::{
     CertificateReport, CertificateStatus, ClientReport, NarrowingReport, NarrowingStatus, NodeReport, NodeStatus,
-    RegistrationReport, RegistrationStatus, Status, StatusReport,
+    OutboundReport, RegistrationReport, RegistrationStatus, Status, StatusReport,
 };
 pub use token::{JoinToken, ParseJoinTokenError, ReadTokenError};

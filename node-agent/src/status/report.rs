@@ -82,10 +82,28 @@ pub struct ClientReport {
     pub serial: Option<String>,
     /// The sequence of the trust bundle by which it judges.
     pub bundle: Option<u64>,
+    /// Who may call others through it. Not said of programs that call by themselves.
+    #[serde(default)]
+    pub outbound: Option<OutboundReport>,
     /// Why it did not take what it was sent last.
     pub refused: Option<String>,
     /// Whether it is connected; if not, it may still have what it had.
     pub connected: bool,
+}
+
+/// Who may call others through a client.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OutboundReport {
+    /// It does not say, as Envoy does not.
+    Unknown,
+    /// It says.
+    Said {
+        /// Where applications connect to it.
+        listeners: Vec<String>,
+        /// The user whose processes alone are served there; without it, everybody's.
+        user: Option<u32>,
+    },
 }
 
 /// A file that narrows.
@@ -132,7 +150,18 @@ impl StatusReport {
                 withheld: narrowing.withheld.clone(),
                 unknown: narrowing.unknown.clone(),
             }),
+            degraded: parts.iter().filter_map(trouble).collect(),
         }
+    }
+}
+
+/// What neither the node's own report nor the narrowing file's tells.
+fn trouble((name, health): &(String, Health)) -> Option<String> {
+    match health {
+        Health::Degraded(reason) if ![IDENTITY, NARROWING].contains(&name.as_str()) => {
+            Some(format!("{name}: {reason}"))
+        }
+        _ => None,
     }
 }
 
@@ -150,21 +179,18 @@ impl From<&Client> for ClientReport {
             caller: client.caller.to_string(),
             spiffe_id: holds.id.as_ref().map(ToString::to_string),
             serial: holds.leaf.as_ref().map(|(serial, _)| serial.clone()),
-            degraded: parts.iter().filter_map(trouble).collect(),
             bundle: holds.sequence,
+            outbound: match &client.through {
+                Through::Itself => None,
+                Through::Unknown => Some(OutboundReport::Unknown),
+                Through::Said(outbound) => Some(OutboundReport::Said {
+                    listeners: outbound.listeners.iter().map(ToString::to_string).collect(),
+                    user: outbound.user,
+                }),
+            },
             refused: client.refused.clone(),
             connected: client.is_connected(),
         }
-/// What neither the node's own report nor the narrowing file's tells.
-fn trouble((name, health): &(String, Health)) -> Option<String> {
-    match health {
-        Health::Degraded(reason) if ![IDENTITY, NARROWING].contains(&name.as_str()) => {
-            Some(format!("{name}: {reason}"))
-        }
-        _ => None,
-    }
-}
-
     }
 }
 
