@@ -25,6 +25,7 @@ mod components_run_as_separate_processes;
 mod explain_speaks_like_the_proxy;
 mod hosts;
 mod kill_nine_and_restart_keep_the_root;
+mod machines_call_each_other_by_name;
 mod own_services_join_the_mesh;
 mod replicas_come_and_go_without_a_failed_request;
 mod root_and_intermediate_rotate_under_load_without_a_failed_request;
