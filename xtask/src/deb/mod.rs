@@ -1,5 +1,5 @@
 //! `cargo xtask deb`: the Debian packages. What is in them stands in each crate's `[package.metadata.deb]`, in the words of the
-//! command `cargo deb`, which makes the same of it; here they are packed by `dpkg-deb` alone, within seconds.
+//! command `cargo deb`; here they are packed by `dpkg-deb` alone, within seconds and with nothing to install.
 
 mod metadata;
 mod pack;
