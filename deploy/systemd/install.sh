@@ -13,11 +13,16 @@ done
 install -d -m 0755 "$destdir/etc/alcazar" "$destdir/etc/systemd/system"
 install -m 0644 agent.yaml root-cert.pem "$destdir/etc/alcazar/"
 install -m 0600 token "$destdir/etc/alcazar/token"
-install -m 0644 alcazar-node-agent.service alcazar-node-agent.socket "$destdir/etc/systemd/system/"
+# Those of a package are updated with it.
+unit() {
+    test -e "$destdir/usr/lib/systemd/system/$1" || install -m 0644 "$1" "$destdir/etc/systemd/system/"
+}
+unit alcazar-node-agent.service
+unit alcazar-node-agent.socket
 units="alcazar-node-agent.socket alcazar-node-agent.service"
 if [ -e proxy.yaml ]; then
     install -m 0644 proxy.yaml "$destdir/etc/alcazar/"
-    install -m 0644 alcazar-proxy.service "$destdir/etc/systemd/system/"
+    unit alcazar-proxy.service
     units="$units alcazar-proxy.service"
 fi
 if [ -z "$destdir" ]; then

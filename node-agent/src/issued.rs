@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 use alcazar_api::ca::v1;
 use alcazar_identity::{
     CertificateDer, Credentials, Fingerprint, ParseSvidError, Revocations, Revoked, SpiffeId, SvidKey, TrustBundle,
-    TrustBundles, X509Svid, rfc3339,
+    TrustBundles, X509Svid,
 };
 use alcazar_mtls::{Side, VerifyPeerError, verify_peer};
 
@@ -118,20 +118,6 @@ pub(crate) fn time_of(seconds: i64) -> Option<SystemTime> {
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(u64::try_from(seconds).ok()?))
 }
 
-/// Says so when the CA's clock and ours differ by more than a request takes.
-pub(crate) fn warn_of_skew(reply: &v1::IssuedSvid, received: SystemTime) {
-    let Some(issued_at) = time_of(reply.issued_at) else { return };
-    let ahead = issued_at.duration_since(received).unwrap_or_default();
-    let behind = received.duration_since(issued_at).unwrap_or_default();
-    if ahead.max(behind) > TOLERATED_SKEW {
-        tracing::warn!(
-            ca_clock = rfc3339(issued_at),
-            own_clock = rfc3339(received),
-            "the CA's clock and this machine's differ; certificates of either may look expired to the other"
-        );
-    }
-}
-
 /// Why a reply of the CA is not used.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplyError {
@@ -162,8 +148,6 @@ pub enum ReplyError {
     #[error("the CA sent a certificate that ends before it was issued")]
     Times,
 }
-
-const TOLERATED_SKEW: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {

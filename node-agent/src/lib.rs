@@ -32,6 +32,7 @@ mod authority;
 mod caller;
 mod callers;
 mod chance;
+mod clocks;
 mod config;
 mod connection;
 mod crls;
@@ -70,7 +71,7 @@ pub use authority::CallError;
 pub use caller::{Caller, Fact, Needs, Seen};
 pub use config::{AttestConfig, Config, ConfigError, MachineConfig, SealConfig};
 pub use crls::{Crls, CrlsConfig};
-pub use files::{Account, After, FilesConfig, FilesConfigError, OwnerError, Roots};
+pub use files::{Account, After, FilesConfig, FilesConfigError, OwnerError, Pkcs12Config, Roots};
 pub use hardening::harden;
 pub use issued::{Issued, ReplyError, Trust};
 pub use keys::MakeKeyError;
@@ -83,6 +84,6 @@ pub use seats::use_all_descriptors;
 pub use sockets::{BindError, SocketsDirError};
 pub use status::{
     CertificateReport, CertificateStatus, ClientReport, NarrowingReport, NarrowingStatus, NodeReport, NodeStatus,
-    RegistrationReport, RegistrationStatus, Status, StatusReport,
+    OutboundReport, RegistrationReport, RegistrationStatus, Status, StatusReport,
 };
 pub use token::{JoinToken, ParseJoinTokenError, ReadTokenError};

@@ -14,8 +14,9 @@ use tokio::sync::{Notify, watch};
 use crate::adoption::Reissue;
 use crate::authority::Authority;
 use crate::chance;
+use crate::clocks::Skew;
 use crate::evidence::Sources;
-use crate::issued::{Issued, Trust, advance, warn_of_skew};
+use crate::issued::{Issued, Trust, advance, time_of};
 use crate::keys;
 use crate::saved::{NodeFile, SavedError, SavedNode};
 use crate::schedule::{Failures, next_attempt};
@@ -136,9 +137,10 @@ impl Node {
         if self.identity.borrow().is_none() {
             self.publish("its certificate is good by this machine's clock again");
         }
-        match &self.unsaved {
-            Some(reason) => part.degraded(format!("it is not on the disk: {reason}")),
-            None => part.ready(),
+        match (&self.unsaved, &self.status.borrow().clock_error) {
+            (Some(reason), _) => part.degraded(format!("it is not on the disk: {reason}")),
+            (None, Some(skew)) => part.degraded(skew.as_str()),
+            (None, None) => part.ready(),
         }
         current.map(|current| current.life().expires())
     }
@@ -175,7 +177,7 @@ impl Node {
         let Some(key) = self.saved.next_key.clone() else { return Err(WayError::Key) };
         let now = (self.clock)();
         // Before the verdict: a wrong clock is often the reason why a certificate does not verify.
-        warn_of_skew(reply, now);
+        self.compare_clocks(reply, now);
         let mut issued = Issued::accept(reply, key, &self.id, trust, now)?;
         if let (true, Some(current)) = (goes_on, &self.saved.current) {
             issued.believe(advance(current.bundles(), issued.bundles()));
@@ -218,6 +220,14 @@ impl Node {
         self.status
             .send_if_modified(|status| std::mem::replace(&mut status.disk_error, reason.clone()) != status.disk_error);
         self.unsaved = reason;
+    }
+
+    fn compare_clocks(&self, reply: &v1::IssuedSvid, received: SystemTime) {
+        let skew = time_of(reply.issued_at).and_then(|ca| Skew::between(ca, received)).map(|skew| skew.to_string());
+        if let Some(skew) = &skew {
+            tracing::warn!(spiffe_id = %self.id, "{skew}");
+        }
+        self.status.send_if_modified(|status| std::mem::replace(&mut status.clock_error, skew.clone()) != skew);
     }
 
     fn publish(&self, how: &str) {

@@ -4,6 +4,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
 
+use alcazar_api::sds::Outbound;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 
@@ -39,6 +40,13 @@ pub struct Addresses {
     pub outbound: Option<SocketAddr>,
     /// The listeners that lead to one TCP service each, in the configuration's order.
     pub forwards: Vec<SocketAddr>,
+}
+
+impl Addresses {
+    /// Where applications call others through the proxy, and whose they must be.
+    pub(crate) fn applications(&self, user: Option<u32>) -> Outbound {
+        Outbound { listeners: self.outbound.iter().chain(&self.forwards).copied().collect(), user }
+    }
 }
 
 /// Binds all listeners for so many workers.

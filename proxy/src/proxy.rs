@@ -82,7 +82,8 @@ impl Proxy {
             });
         }
 
-        let Some(credentials) = credentials(&self.config, &shutdown).await else { return Ok(()) };
+        let outbound = self.data_plane.addresses().applications(self.config.outbound_user);
+        let Some(credentials) = credentials(&self.config, outbound, &shutdown).await else { return Ok(()) };
         has_credentials.ready();
 
         let identity = control_identity(&self.config, &credentials.borrow())?;
@@ -111,9 +112,9 @@ impl Proxy {
 }
 
 /// The agent's credentials, kept fresh from then on; `None` at the shutdown.
-async fn credentials(config: &Config, shutdown: &Shutdown) -> Option<LiveCredentials> {
+async fn credentials(config: &Config, outbound: sds::Outbound, shutdown: &Shutdown) -> Option<LiveCredentials> {
     let (credentials, driver) = tokio::select! {
-        connected = sds::connect(config.sds_socket.clone(), clock::system()) => connected,
+        connected = sds::connect_as(outbound, config.sds_socket.clone(), clock::system()) => connected,
         () = shutdown.cancelled() => return None,
     };
     let end = shutdown.clone();

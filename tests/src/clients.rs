@@ -54,7 +54,7 @@ pub struct Answer {
 
 impl Answer {
     /// What curl has said, whose last line is the HTTP status.
-    pub(crate) fn of(output: &Output) -> Self {
+    pub fn of(output: &Output) -> Self {
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let (text, code) = text.rsplit_once('\n').unwrap_or(("", "0"));
         Self {

@@ -4,7 +4,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 /// A binary that `cargo xtask tools` brings: the newest `<component>-<version>/<binary>` of its cache. `None` when it is missing
 /// and the scenario is passed over.
@@ -33,6 +33,19 @@ pub(crate) fn installed(program: &str, arguments: &[&str]) -> bool {
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.status().is_ok_and(|status| status.success())
+}
+
+/// Gives a process another clock: so many seconds ahead of this machine's, or behind. Spans of time stay what they are.
+///
+/// # Errors
+/// When libfaketime is not installed.
+pub fn wrong_clock(command: &mut Command, seconds: i64) -> Result<()> {
+    let libraries = std::fs::read_dir("/usr/lib")?.flatten().map(|entry| entry.path());
+    let library = libraries.map(|path| path.join("faketime/libfaketime.so.1")).find(|path| path.is_file());
+    let library = library.context("needs libfaketime (Debian: faketime)")?;
+    command.env("LD_PRELOAD", library).env("FAKETIME", format!("{seconds:+}s"));
+    command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+    Ok(())
 }
 
 /// Says that a scenario needs something that is not here.

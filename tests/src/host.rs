@@ -92,6 +92,11 @@ impl Host {
         Process::start(command, &self.home.join(log))
     }
 
+    /// Its network, for a program that is to have it.
+    pub fn network(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/ns/net", self.holder.id()))
+    }
+
     /// Where the others reach it.
     pub fn address(&self) -> Ipv4Addr {
         self.address

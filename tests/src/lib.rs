@@ -41,7 +41,7 @@ pub use binaries::binary;
 pub use ca::CaProcess;
 pub use clients::{Answer, Curl, curl, openssl_s_client};
 pub use cluster::{Cluster, Vault};
-pub use components::{free_port, passed_over, tool};
+pub use components::{free_port, passed_over, tool, wrong_clock};
 pub use disk::SmallDisk;
 pub use envoy::{Envoy, agent_cluster, sds};
 pub use etcd::Etcd;

@@ -1,7 +1,8 @@
-//! Developer commands: `cargo xtask test | tools | bench | fuzz`.
+//! Developer commands: `cargo xtask test | tools | bench | fuzz | deb`.
 
 mod arrows;
 mod bench;
+mod deb;
 mod fuzz;
 mod process;
 mod test;
@@ -29,6 +30,8 @@ enum Command {
     Bench(bench::Options),
     /// Runs every fuzz target for a bounded time.
     Fuzz(fuzz::Options),
+    /// Makes the Debian packages.
+    Deb(deb::Options),
 }
 
 fn main() -> ExitCode {
@@ -48,6 +51,7 @@ fn run(command: &Command) -> anyhow::Result<()> {
         Command::Tools => tools::run(),
         Command::Bench(options) => bench::run(options),
         Command::Fuzz(options) => fuzz::run(options),
+        Command::Deb(options) => deb::run(options),
     }
 }
 

@@ -20,10 +20,12 @@ const PROGRAMS: &[(&[&str], &str)] = &[
     (&["curl", "--version"], "curl"),
     (&["etcd", "--version"], "etcd-server"),
     (&["etcdctl", "version"], "etcd-client"),
+    (&["faketime", "--version"], "faketime"),
     (&["ip", "-V"], "iproute2"),
     (&["openssl", "version"], "openssl"),
     (&["python3", "--version"], "python3"),
     (&["python3", "-m", "pip", "--version"], "python3-pip"),
+    (&["systemd-nspawn", "--version"], "systemd-container"),
     (&["softhsm2-util", "--version"], "softhsm2"),
 ];
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use alcazar_node_agent::{CertificateReport, StatusReport};
+use alcazar_node_agent::{CertificateReport, ClientReport, OutboundReport, StatusReport};
 
 use crate::status::{left, short_serial};
 use crate::table::Table;
@@ -33,6 +33,9 @@ pub(super) fn text(report: &StatusReport, now: SystemTime) -> String {
     for error in &node.errors {
         line("trouble", error);
     }
+    for trouble in &report.degraded {
+        line("trouble", trouble);
+    }
     if let Some(narrowing) = &report.narrowing {
         line("narrowed by", &narrowing.file);
         for (what, ids) in [("withheld", &narrowing.withheld), ("unknown", &narrowing.unknown)] {
@@ -51,6 +54,9 @@ pub(super) fn text(report: &StatusReport, now: SystemTime) -> String {
     }
     if !report.clients.is_empty() {
         text.push_str(&format!("\n{}", clients(report)));
+    }
+    for warning in warnings(report) {
+        text.push_str(&format!("\n{warning}\n"));
     }
     let troubles = report.registrations.iter().filter_map(|one| Some((&one.id, one.last_error.as_ref()?)));
     for (id, error) in troubles {
@@ -75,8 +81,39 @@ fn workloads(report: &StatusReport, now: SystemTime) -> String {
     table.to_string()
 }
 
+/// Who could call others as somebody that they are not.
+fn warnings(report: &StatusReport) -> Vec<String> {
+    let with_identity = report.clients.iter().filter(|client| client.connected);
+    let warning = |client: &ClientReport| {
+        let id = client.spiffe_id.as_ref()?;
+        match client.outbound.as_ref()? {
+            OutboundReport::Said { user: None, listeners } if !listeners.is_empty() => Some(format!(
+                "warning: whoever can connect to {} calls others as {id}: set outboundUser in the proxy's configuration to the user who runs the application",
+                listeners.join(" or ")
+            )),
+            OutboundReport::Unknown => Some(format!(
+                "warning: unknown who can call others as {id} through {}: it does not say to whom it listens, as Envoy does not",
+                client.caller
+            )),
+            OutboundReport::Said { .. } => None,
+        }
+    };
+    with_identity.filter_map(warning).collect()
+}
+
+/// Who may call others through a client, in a word.
+fn through(outbound: Option<&OutboundReport>) -> String {
+    match outbound {
+        None => "-".to_owned(),
+        Some(OutboundReport::Unknown) => "unknown".to_owned(),
+        Some(OutboundReport::Said { listeners, .. }) if listeners.is_empty() => "nobody".to_owned(),
+        Some(OutboundReport::Said { user: Some(user), .. }) => format!("uid {user}"),
+        Some(OutboundReport::Said { user: None, .. }) => "ANYBODY".to_owned(),
+    }
+}
+
 fn clients(report: &StatusReport) -> String {
-    let mut table = Table::new(["SPIFFE ID", "SERIAL", "BUNDLE", "IS", "CALLER"]);
+    let mut table = Table::new(["SPIFFE ID", "SERIAL", "BUNDLE", "IS", "SERVES", "CALLER"]);
     for client in &report.clients {
         let is = match (&client.refused, client.connected) {
             (Some(reason), _) => format!("refusing: {reason}"),
@@ -88,6 +125,7 @@ fn clients(report: &StatusReport) -> String {
             client.serial.as_deref().map_or("-", short_serial).to_owned(),
             client.bundle.map_or("-".to_owned(), |sequence| sequence.to_string()),
             is,
+            through(client.outbound.as_ref().filter(|_| client.spiffe_id.is_some())),
             client.caller.clone(),
         ]);
     }
@@ -101,7 +139,7 @@ fn next(at: Option<u64>, now: SystemTime) -> String {
 
 #[cfg(test)]
 mod tests {
-    use alcazar_node_agent::{ClientReport, NarrowingReport, NodeReport, RegistrationReport};
+    use alcazar_node_agent::{NarrowingReport, NodeReport, RegistrationReport};
 
     use super::*;
 
@@ -134,6 +172,7 @@ mod tests {
                 spiffe_id: None,
                 serial: None,
                 bundle: Some(3),
+                outbound: None,
                 refused: Some("bad key".into()),
                 connected: true,
             }],
@@ -143,11 +182,13 @@ mod tests {
                 withheld: vec!["cache".into()],
                 unknown: Vec::new(),
             }),
+            degraded: vec!["sealed store: no folder".into()],
         };
         let expected = "node          spiffe://td/node/east/vm-1\n\
             certificate   0123456789ab, for 60 min more, next now\n\
             proved itself attested by its join token\n\
             trouble       the CA is away\n\
+            trouble       sealed store: no folder\n\
             narrowed by   /etc/narrow.yaml\n\
             withheld      cache\n\
             \n\
@@ -155,13 +196,51 @@ mod tests {
             web           spiffe://td/ns/shop/sa/web  0123456789ab  60 min  in 30 min  -\n\
             db            spiffe://td/ns/shop/sa/db   -             -       in 30 min  -\n\
             \n\
-            SPIFFE ID  SERIAL  BUNDLE  IS                 CALLER\n\
-            -          -       3       refusing: bad key  uid 1000, gid 1000, pid 7, on the shared socket\n\
+            SPIFFE ID  SERIAL  BUNDLE  IS                 SERVES  CALLER\n\
+            -          -       3       refusing: bad key  -       uid 1000, gid 1000, pid 7, on the shared socket\n\
             \n\
             db: not allowed\n";
         let squeeze = |text: &str| {
             text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>()
         };
         assert_eq!(squeeze(&text(&report, SystemTime::UNIX_EPOCH)), squeeze(expected));
+    }
+
+    #[test]
+    fn who_can_call_through_a_proxy_is_warned_of_unless_it_is_its_user() {
+        let client = |name: &str, outbound: Option<OutboundReport>, connected| ClientReport {
+            caller: format!("uid 998, pid 7, {name}"),
+            spiffe_id: Some(format!("spiffe://td/ns/shop/sa/{name}")),
+            serial: None,
+            bundle: None,
+            outbound,
+            refused: None,
+            connected,
+        };
+        let said = |user, listeners: &[&str]| {
+            let listeners = listeners.iter().map(|&listener| listener.to_owned()).collect();
+            Some(OutboundReport::Said { listeners, user })
+        };
+        let report = StatusReport {
+            node: NodeReport {
+                spiffe_id: "spiffe://td/node/east/vm-1".into(),
+                certificate: None,
+                proved_by: None,
+                next_rotation: None,
+                errors: Vec::new(),
+            },
+            registrations: Vec::new(),
+            clients: vec![
+                client("bound", said(Some(1000), &["127.0.0.1:15101"]), true),
+                client("open", said(None, &["127.0.0.1:15102", "127.0.0.1:5432"]), true),
+                client("envoy", Some(OutboundReport::Unknown), true),
+                client("control", said(None, &[]), true),
+                client("app", None, true),
+                client("gone", said(None, &["127.0.0.1:15103"]), false),
+            ],
+            narrowing: None,
+            degraded: Vec::new(),
+        };
+        insta::assert_snapshot!(text(&report, SystemTime::UNIX_EPOCH));
     }
 }

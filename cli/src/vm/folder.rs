@@ -33,7 +33,7 @@ pub(super) fn files(machine: &Machine) -> Vec<File> {
     ];
     if let Some((control, user)) = &machine.proxy {
         files.push(("proxy.yaml", 0o644, proxy(machine, control, *user)));
-        files.push(("alcazar-proxy.service", 0o644, PROXY_SERVICE.to_owned()));
+        files.push((PROXY_UNIT, 0o644, PROXY_SERVICE.to_owned()));
     }
     files
 }
@@ -96,6 +96,8 @@ fn readme(machine: &Machine) -> String {
     text
 }
 
+/// How the agent knows the proxy.
+pub(super) const PROXY_UNIT: &str = "alcazar-proxy.service";
 /// The socket that systemd holds for the agent.
 const SHARED: &str = "/run/alcazar-agent.sock";
 const AGENT_SERVICE: &str = include_str!("../../../deploy/systemd/alcazar-node-agent.service");
@@ -112,7 +114,7 @@ mod tests {
             name: "vm-1".into(),
             workload: "shop/vm-1".into(),
             registration: "shop.vm-1".into(),
-            has_socket: true,
+            has_socket: control.is_none(),
             spiffe_id: "spiffe://td.example/ns/shop/sa/orders".into(),
             trust_domain: "td.example".into(),
             cluster: "east".into(),
@@ -135,11 +137,11 @@ mod tests {
         let agent: alcazar_node_agent::Config = alcazar_service::config::load(&put("agent.yaml")).unwrap();
         assert_eq!(agent.node_id().unwrap().to_string(), "spiffe://td.example/node/east/vm-1");
         let proxy: alcazar_proxy::Config = alcazar_service::config::load(&put("proxy.yaml")).unwrap();
-        assert_eq!(proxy.sds_socket.to_str(), Some("/run/alcazar/shop.vm-1.sock"));
+        assert_eq!(proxy.sds_socket.to_str(), Some("/run/alcazar-agent.sock"));
         assert_eq!(proxy.workload.as_str(), "shop/vm-1");
-        // Of one user, and by the paths that the units name.
-        for unit in ["alcazar-node-agent.service", "alcazar-proxy.service"] {
-            assert!(text(unit).contains("\nUser=alcazar\n") && text(unit).contains("\nDynamicUser=yes\n"));
+        // Each a user of its own, and by the paths that the units name.
+        for (unit, user) in [("alcazar-node-agent.service", "alcazar"), ("alcazar-proxy.service", "alcazar-proxy")] {
+            assert!(text(unit).contains(&format!("\nDynamicUser=yes\nUser={user}\n")), "{unit}");
         }
         assert!(text("alcazar-node-agent.service").contains("StateDirectory=alcazar-agent"));
         assert!(agent.join_token_file.unwrap().ends_with("alcazar-node-agent.service/join-token"));

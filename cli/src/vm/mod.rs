@@ -39,7 +39,7 @@ pub(crate) struct OnboardArgs {
     #[arg(long, value_name = "UID", requires = "control_address")]
     outbound_user: Option<u32>,
     /// How the agent knows the workload, such as uid:1000; may be repeated, all must hold. Without it, by a socket of its own,
-    /// which the proxy uses
+    /// or by the unit of its proxy
     #[arg(long = "selector", value_name = "SELECTOR", conflicts_with = "control_address")]
     selectors: Vec<String>,
     /// How long the token can be used, 24h at most

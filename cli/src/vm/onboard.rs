@@ -30,6 +30,8 @@ pub(super) async fn onboard(args: &OnboardArgs) -> Result<ExitCode, OperatorErro
         .map_err(|error| wrong(format!("namespace and service account make no identity: {error}")))?;
     let registration = format!("{}.{}", args.namespace, args.name);
     let selectors = match args.selectors.as_slice() {
+        // The proxy is another user than the agent, who has no right to give it a socket.
+        [] if args.control_address.is_some() => vec![format!("unit:{}", folder::PROXY_UNIT)],
         [] => vec![format!("socket:{registration}")],
         given => given.to_vec(),
     };

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use alcazar_api::sds::Outbound;
 use alcazar_identity::{Fingerprint, SpiffeId};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -32,12 +33,25 @@ pub(super) struct Streams {
 pub(crate) struct Client {
     pub(crate) caller: Caller,
     pub(crate) holds: Holds,
+    /// Who may call others through it.
+    pub(crate) through: Through,
     /// Why it did not take what it was sent last.
     pub(crate) refused: Option<String>,
     /// It went, and is forgotten at this moment: until then it may hold what it had.
     pub(super) forgotten: Option<Instant>,
     /// What it took and may not have applied yet, with the moment at which it surely has.
     pub(super) ripening: VecDeque<(Instant, Holds)>,
+}
+
+/// Who may call others through a client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Through {
+    /// It calls by itself.
+    Itself,
+    /// It is a proxy, perhaps, and does not say.
+    Unknown,
+    /// It is ours, and says.
+    Said(Outbound),
 }
 
 impl Client {
@@ -132,6 +146,7 @@ impl Clients {
             caller,
             sent: BTreeMap::new(),
             acknowledged: Named::default(),
+            through: Through::Itself,
             refused: None,
         }
     }
@@ -190,6 +205,7 @@ pub(crate) struct ClientStream {
     /// What was sent under each name and not applied yet.
     sent: BTreeMap<String, Sent>,
     acknowledged: Named,
+    through: Through,
     refused: Option<String>,
 }
 
@@ -201,6 +217,11 @@ struct Sent {
 }
 
 impl ClientStream {
+    /// A client that others may call through, and says this of it.
+    pub(crate) fn says(&mut self, outbound: Option<Outbound>) {
+        self.through = outbound.map_or(Through::Unknown, Through::Said);
+    }
+
     /// The response of this number, counted from one, has been sent, with this.
     pub(crate) fn sent(&mut self, response: u64, named: Named) {
         // Of a name that never led to anything there is nothing to be behind with, whatever the client says of the answer.
@@ -260,8 +281,8 @@ impl ClientStream {
     }
 
     fn client(&self, refused: Option<String>, forgotten: Option<Instant>) -> Client {
-        let (caller, holds) = (self.caller.clone(), self.holds());
-        Client { caller, holds, refused, forgotten, ripening: VecDeque::new() }
+        let (caller, holds, through) = (self.caller.clone(), self.holds(), self.through.clone());
+        Client { caller, holds, through, refused, forgotten, ripening: VecDeque::new() }
     }
 
     /// What is surely enforced: of a name of which nothing was acknowledged, nothing is known.

@@ -12,7 +12,7 @@ mod report;
 mod timed;
 
 pub(crate) use self::{
-    clients::{Client, ClientStream, Clients, Named},
+    clients::{Client, ClientStream, Clients, Named, Through},
     report::Reporter,
     timed::TimedStream,
 };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::clients::{Client, Clients, Holds, RECALL};
+use super::clients::{Client, Clients, Holds, RECALL, Through};
 use crate::caller::Caller;
 
 /// One stream whose client cannot acknowledge, because its protocol has no way to. What it has taken counts as held [`GRACE`]
@@ -41,6 +41,7 @@ impl TimedStream {
         let client = streams.held.entry(self.number).or_insert_with(|| Client {
             caller: caller.clone(),
             holds: holds.clone(),
+            through: Through::Itself,
             refused: None,
             forgotten: None,
             ripening: VecDeque::new(),

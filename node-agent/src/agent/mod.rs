@@ -92,7 +92,7 @@ impl Agent {
                 let key = sealed::read_key(&seal.key_file)?;
                 let seal = Seal::new(&key, id.clone());
                 let seal = seal.map_err(|error| failed(io::Error::other(error)))?;
-                Some(Sealed::open(&data_dir, seal).map_err(failed)?)
+                Some(Sealed::open(&data_dir, seal))
             }
         };
         let sockets = SocketsDir::open(&config.sockets_dir)?;
@@ -181,9 +181,10 @@ impl Agent {
             None => (None, Vec::new()),
             Some((sealed, writer)) => {
                 let bundles = self.saved.current.as_ref().map(|current| current.bundles().clone()).unwrap_or_default();
-                let restored = sealed.load(&self.id, &bundles, &held_back, (self.clock)());
-                let restored = restored.map_err(RunError::Sealed)?;
-                parts.spawn("sealed store", writer.keep(readiness.part("sealed store"), parts.clone()));
+                let loaded = sealed.load(&self.id, &bundles, &held_back, (self.clock)());
+                let unread = loaded.as_ref().err().map(ToString::to_string);
+                let restored = loaded.unwrap_or_default();
+                parts.spawn("sealed store", writer.keep(unread, readiness.part("sealed store"), parts.clone()));
                 (Some(sealed), restored)
             }
         };
@@ -197,8 +198,9 @@ impl Agent {
 
         let numbers = Metrics::new();
         metrics::measure(&numbers, self.status.subscribe(), clients.clone(), self.clock.clone());
-        let (status, served) = (self.status.subscribe(), clients.clone());
-        let tell = move || StatusReport::new(&status.borrow(), &served.now(tokio::time::Instant::now()));
+        let (status, served, health) = (self.status.subscribe(), clients.clone(), readiness.clone());
+        let tell =
+            move || StatusReport::new(&status.borrow(), &served.now(tokio::time::Instant::now()), &health.parts());
         if let Some(listener) = self.operator {
             let answering = local::serve(listener, tell, parts.clone());
             parts.spawn("operator's socket", async move {
@@ -259,7 +261,7 @@ impl Agent {
         };
         match self.narrowing {
             Some(file) => {
-                let part = readiness.part("narrowing file");
+                let part = readiness.part(NARROWING);
                 parts.spawn("narrowing file", file.keep(narrowing, narrowed, part, parts.clone()));
             }
             None => {
@@ -326,7 +328,7 @@ impl Agent {
             bundles,
             doubt,
         };
-        let part = readiness.part("identity of this node");
+        let part = readiness.part(IDENTITY);
         part.not_ready("it has not started yet");
         parts.spawn("node identity", node.keep(part, parts.clone()));
         if let Some(listener) = self.admin {
@@ -467,9 +469,6 @@ pub enum OpenError {
 /// Why an agent ended otherwise than it was asked to.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// What was sealed cannot be read from the disk.
-    #[error("cannot read what workloads held before the restart")]
-    Sealed(#[source] io::Error),
     /// A part ended by itself; the log says more.
     #[error("a part of the agent broke")]
     Broken,
@@ -477,6 +476,10 @@ pub enum RunError {
     #[error("the agent did not end in time")]
     Unfinished(#[source] alcazar_service::Unfinished),
 }
+
+/// How the parts are called of which the status tells more than their health.
+pub(crate) const IDENTITY: &str = "identity of this node";
+pub(crate) const NARROWING: &str = "narrowing file";
 
 /// The file in the data directory by which one agent keeps out another.
 const LOCK: &str = "agent.lock";

@@ -24,6 +24,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use super::{Authority, Call, CallError, Session, Updates};
+use crate::clocks::Dates;
 use crate::evidence::{Anchor, Evidence, Holder};
 
 /// The CA behind gRPC and mutual TLS.
@@ -267,7 +268,10 @@ struct Cause(String);
 impl Cause {
     fn of(status: &Status) -> Self {
         if let Some(reason) = VerifyPeerError::find(status) {
-            return Self(reason.to_string());
+            return Self(match Dates::of(reason) {
+                Some(dates) => format!("{reason}; {dates}"),
+                None => reason.to_string(),
+            });
         }
         match status.source() {
             Some(source) => Self(chain(source).trim_start_matches("transport error: ").to_owned()),

@@ -29,9 +29,20 @@ pub struct FilesConfig {
     /// Which roots are in `root-cert.pem`. Default: those of the workload's own trust domain.
     #[serde(default)]
     pub roots: Roots,
+    /// The same in `keystore.p12`, for programs that read PKCS#12. Default: no such file.
+    #[serde(default)]
+    pub pkcs12: Option<Pkcs12Config>,
     /// What is to be done after each change. Default: nothing, and the program looks for itself.
     #[serde(default)]
     pub after: Option<After>,
+}
+
+/// A file of PKCS#12.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Pkcs12Config {
+    /// The file whose first line is the password; read anew for each certificate.
+    pub password_file: PathBuf,
 }
 
 /// A user or a group.

@@ -95,11 +95,16 @@ impl Folder {
                 Err(source) => return Err(doing("make the links")(source)),
             }
         }
+        for name in NAMES.into_iter().filter(|name| content.files().all(|(other, ..)| other != *name)) {
+            if self.is_our_link(name) {
+                unlinkat(&self.at, name, AtFlags::empty()).map_err(doing("remove a link to what is no more"))?;
+            }
+        }
         fsync(&self.at).map_err(doing("make it last"))?;
         Ok(true)
     }
 
-    /// Removes generations that are not current, and links to files that are no more.
+    /// Removes generations that are not current.
     pub(crate) fn sweep(&self) -> io::Result<()> {
         let current = self.current();
         let mut old = Vec::new();

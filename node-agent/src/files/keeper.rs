@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alcazar_api::sds::{ALL, DEFAULT, ROOT_CA};
+use alcazar_identity::Credentials;
 use alcazar_service::{Health, Part, Shutdown, process};
 use tokio::sync::watch;
 
@@ -11,6 +12,7 @@ use super::after::{self, AfterError};
 use super::config::{FilesConfig, Roots};
 use super::content::Content;
 use super::folder::{Access, Folder, FolderError};
+use super::pkcs12::{Password, Pkcs12Error};
 use crate::adoption::{ClientStream, Clients, Named};
 use crate::caller::{Caller, Seen};
 use crate::registry::{Held, Registry, Served};
@@ -107,9 +109,11 @@ impl Keeper {
             }
         };
         if !progress.written.as_ref().is_some_and(|written| Arc::ptr_eq(written, &held)) {
-            let content = Content::of(credentials, self.config.roots);
-            let (path, access) = (self.config.directory.clone(), self.access);
-            let put = tokio::task::spawn_blocking(move || Folder::open(&path)?.put(&content, access));
+            let (config, access, of) = (self.config.clone(), self.access, credentials.clone());
+            let put = tokio::task::spawn_blocking(move || {
+                let content = content(&config, &of)?;
+                Ok::<_, KeepError>(Folder::open(&config.directory)?.put(&content, access)?)
+            });
             if put.await.map_err(|_panic| KeepError::Interrupted)?? {
                 let svid = credentials.svid();
                 tracing::info!(target: "alcazar::rotation", directory = %self.config.directory.display(), spiffe_id = %svid.id(), serial = svid.serial(), "wrote the files of a workload");
@@ -177,6 +181,14 @@ impl Keeper {
     }
 }
 
+fn content(config: &FilesConfig, credentials: &Credentials) -> Result<Content, Pkcs12Error> {
+    let content = Content::of(credentials, config.roots);
+    match &config.pkcs12 {
+        None => Ok(content),
+        Some(store) => content.with_store(credentials, config.roots, &Password::read(&store.password_file)?),
+    }
+}
+
 async fn held_changes(served: &mut Option<(Arc<Served>, watch::Receiver<Arc<Held>>)>) {
     // A channel that is closed is a registration that goes: the registry is about to say so.
     if let Some((_, held)) = served
@@ -195,6 +207,8 @@ fn pause(failures: u32) -> Duration {
 enum KeepError {
     #[error(transparent)]
     Folder(#[from] FolderError),
+    #[error(transparent)]
+    Pkcs12(#[from] Pkcs12Error),
     #[error("the files are new, and their program was not told")]
     After(#[from] AfterError),
     #[error("the files were not written, as the agent ends")]

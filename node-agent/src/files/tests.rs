@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use alcazar_api::ca::v1;
-use alcazar_identity::Credentials;
+use alcazar_identity::{Credentials, SvidKey};
 use alcazar_service::{Health, Readiness, Shutdown};
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -16,6 +16,7 @@ use super::config::{FilesConfig, Roots};
 use super::content::Content;
 use super::folder::{Access, Folder, FolderError};
 use super::keeper::Keeper;
+use super::pkcs12::Password;
 use crate::adoption::Clients;
 use crate::registration::Registration;
 use crate::registry::{Held, Registry, Served};
@@ -103,6 +104,88 @@ fn a_set_of_files_is_exchanged_as_a_whole_with_its_owner_and_modes() {
     }
     Folder::open(&folder).unwrap().clear().unwrap();
     assert_eq!(names(&folder), Vec::<String>::new());
+}
+
+/// Runs a program on a file; whether it was content, and what it said.
+fn run(program: &str, arguments: &[&str]) -> (bool, String) {
+    let output = std::process::Command::new(program).args(arguments).output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8_lossy(&text).into_owned())
+}
+
+#[test]
+fn a_key_store_is_exchanged_with_the_other_files_and_openssl_and_java_read_it() {
+    let home = tempfile::tempdir().unwrap();
+    let mut ca = Ca::new(noon());
+    let [one, two] = [(); 2].map(|()| credentials(&mut ca));
+    let password = |text: &str, mode: u32| {
+        let path = home.path().join("password");
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        Password::read(&path)
+    };
+    assert!(password("changeit\n", 0o644).err().unwrap().to_string().contains("is open to everybody (mode 0644)"));
+    for unfit in ["", "\n", "two\nlines", "pässword", &"x".repeat(129)] {
+        assert!(password(unfit, 0o600).err().unwrap().to_string().contains("one line of 1 to 128"), "{unfit:?}");
+    }
+    let good = password("change it\n", 0o640).unwrap();
+    let content = |of: &Credentials, by: &Password| Content::of(of, Roots::Own).with_store(of, Roots::Own, by).unwrap();
+    let folder = home.path().join("web");
+    let store = folder.join("keystore.p12");
+    assert!(put(&folder, &content(&one, &good)).unwrap());
+    assert!(!put(&folder, &content(&one, &good)).unwrap(), "the same content is the same file");
+    assert_eq!(fs::metadata(&store).unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(put(&folder, &content(&two, &good)).unwrap());
+    assert_eq!(fs::read_link(&store).unwrap(), Path::new("..data/keystore.p12"));
+
+    let path = store.to_str().unwrap();
+    let (opens, said) = run("openssl", &["pkcs12", "-in", path, "-noenc", "-info", "-passin", "pass:change it"]);
+    assert!(opens, "{said}");
+    for what in ["MAC: sha256, Iteration 10000", "PBES2, PBKDF2, AES-256-CBC, Iteration 10000, PRF hmacWithSHA256"] {
+        assert!(said.contains(what), "{what} is missing in {said}");
+    }
+    // The leaf, the intermediate and the root; and the very key, and the certificate that it is of.
+    assert_eq!(said.matches("-----BEGIN CERTIFICATE-----").count(), two.svid().chain().len() + 1, "{said}");
+    let key = SvidKey::from_pem(said.as_bytes()).unwrap();
+    assert_eq!(key.public_key().unwrap(), two.svid().key().public_key().unwrap());
+    assert!(!run("openssl", &["pkcs12", "-in", path, "-noenc", "-passin", "pass:other"]).0);
+
+    // Where there is a Java. It takes the root into the chain, as it finds it there.
+    if std::process::Command::new("keytool").arg("-help").output().is_ok() {
+        let (opens, said) = run("keytool", &["-list", "-v", "-keystore", path, "-storepass", "change it"]);
+        assert!(opens, "{said}");
+        for what in ["PrivateKeyEntry", "Certificate chain length: 3", "Alias name: identity", "trustedCertEntry", WEB]
+        {
+            assert!(said.contains(what), "{what} is missing in {said}");
+        }
+    }
+
+    // Another password is in force at once, and a store that is wanted no more goes.
+    let other = password("other", 0o600).unwrap();
+    assert!(put(&folder, &content(&two, &other)).unwrap());
+    assert!(run("openssl", &["pkcs12", "-in", path, "-noenc", "-passin", "pass:other"]).0);
+    assert!(put(&folder, &Content::of(&two, Roots::Own)).unwrap());
+    Folder::open(&folder).unwrap().sweep().unwrap();
+    assert_eq!(names(&folder).len(), 5, "{:?}", names(&folder));
+    assert_eq!(read(&folder), expected(&Content::of(&two, Roots::Own)));
+}
+
+#[tokio::test]
+async fn a_password_that_is_missing_is_said_and_waited_for() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("password");
+    let mut world = World::new(serde_json::json!({"pkcs12": {"passwordFile": path}}));
+    let first = credentials(&mut world.ca);
+    let _held = world.register(Held::Certificate(first));
+    let so =
+        |world: &World| matches!(world.health(), Health::Degraded(why) if why.contains("cannot read the password"));
+    world.until("the complaint", so).await;
+    assert!(!world.folder().join("key.pem").exists(), "all of them or none");
+    fs::write(&path, "changeit").unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    world.until("the files", |world| world.health() == Health::Ready).await;
+    assert!(world.folder().join("keystore.p12").exists());
+    world.stop().await;
 }
 
 #[test]

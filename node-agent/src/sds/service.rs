@@ -2,10 +2,12 @@ use std::collections::BTreeSet;
 use std::pin::Pin;
 
 use alcazar_api::envoy::SECRET_URL;
+use alcazar_api::envoy::core::Node;
 use alcazar_api::envoy::discovery::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
 };
 use alcazar_api::envoy::secret::secret_discovery_service_server::SecretDiscoveryService;
+use alcazar_api::sds::Outbound;
 use alcazar_service::Shutdown;
 use futures::Stream;
 use futures::stream;
@@ -37,11 +39,14 @@ impl SdsService {
         request: Request<Streaming<M::Request>>,
     ) -> Result<Response<Answers<M::Response>>, Status> {
         let (caller, follow) = self.callers.follow(&request).await?;
+        let mut stream = self.clients.enter(caller.clone());
+        // Until it says more.
+        stream.says(None);
         let conversation = Conversation {
             requests: request.into_inner(),
             machine: M::default(),
             follow,
-            stream: self.clients.enter(caller.clone()),
+            stream,
             caller,
             told_absent: BTreeSet::new(),
             patience: Patience::default(),
@@ -102,6 +107,8 @@ trait Machine: Default + Send + 'static {
     fn subscribed(&self) -> Vec<&str>;
     /// The names of which a response tells.
     fn told(&self, response: &Self::Response) -> Vec<String>;
+    /// What the client says of itself, with its first request alone.
+    fn node(request: &Self::Request) -> Option<&Node>;
     /// The nonce of a response, which is its number.
     fn nonce(response: &Self::Response) -> &str;
     /// The nonce of the response that a request answers.
@@ -126,6 +133,10 @@ impl Machine for Sotw {
 
     fn told(&self, _response: &DiscoveryResponse) -> Vec<String> {
         Sotw::subscribed(self).map(str::to_owned).collect()
+    }
+
+    fn node(request: &DiscoveryRequest) -> Option<&Node> {
+        request.node.as_ref()
     }
 
     fn nonce(response: &DiscoveryResponse) -> &str {
@@ -156,6 +167,10 @@ impl Machine for Delta {
     fn told(&self, response: &DeltaDiscoveryResponse) -> Vec<String> {
         let there = response.resources.iter().map(|resource| &resource.name);
         there.chain(&response.removed_resources).cloned().collect()
+    }
+
+    fn node(request: &DeltaDiscoveryRequest) -> Option<&Node> {
+        request.node.as_ref()
     }
 
     fn nonce(response: &DeltaDiscoveryResponse) -> &str {
@@ -218,6 +233,9 @@ impl<M: Machine> Conversation<M> {
     }
 
     fn hear(&mut self, request: &M::Request) -> Result<(), Status> {
+        if let Some(node) = M::node(request) {
+            self.stream.says(Outbound::said(node));
+        }
         let heard = self.machine.hear(request).map_err(|error| invalid(&self.callers, &self.caller, &error))?;
         let (caller, answered) = (&self.caller, number(M::answered(request)));
         match heard {

@@ -10,6 +10,7 @@
 //! - A file is good for the node and the registration that it was sealed for, and nowhere else.
 //! - What comes back is held against what is believed and what is revoked now, as a reply of the CA would be.
 //! - Once the CA has spoken, nothing is kept of what it does not register.
+//! - A folder that cannot be used is as good as an empty one, and is said.
 //! - A file that a crash has cut is no file. It is not synced: what is lost is asked for again.
 
 mod entry;
@@ -45,15 +46,17 @@ pub(crate) struct Sealed {
 
 impl Sealed {
     /// The files within a data directory, and who writes them.
-    pub(crate) fn open(data_dir: &Path, seal: Seal) -> io::Result<(Self, Writer)> {
+    pub(crate) fn open(data_dir: &Path, seal: Seal) -> (Self, Writer) {
         let directory = data_dir.join("sealed");
-        private_directory(&directory)?;
         let (changes, queue) = mpsc::unbounded_channel();
         let writer = Writer::new(directory.clone(), queue);
-        Ok((Self { directory, seal, changes }, writer))
+        (Self { directory, seal, changes }, writer)
     }
 
     /// What an earlier run has left for this node, as far as it is good now. What is not is said.
+    ///
+    /// # Errors
+    /// When the folder cannot be used. Whoever is served without it is better off than by no agent.
     pub(crate) fn load(
         &self,
         node: &SpiffeId,
@@ -61,6 +64,7 @@ impl Sealed {
         revocations: &Arc<Revocations>,
         now: SystemTime,
     ) -> io::Result<Vec<Restored>> {
+        private_directory(&self.directory)?;
         let mut all = Vec::new();
         for found in std::fs::read_dir(&self.directory)? {
             let path = found?.path();

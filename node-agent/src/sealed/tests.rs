@@ -47,9 +47,9 @@ impl Run {
 
     /// One run of an agent, which does this and ends.
     async fn run<T>(&self, byte: u8, work: impl FnOnce(&Sealed) -> T) -> T {
-        let (sealed, writer) = Sealed::open(self.directory.path(), seal(byte)).unwrap();
+        let (sealed, writer) = Sealed::open(self.directory.path(), seal(byte));
         let (shutdown, part) = (Shutdown::new(), Readiness::new().part("sealed"));
-        shutdown.spawn("writer", writer.keep(part, shutdown.clone()));
+        shutdown.spawn("writer", writer.keep(None, part, shutdown.clone()));
         let result = work(&sealed);
         shutdown.trigger("test");
         shutdown.finished(Duration::from_secs(20)).await.unwrap();
@@ -143,9 +143,9 @@ async fn what_was_sealed_otherwise_is_removed_and_what_the_ca_does_not_name_goes
 async fn a_disk_that_takes_nothing_is_told_and_tried_again() {
     let (mut ca, run) = (Ca::new(noon()), Run::new());
     let one = registration(&mut ca, "shop.a", "a");
-    let (sealed, writer) = Sealed::open(run.directory.path(), seal(1)).unwrap();
+    let (sealed, writer) = Sealed::open(run.directory.path(), seal(1));
     let (shutdown, readiness) = (Shutdown::new(), Readiness::new());
-    shutdown.spawn("writer", writer.keep(readiness.part("sealed"), shutdown.clone()));
+    shutdown.spawn("writer", writer.keep(None, readiness.part("sealed"), shutdown.clone()));
     // The old file stays whole where the new one cannot be written beside it.
     let half = run.directory.path().join("sealed").join(format!("{}.new", name_of("shop.a")));
     sealed.put(&Entry::new(one.clone(), None));

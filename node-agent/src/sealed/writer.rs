@@ -5,6 +5,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use alcazar_service::files::private_directory;
 use alcazar_service::{Part, Shutdown};
 use tokio::sync::mpsc;
 
@@ -30,8 +31,16 @@ impl Writer {
         Self { directory, queue, pending: BTreeMap::new(), only: None }
     }
 
-    /// Runs until the shutdown, and writes what is left then. The part says whether the disk takes it.
-    pub(crate) async fn keep(mut self, part: Part, shutdown: Shutdown) {
+    /// Runs until the shutdown, and writes what is left then. The part says whether the disk takes it; `unread` is why nothing
+    /// came back from it.
+    pub(crate) async fn keep(mut self, unread: Option<String>, part: Part, shutdown: Shutdown) {
+        match unread {
+            Some(reason) => {
+                tracing::error!(target: "alcazar::refused", directory = %self.directory.display(), reason, "what workloads held before the restart cannot be read; they wait for the CA");
+                part.degraded(format!("cannot read what workloads held before: {reason}"));
+            }
+            None => part.ready(),
+        }
         let mut failed = None;
         loop {
             tokio::select! {
@@ -103,6 +112,7 @@ fn apply(
     pending: &mut BTreeMap<String, Option<Vec<u8>>>,
     only: &mut Option<BTreeSet<String>>,
 ) -> io::Result<()> {
+    private_directory(directory)?;
     // First what makes room.
     if let Some(names) = only {
         for found in fs::read_dir(directory)? {

@@ -5,7 +5,9 @@ use std::time::SystemTime;
 
 use alcazar_identity::{SpiffeId, X509Svid};
 
-pub use report::{CertificateReport, ClientReport, NarrowingReport, NodeReport, RegistrationReport, StatusReport};
+pub use report::{
+    CertificateReport, ClientReport, NarrowingReport, NodeReport, OutboundReport, RegistrationReport, StatusReport,
+};
 
 /// What the agent holds and does, for those who ask.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +50,8 @@ pub struct NodeStatus {
     pub disk_error: Option<String>,
     /// Why the CA cannot be followed now; `None` while it is.
     pub ca_error: Option<String>,
+    /// What this machine's clock and the CA's said at the last answer, where they differ.
+    pub clock_error: Option<String>,
 }
 
 impl NodeStatus {
@@ -61,6 +65,7 @@ impl NodeStatus {
             last_error: None,
             disk_error: None,
             ca_error: None,
+            clock_error: None,
         }
     }
 }

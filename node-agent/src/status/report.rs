@@ -2,10 +2,12 @@
 
 use std::time::SystemTime;
 
+use alcazar_service::Health;
 use serde::{Deserialize, Serialize};
 
 use super::{CertificateStatus, Status};
-use crate::adoption::Client;
+use crate::adoption::{Client, Through};
+use crate::agent::{IDENTITY, NARROWING};
 
 /// What an agent holds and does: the JSON of `alcazar agent status --json`.
 ///
@@ -21,6 +23,9 @@ pub struct StatusReport {
     /// The agent's own file that narrows, where it has one.
     #[serde(default)]
     pub narrowing: Option<NarrowingReport>,
+    /// What else of the agent is not as it should be, though it goes on: files, the sealed store.
+    #[serde(default)]
+    pub degraded: Vec<String>,
 }
 
 /// The node's own identity.
@@ -34,7 +39,7 @@ pub struct NodeReport {
     pub proved_by: Option<String>,
     /// When the next certificate will be asked for.
     pub next_rotation: Option<u64>,
-    /// What is wrong, one thing after the other: with its renewal, its disk, the CA.
+    /// What is wrong, one thing after the other: with its renewal, its disk, the CA, its clock.
     pub errors: Vec<String>,
 }
 
@@ -77,10 +82,28 @@ pub struct ClientReport {
     pub serial: Option<String>,
     /// The sequence of the trust bundle by which it judges.
     pub bundle: Option<u64>,
+    /// Who may call others through it. Not said of programs that call by themselves.
+    #[serde(default)]
+    pub outbound: Option<OutboundReport>,
     /// Why it did not take what it was sent last.
     pub refused: Option<String>,
     /// Whether it is connected; if not, it may still have what it had.
     pub connected: bool,
+}
+
+/// Who may call others through a client.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OutboundReport {
+    /// It does not say, as Envoy does not.
+    Unknown,
+    /// It says.
+    Said {
+        /// Where applications connect to it.
+        listeners: Vec<String>,
+        /// The user whose processes alone are served there; without it, everybody's.
+        user: Option<u32>,
+    },
 }
 
 /// A file that narrows.
@@ -97,9 +120,9 @@ pub struct NarrowingReport {
 }
 
 impl StatusReport {
-    pub(crate) fn new(status: &Status, clients: &[Client]) -> Self {
+    pub(crate) fn new(status: &Status, clients: &[Client], parts: &[(String, Health)]) -> Self {
         let node = &status.node;
-        let errors = [&node.last_error, &node.disk_error, &node.ca_error];
+        let errors = [&node.last_error, &node.disk_error, &node.ca_error, &node.clock_error];
         Self {
             node: NodeReport {
                 spiffe_id: node.spiffe_id.to_string(),
@@ -127,7 +150,18 @@ impl StatusReport {
                 withheld: narrowing.withheld.clone(),
                 unknown: narrowing.unknown.clone(),
             }),
+            degraded: parts.iter().filter_map(trouble).collect(),
         }
+    }
+}
+
+/// What neither the node's own report nor the narrowing file's tells.
+fn trouble((name, health): &(String, Health)) -> Option<String> {
+    match health {
+        Health::Degraded(reason) if ![IDENTITY, NARROWING].contains(&name.as_str()) => {
+            Some(format!("{name}: {reason}"))
+        }
+        _ => None,
     }
 }
 
@@ -146,6 +180,14 @@ impl From<&Client> for ClientReport {
             spiffe_id: holds.id.as_ref().map(ToString::to_string),
             serial: holds.leaf.as_ref().map(|(serial, _)| serial.clone()),
             bundle: holds.sequence,
+            outbound: match &client.through {
+                Through::Itself => None,
+                Through::Unknown => Some(OutboundReport::Unknown),
+                Through::Said(outbound) => Some(OutboundReport::Said {
+                    listeners: outbound.listeners.iter().map(ToString::to_string).collect(),
+                    user: outbound.user,
+                }),
+            },
             refused: client.refused.clone(),
             connected: client.is_connected(),
         }

@@ -11,7 +11,7 @@ use tonic::transport::Endpoint;
 
 use super::held::{Held, ResponseError};
 use super::lists::Lists;
-use super::{ALL, DEFAULT, ROOT_CA, SecretError};
+use super::{ALL, DEFAULT, Outbound, ROOT_CA, SecretError};
 use crate::MAX_MESSAGE;
 use crate::envoy::discovery::{DiscoveryRequest, DiscoveryResponse};
 use crate::envoy::secret::secret_discovery_service_client::SecretDiscoveryServiceClient;
@@ -29,9 +29,19 @@ pub async fn connect(
     socket: PathBuf,
     clock: Clock,
 ) -> (watch::Receiver<Arc<Credentials>>, impl Future<Output = ()> + Send) {
+    connect_as(Outbound::default(), socket, clock).await
+}
+
+/// [`connect`], for whom applications call others through: it tells the agent who may.
+pub async fn connect_as(
+    outbound: Outbound,
+    socket: PathBuf,
+    clock: Clock,
+) -> (watch::Receiver<Arc<Credentials>>, impl Future<Output = ()> + Send) {
     let (first, mut firsts) = mpsc::channel(1);
+    let publish = Publish::First(first);
     let mut subscription =
-        Subscription { socket, clock, held: Held::default(), lists_answered: false, publish: Publish::First(first) };
+        Subscription { outbound, socket, clock, held: Held::default(), lists_answered: false, publish };
     let mut driver = Box::pin(async move { subscription.run().await });
     // The driver cannot end before it has published: until then it holds the only sender.
     let credentials = tokio::select! {
@@ -48,6 +58,7 @@ pub async fn connect(
 pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 
 struct Subscription {
+    outbound: Outbound,
     socket: PathBuf,
     clock: Clock,
     held: Held,
@@ -88,7 +99,8 @@ impl Subscription {
         let mut client = SecretDiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
         let mut lists = Lists::new(client.clone());
         let (requests, outgoing) = mpsc::channel(4);
-        send(&requests, request(&NAMES, None, None)).await?;
+        let first = DiscoveryRequest { node: Some(self.outbound.node()), ..request(&NAMES, None, None) };
+        send(&requests, first).await?;
         let mut responses = client.stream_secrets(ReceiverStream::new(outgoing)).await?.into_inner();
         let patience = tokio::time::sleep(PATIENCE);
         tokio::pin!(patience);

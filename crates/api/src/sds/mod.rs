@@ -4,9 +4,11 @@
 mod client;
 mod held;
 mod lists;
+mod outbound;
 mod secret;
 
-pub use client::{Clock, connect};
+pub use client::{Clock, connect, connect_as};
+pub use outbound::Outbound;
 pub use secret::{
     ReadBundles, SecretError, bundle_from_secret, bundle_secret, bundles_from_secret, bundles_secret,
     checked_bundle_secret, revocations_from_secret, revocations_secret, svid_from_secret, svid_secret,

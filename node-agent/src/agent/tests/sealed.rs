@@ -1,5 +1,7 @@
 //! What workloads hold over a restart.
 
+use alcazar_service::Health;
+
 use super::*;
 use crate::config::SealConfig;
 
@@ -61,6 +63,46 @@ async fn what_workloads_hold_serves_at_once_after_a_restart_without_the_ca() {
     let late = agent.until(|status| !status.registrations.is_empty()).await;
     assert!(late.registrations[0].certificate.is_none());
     assert!(agent.readiness.pending().contains(&"certificate of shop.reviews".to_owned()));
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sealed_folder_that_is_none_is_said_and_nobody_goes_without_an_agent() {
+    let world = World::new();
+    let key = world.directory.path().join("seal.key");
+    fs::write(&key, [7; 32]).unwrap();
+    fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let start = async |token| {
+        let config = Config { seal: Some(SealConfig { key_file: key.clone() }), ..world.config(token) };
+        let authority = Arc::new(world.authority.clone());
+        World::run(Agent::with_authority(config, authority, world.clock.clone()).await.unwrap())
+    };
+    world.authority.ca().register("shop.reviews", "reviews", &["uid:1"]);
+    let token = world.authority.ca().token();
+    let mut agent = start(Some(token)).await;
+    agent.settled().await;
+    agent.stop().await;
+    // What a disk that was repaired may leave.
+    let folder = world.directory.path().join("data/sealed");
+    fs::remove_dir_all(&folder).unwrap();
+    fs::write(&folder, "no folder").unwrap();
+    let mut agent = start(None).await;
+    agent.settled().await;
+    let health = |agent: &Running| {
+        let parts = agent.readiness.parts();
+        parts.into_iter().find(|(name, _)| name == "sealed store").unwrap().1
+    };
+    assert!(matches!(health(&agent), Health::Degraded(_)), "{:?}", health(&agent));
+    assert_eq!(fs::read(&folder).unwrap(), b"no folder", "it is a person's to remove");
+
+    fs::remove_file(&folder).unwrap();
+    let mended = async {
+        while health(&agent) != Health::Ready {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), mended).await.expect("it is tried again");
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
     agent.stop().await;
 }
 
