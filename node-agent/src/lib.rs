@@ -56,6 +56,7 @@ pub mod sds;
 mod sealed;
 mod seats;
 mod services;
+mod shared;
 mod sockets;
 mod status;
 #[cfg(test)]
