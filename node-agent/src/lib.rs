@@ -45,6 +45,7 @@ mod narrowing;
 mod node;
 mod peer;
 pub mod proof;
+mod queue;
 mod registration;
 /// Who a caller is, and what is held for it.
 pub mod registry;
