@@ -42,16 +42,6 @@ pub(super) fn times(process: &Running) -> anyhow::Result<(Duration, Duration)> {
     Ok((Duration::from_millis(user * 10), Duration::from_millis(system * 10)))
 }
 
-/// Processor time of a process's threads so far, to the nanosecond. What threads that have ended spent is not in it.
-pub(super) fn fine_cpu_time(process: &Running) -> anyhow::Result<Duration> {
-    let mut spent = 0;
-    for task in std::fs::read_dir(format!("/proc/{}/task", process.0.id()))? {
-        let schedstat = std::fs::read_to_string(task?.path().join("schedstat"))?;
-        spent += schedstat.split_whitespace().next().context("no time")?.parse::<u64>()?;
-    }
-    Ok(Duration::from_nanos(spent))
-}
-
 /// Resident memory, in bytes.
 pub(super) fn memory(running: &[Running]) -> anyhow::Result<f64> {
     let mut kilobytes = 0.0;

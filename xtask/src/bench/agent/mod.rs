@@ -24,7 +24,7 @@ use super::{
         server::{Limits, Server},
     },
     figure::{Figure, Unit},
-    measure::{cpu_time, fine_cpu_time, memory},
+    measure::{cpu_time, memory},
 };
 
 /// How much it has to do.
@@ -95,9 +95,9 @@ impl Bench<'_> {
         // What was opened a moment ago is still told to the CA.
         std::thread::sleep(SETTLE);
         eprintln!("idle");
-        let before = fine_cpu_time(&agent.process)?;
+        let before = spent_by(&agent)?;
         std::thread::sleep(Duration::from_secs(agent_idle));
-        let spent = fine_cpu_time(&agent.process)?.saturating_sub(before);
+        let spent = spent_by(&agent)?.saturating_sub(before);
         self.note("idle/cpu", Unit::Percent, spent.as_secs_f64() / agent_idle.max(1) as f64 * 100.0);
         Ok(())
     }
@@ -108,9 +108,9 @@ impl Bench<'_> {
         let agent = self.cold_start(&token)?;
         let mut clients = Clients::start(&self.load, &agent, streams)?;
         eprintln!("rotations");
-        let before = fine_cpu_time(&agent.process)?;
+        let before = spent_by(&agent)?;
         let came = clients.ask(&format!("rotations {streams} {agent_rotating}"))?;
-        let spent = fine_cpu_time(&agent.process)?.saturating_sub(before);
+        let spent = spent_by(&agent)?.saturating_sub(before);
         let accepted = push::latencies(&push::told(&agent.log(), "rotated a workload's certificate")?, &came)?;
         let issued = push::latencies(&push::told(&self.ca.log(), "issued a certificate")?, &came)?;
         ensure!(accepted.len() * 10 > streams * 9, "{} of {streams} streams got a new certificate", accepted.len());
@@ -131,7 +131,7 @@ impl Bench<'_> {
         let agent = Agent::start(&self.agent, &self.ca, token)?;
         let took = agent.until_all_are_obtained(count)?;
         let of_the_ca = cpu_time(std::slice::from_ref(self.ca.process()))?.saturating_sub(before);
-        let of_the_agent = cpu_time(std::slice::from_ref(&agent.process))?;
+        let of_the_agent = spent_by(&agent)?;
         eprintln!("  {count} in {took:.1?}; processor time of the agent {of_the_agent:.1?}, of the CA {of_the_ca:.1?}");
         let is_first = !self.figures.iter().any(|figure| figure.figure.starts_with("cold_start"));
         if is_first {
@@ -150,6 +150,11 @@ impl Bench<'_> {
     fn note(&mut self, figure: &str, unit: Unit, ours: f64) {
         self.figures.push(Figure { bench: "agent".to_owned(), figure: figure.to_owned(), unit, ours, peer: None });
     }
+}
+
+/// In hundredths of a second: what is longer idle is told more finely.
+fn spent_by(agent: &Agent) -> anyhow::Result<Duration> {
+    cpu_time(std::slice::from_ref(&agent.process))
 }
 
 fn resident(agent: &Agent) -> anyhow::Result<f64> {
