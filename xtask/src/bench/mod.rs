@@ -53,6 +53,10 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
             continue;
         }
         if bench == AGENT {
+            if options.name.is_none() && !agent::is_root()? {
+                eprintln!("passed over: it connects as the users of workloads, which needs root");
+                continue;
+            }
             figures.extend(agent::figures(&options.agent)?);
             continue;
         }

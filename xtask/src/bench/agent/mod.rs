@@ -162,7 +162,7 @@ fn resident(agent: &Agent) -> anyhow::Result<f64> {
 }
 
 /// Whether this process may act for any user.
-fn is_root() -> anyhow::Result<bool> {
+pub(super) fn is_root() -> anyhow::Result<bool> {
     let status = fs::read_to_string(Path::new("/proc/self/status"))?;
     let uids = status.lines().find_map(|line| line.strip_prefix("Uid:")).context("no Uid")?;
     Ok(uids.split_whitespace().nth(1) == Some("0"))
