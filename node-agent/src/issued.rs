@@ -82,14 +82,13 @@ impl Issued {
         Self { credentials: Arc::new(Credentials::new(svid, bundles)), life }
     }
 
-    pub(crate) fn believe(&mut self, bundles: TrustBundles) {
-        let revocations = self.credentials.revocations().clone();
-        self.credentials = Arc::new(Credentials::new(self.svid().clone(), bundles).with_revocations(revocations));
+    pub(crate) fn believe(&mut self, bundles: Arc<TrustBundles>) {
+        Arc::make_mut(&mut self.credentials).believe(bundles);
     }
 
     /// Holds its peers against these from now on.
     pub(crate) fn revoke(&mut self, revocations: Arc<Revocations>) {
-        self.credentials = Arc::new((*self.credentials).clone().with_revocations(revocations));
+        Arc::make_mut(&mut self.credentials).revoke(revocations);
     }
 
     /// Why peers who know these revocations do not believe it any more.

@@ -11,15 +11,29 @@ pub(crate) fn generate() -> Result<SvidKey, MakeKeyError> {
     Ok(SvidKey::from_pkcs8(der.as_slice())?)
 }
 
+/// A new private key, and a request as [`request`] makes it: for those who make many, since to take a key apart and put it
+/// together again costs more than to make one.
+pub(crate) fn generate_with_request() -> Result<(SvidKey, Vec<u8>), MakeKeyError> {
+    let mut pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+    let der = Zeroizing::new(pair.serialize_der());
+    let request = signed(&pair);
+    pair.zeroize();
+    Ok((SvidKey::from_pkcs8(der.as_slice())?, request?))
+}
+
 /// A certificate request, PKCS#10 in DER, that proves possession of the key and says nothing else: the CA takes
 /// the public key alone.
 pub(crate) fn request(key: &SvidKey) -> Result<Vec<u8>, MakeKeyError> {
     let mut pair = KeyPair::try_from(&PrivatePkcs8KeyDer::from(key.secret_pkcs8_der()))?;
+    let request = signed(&pair);
+    pair.zeroize();
+    request
+}
+
+fn signed(pair: &KeyPair) -> Result<Vec<u8>, MakeKeyError> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    let request = params.serialize_request(&pair);
-    pair.zeroize();
-    Ok(request?.der().to_vec())
+    Ok(params.serialize_request(pair)?.der().to_vec())
 }
 
 /// Why a key or a request could not be made.
@@ -49,5 +63,8 @@ mod tests {
         assert!(read.params.subject_alt_names.is_empty());
         let again = CertificateSigningRequestParams::from_der(&request(&one).unwrap().into()).unwrap();
         assert_eq!(read.public_key, again.public_key);
+        let (key, both) = generate_with_request().unwrap();
+        let public_key = |der: Vec<u8>| CertificateSigningRequestParams::from_der(&der.into()).unwrap().public_key;
+        assert_eq!(public_key(both), public_key(request(&key).unwrap()));
     }
 }

@@ -47,6 +47,7 @@ mod narrowing;
 mod node;
 mod peer;
 pub mod proof;
+mod queue;
 mod registration;
 /// Who a caller is, and what is held for it.
 pub mod registry;
@@ -58,6 +59,7 @@ pub mod sds;
 mod sealed;
 mod seats;
 mod services;
+mod shared;
 mod sockets;
 mod status;
 #[cfg(test)]

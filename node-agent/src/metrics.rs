@@ -83,7 +83,10 @@ mod tests {
             socket: None,
         };
         let nothing = NodeStatus::new("spiffe://td/node/east/vm-1".parse().unwrap());
-        let status = |node, registrations| Arc::new(Status { node, registrations, narrowing: None });
+        let status = |node, registrations: Vec<RegistrationStatus>| {
+            let registrations = registrations.into_iter().map(Arc::new).collect();
+            Arc::new(Status { node, registrations, narrowing: None })
+        };
         let sender = watch::Sender::new(status(nothing.clone(), Vec::new()));
         let metrics = Metrics::new();
         measure(&metrics, sender.subscribe(), Clients::new(), Arc::new(move || at(1000)));

@@ -180,7 +180,7 @@ impl Node {
         self.compare_clocks(reply, now);
         let mut issued = Issued::accept(reply, key, &self.id, trust, now)?;
         if let (true, Some(current)) = (goes_on, &self.saved.current) {
-            issued.believe(advance(current.bundles(), issued.bundles()));
+            issued.believe(Arc::new(advance(current.bundles(), issued.bundles())));
         }
         self.saved = SavedNode { current: Some(issued), next_key: None };
         self.save().await;
@@ -195,7 +195,7 @@ impl Node {
         if believed == *current.bundles() {
             return;
         }
-        current.believe(believed);
+        current.believe(Arc::new(believed));
         tracing::info!(spiffe_id = %self.id, "the trust bundles changed");
         self.save().await;
         self.hand_out();

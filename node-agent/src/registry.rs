@@ -1,3 +1,4 @@
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -6,6 +7,7 @@ use tokio::sync::watch;
 
 use crate::caller::{Caller, Needs};
 use crate::registration::Registration;
+use crate::shared::Shared;
 
 /// What the agent holds for one registration at a moment.
 #[derive(Debug, Clone)]
@@ -60,8 +62,8 @@ impl Served {
 pub struct Registry {
     by_id: BTreeMap<String, Arc<Served>>,
     by_socket: BTreeMap<SocketName, Arc<Served>>,
-    /// Those known by their process, the most selectors first.
-    shared: Vec<Arc<Served>>,
+    /// Those known by their process.
+    shared: Shared,
     /// Whether this is the CA's word, and not what was known before it has spoken.
     said: bool,
 }
@@ -72,7 +74,7 @@ impl Registry {
         let by_id: BTreeMap<_, _> =
             all.into_iter().map(|served| (served.registration.id().to_owned(), served)).collect();
         let mut by_socket = BTreeMap::new();
-        let mut shared = Vec::new();
+        let mut shared = Shared::default();
         for served in by_id.values() {
             match served.registration.socket() {
                 Some(name) => {
@@ -81,7 +83,6 @@ impl Registry {
                 None => shared.push(served.clone()),
             }
         }
-        shared.sort_by_key(|served| std::cmp::Reverse(served.registration.selectors().len()));
         Self { by_id, by_socket, shared, said: false }
     }
 
@@ -108,8 +109,10 @@ impl Registry {
     /// What must be looked at of a caller's process to know its registrations: what those ask for that it could be by all that
     /// the kernel said of its connection.
     pub fn needs(&self, caller: &Caller) -> Needs {
-        let possible = self.candidates(caller).map(|served| served.registration()).filter(|r| r.may_admit(caller));
-        possible.map(Registration::needs).fold(Needs::default(), Needs::or)
+        match &caller.socket {
+            Some(_) => self.own(caller).filter(|r| r.may_admit(caller)).map(Registration::needs).unwrap_or_default(),
+            None => self.shared.needs(caller),
+        }
     }
 
     /// The registrations that a caller is the workload of: the most narrowly described first.
@@ -117,13 +120,19 @@ impl Registry {
     /// # Errors
     /// When there is none; the error says which came closest.
     pub fn admit(&self, caller: &Caller) -> Result<Vec<Arc<Served>>, NotAdmitted> {
-        let admitted: Vec<_> =
-            self.candidates(caller).filter(|served| served.registration.admits(caller)).map(Arc::clone).collect();
+        let mut admitted: Vec<_> = match &caller.socket {
+            Some(name) => self.by_socket.get(name).cloned().into_iter().collect(),
+            None => self.shared.candidates(caller).map(Arc::clone).collect(),
+        };
+        admitted.retain(|served| served.registration.admits(caller));
         if !admitted.is_empty() {
+            admitted.sort_by(|a, b| narrowest_first(a).cmp(&narrowest_first(b)));
             return Ok(admitted);
         }
-        let registrations = self.candidates(caller).map(|served| served.registration());
-        let closest = registrations.min_by_key(|registration| registration.unmet(caller).len());
+        let closest = match &caller.socket {
+            Some(_) => self.own(caller),
+            None => self.shared.closest(caller),
+        };
         Err(NotAdmitted {
             caller: Box::new(caller.clone()),
             closest: closest.map(|registration| nearly(registration, caller)),
@@ -132,13 +141,15 @@ impl Registry {
         })
     }
 
-    fn candidates(&self, caller: &Caller) -> impl Iterator<Item = &Arc<Served>> {
-        let (own, shared) = match &caller.socket {
-            Some(name) => (self.by_socket.get(name), None),
-            None => (None, Some(&self.shared)),
-        };
-        own.into_iter().chain(shared.into_iter().flatten())
+    /// The registration whose socket a caller came by.
+    fn own(&self, caller: &Caller) -> Option<&Registration> {
+        self.by_socket.get(caller.socket.as_ref()?).map(|served| served.registration())
     }
+}
+
+/// Two descriptions of one caller: the one that says more comes first.
+fn narrowest_first(served: &Served) -> (Reverse<usize>, &str) {
+    (Reverse(served.registration.selectors().len()), served.registration.id())
 }
 
 /// Nobody is registered whom a caller could be.

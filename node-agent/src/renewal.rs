@@ -13,6 +13,7 @@ use alcazar_service::{Readiness, ReadyGuard, Shutdown};
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
 use tonic::Code;
 
 use crate::adoption::Reissue;
@@ -46,9 +47,9 @@ pub(crate) struct Renewal {
     /// What is to be issued anew, and the round of it that no request from before is under way of.
     pub(crate) reissue: watch::Receiver<Arc<Reissue>>,
     pub(crate) round: watch::Sender<u64>,
-    /// Rung at each certificate.
+    /// Rung when a certificate has another issuer than the one before it.
     pub(crate) renewed: watch::Sender<u64>,
-    pub(crate) status: watch::Sender<Vec<RegistrationStatus>>,
+    pub(crate) status: watch::Sender<Vec<Arc<RegistrationStatus>>>,
     /// What survives a restart, where that is asked for, and what did.
     pub(crate) sealed: Option<Sealed>,
     pub(crate) restored: Vec<Restored>,
@@ -65,6 +66,7 @@ impl Renewal {
         let mut workloads = Workloads::default();
         self.restore(&mut workloads, &mut ready);
         let mut asking: FuturesUnordered<BoxFuture<'static, Answered>> = FuturesUnordered::new();
+        let mut quiet_until = Instant::now();
         loop {
             workloads.expire((self.clock)(), &self.readiness);
             self.keep_sealed(&mut workloads);
@@ -76,7 +78,11 @@ impl Renewal {
                 }
                 asking.push(Box::pin(ask(session.clone(), batch)));
             }
-            self.status.send_replace(workloads.status());
+            if workloads.has_news() && quiet_until <= Instant::now() {
+                let status = workloads.take_status();
+                quiet_until = Instant::now() + QUIET.saturating_mul(u32::try_from(status.len()).unwrap_or(u32::MAX));
+                self.status.send_replace(status);
+            }
             let round = workloads.round();
             self.round.send_if_modified(|held| std::mem::replace(held, round) != round);
             let can_ask = session.is_some() && asking.len() < CONCURRENT;
@@ -84,9 +90,11 @@ impl Renewal {
             let event = [due, workloads.next_expiry()].into_iter().flatten().min();
             tokio::select! {
                 () = until(event, &self.clock), if event.is_some() => {}
+                () = sleep_until(quiet_until), if workloads.has_news() => {}
                 Some(answered) = asking.next() => {
                     self.take(answered, &mut workloads);
-                    self.renewed.send_modify(|count| *count += 1);
+                    let reissued = workloads.reissued();
+                    self.renewed.send_if_modified(|held| std::mem::replace(held, reissued) != reissued);
                 }
                 change = self.reissue.changed() => {
                     if change.is_err() {
@@ -154,13 +162,12 @@ impl Renewal {
     }
 
     fn keep_sealed(&self, workloads: &mut Workloads) {
-        let changed = workloads.take_changed();
-        let Some(sealed) = &self.sealed else { return };
-        for (id, entry) in changed {
+        let Some(sealed) = &self.sealed else { return workloads.forget_changed() };
+        for (id, entry) in workloads.take_changed() {
             match entry {
                 Some(entry) => sealed.put(&entry),
                 // What is only withheld stays, for when it is not any more.
-                None if self.known.contains(&id) => {}
+                None if self.known.contains(&*id) => {}
                 None => sealed.remove(&id),
             }
         }
@@ -256,6 +263,9 @@ impl Renewal {
 /// The answer for each registration, by its id, and the key that it was asked for with.
 type Answers = BTreeMap<String, Result<(v1::IssuedSvid, SvidKey), IssueError>>;
 
+/// What is sent, and the keys that stay, by the ids of their registrations.
+type Requests = (Vec<v1::IssueWorkload>, BTreeMap<String, SvidKey>);
+
 /// What came of one request.
 struct Answered {
     batch: Vec<Arc<Served>>,
@@ -268,22 +278,17 @@ async fn ask(session: Arc<dyn Session>, batch: Vec<Arc<Served>>) -> Answered {
 }
 
 async fn ask_for(session: &Arc<dyn Session>, batch: &[Arc<Served>]) -> Result<Answers, BatchError> {
-    let mut keys = BTreeMap::new();
-    let mut items = Vec::with_capacity(batch.len());
-    for served in batch {
-        let registration_id = served.registration().id().to_owned();
-        let key = keys::generate()?;
+    let of = |served: &Arc<Served>| {
         // Who has little time left goes first where many wait.
         let held = served.now();
         let present = held.credentials().map(|credentials| credentials.svid().validity().not_after());
         let present = present.and_then(|end| end.duration_since(SystemTime::UNIX_EPOCH).ok());
-        items.push(v1::IssueWorkload {
-            registration_id: registration_id.clone(),
-            csr: keys::request(&key)?,
-            present_not_after: present.map_or(0, |end| i64::try_from(end.as_secs()).unwrap_or(i64::MAX)),
-        });
-        keys.insert(registration_id, key);
-    }
+        let present = present.map_or(0, |end| i64::try_from(end.as_secs()).unwrap_or(i64::MAX));
+        (served.registration().id().to_owned(), present)
+    };
+    let wanted: Vec<_> = batch.iter().map(of).collect();
+    // A batch of keys takes milliseconds, in which nobody would be served by this thread.
+    let (items, mut keys) = tokio::task::spawn_blocking(|| requests(wanted)).await??;
     let mut answers = BTreeMap::new();
     for result in session.issue(items).await? {
         // An answer to what was not asked has no key, and counts for nothing.
@@ -297,6 +302,18 @@ async fn ask_for(session: &Arc<dyn Session>, batch: &[Arc<Served>]) -> Result<An
         }
     }
     Ok(answers)
+}
+
+/// A key and a request for each registration, by its id and the end of what is held for it.
+fn requests(wanted: Vec<(String, i64)>) -> Result<Requests, MakeKeyError> {
+    let mut keys = BTreeMap::new();
+    let mut items = Vec::with_capacity(wanted.len());
+    for (registration_id, present_not_after) in wanted {
+        let (key, csr) = keys::generate_with_request()?;
+        items.push(v1::IssueWorkload { registration_id: registration_id.clone(), csr, present_not_after });
+        keys.insert(registration_id, key);
+    }
+    Ok((items, keys))
 }
 
 fn accept(reply: &v1::IssuedSvid, key: SvidKey, served: &Served, now: SystemTime) -> Result<Issued, IssueError> {
@@ -331,6 +348,8 @@ impl IssueError {
 enum BatchError {
     #[error(transparent)]
     Key(#[from] MakeKeyError),
+    #[error("the thread that makes keys broke")]
+    Thread(#[from] tokio::task::JoinError),
     #[error(transparent)]
     Call(#[from] CallError),
 }
@@ -339,12 +358,15 @@ impl BatchError {
     fn later(&self) -> Option<Later> {
         match self {
             Self::Call(error) => error.later(),
-            Self::Key(_) => None,
+            Self::Key(_) | Self::Thread(_) => None,
         }
     }
 }
 
 /// Certificates asked for in one request.
 const BATCH: usize = 64;
+/// How long the next status waits, for each registration: with ten thousand of them two a second are told, and telling costs
+/// less than what is told.
+const QUIET: Duration = Duration::from_micros(50);
 /// Requests under way at a time: enough to keep the CA busy, not enough to hurt it.
 const CONCURRENT: usize = 4;

@@ -9,14 +9,25 @@ use crate::{Revocations, TrustBundles, X509Svid};
 #[derive(Debug, Clone)]
 pub struct Credentials {
     svid: X509Svid,
-    bundles: TrustBundles,
+    /// Those who are served by one agent believe the same.
+    bundles: Arc<TrustBundles>,
     revocations: Arc<Revocations>,
 }
 
 impl Credentials {
     /// Joins an SVID and the bundles that its holder trusts; nothing is revoked.
     pub fn new(svid: X509Svid, bundles: TrustBundles) -> Self {
-        Self { svid, bundles, revocations: Arc::default() }
+        Self { svid, bundles: Arc::new(bundles), revocations: Arc::default() }
+    }
+
+    /// Believes these from now on, which others may share.
+    pub fn believe(&mut self, bundles: Arc<TrustBundles>) {
+        self.bundles = bundles;
+    }
+
+    /// Holds peers against these from now on.
+    pub fn revoke(&mut self, revocations: Arc<Revocations>) {
+        self.revocations = revocations;
     }
 
     /// The same with these revocations.

@@ -22,8 +22,7 @@ impl X509Svid {
     /// When the chain is empty, its first certificate is not a leaf X509-SVID, or the key is not the leaf's.
     pub fn new(chain: Vec<CertificateDer<'static>>, key: SvidKey) -> Result<Self, ParseSvidError> {
         let leaf = SvidLeaf::parse(chain.first().ok_or(ParseSvidError::Empty)?)?;
-        let public_key = key.public_key().map_err(|_| ParseSvidError::Key)?;
-        if leaf.public_key() != public_key {
+        if leaf.public_key() != key.public_key() {
             return Err(ParseSvidError::KeyMismatch);
         }
         Ok(Self { leaf, chain, key })

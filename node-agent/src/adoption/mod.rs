@@ -3,11 +3,12 @@
 //! ```text
 //!   SDS streams ──what each client has acknowledged──▶ Clients ─┐
 //!   Workload API ──what each client has taken a while ago──▶ ───┤
-//!   node identity, registry (what the agent holds) ─────────────┼─▶ Report ──▶ CA, at each change and every minute
+//!   node identity, registry (what the agent holds) ─────────────┼─▶ Report ──▶ CA, when what it counts changes, and every minute
 //!   reissue (heard by the node and by the renewal) ─────────────┘
 //! ```
 
 mod clients;
+mod pace;
 mod report;
 mod timed;
 

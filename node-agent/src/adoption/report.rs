@@ -1,17 +1,18 @@
 //! The loop that tells the CA.
 
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use alcazar_api::ca::v1;
-use alcazar_identity::{Credentials, Fingerprint, SpiffeId, TrustBundles};
+use alcazar_identity::{CertificateDer, Credentials, Fingerprint, SpiffeId, TrustBundles, X509Svid};
 use alcazar_service::Shutdown;
 use alcazar_service::process::chain;
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use super::clients::{Client, Clients, RECALL};
-use super::issuer;
+use super::pace::Pace;
 use crate::authority::Session;
 use crate::registry::Registry;
 
@@ -25,7 +26,7 @@ pub(crate) struct Reporter {
     pub(crate) clients: Clients,
     /// The reissue that the node's own identity has heard of, and the one that the workloads have.
     pub(crate) rounds: [watch::Receiver<u64>; 2],
-    /// Rung when a workload's certificate changes.
+    /// Rung when a workload has a certificate of another issuer than before.
     pub(crate) renewed: watch::Receiver<u64>,
     /// An earlier run of this agent had clients, which are not back yet.
     pub(crate) resumed: bool,
@@ -41,47 +42,64 @@ impl Reporter {
                 () = shutdown.cancelled() => return,
             }
         }
-        let mut told: Option<(Arc<dyn Session>, v1::ReportAdoptionRequest, Instant)> = None;
+        let mut told: Option<(Arc<dyn Session>, Summary, Instant)> = None;
+        let mut pace = Pace::new(Instant::now());
         loop {
             let session = self.session.borrow_and_update().clone();
-            let mut retry = EVERY;
+            let (mut pause, mut lags) = (EVERY, false);
             if let (Some(session), Some(report)) = (session, self.report(Instant::now())) {
-                let fresh = told
-                    .as_ref()
-                    .is_some_and(|(to, said, at)| Arc::ptr_eq(to, &session) && *said == report && at.elapsed() < EVERY);
+                pace.made(Instant::now());
+                let summary = Summary::of(&report);
+                lags = !summary.behind.is_empty();
+                let fresh = told.as_ref().is_some_and(|(to, said, at)| {
+                    Arc::ptr_eq(to, &session) && *said == summary && at.elapsed() < EVERY
+                });
                 if !fresh {
-                    match session.report(report.clone()).await {
-                        Ok(()) => told = Some((session, report, Instant::now())),
+                    match session.report(report).await {
+                        Ok(()) => told = Some((session, summary, Instant::now())),
                         Err(error) => {
                             tracing::debug!(
                                 reason = chain(&error),
                                 "the CA does not take what this node reports; it is told again"
                             );
-                            retry = RETRY;
+                            pause = RETRY;
                         }
                     }
                 }
             }
-            // Who has gone is looked for again when it should be back.
-            let pause = if self.clients.recalls() { retry.min(LOOK) } else { retry };
-            let [node, workloads] = &mut self.rounds;
-            let changed = tokio::select! {
-                () = tokio::time::sleep(pause) => Ok(()),
-                changed = self.session.changed() => changed,
-                changed = self.identity.changed() => changed,
-                changed = self.bundles.changed() => changed,
-                changed = self.registry.changed() => changed,
-                changed = self.renewed.changed() => changed,
-                changed = clients.changed() => changed,
-                changed = node.changed() => changed,
-                changed = workloads.changed() => changed,
+            // Who lags has gone, perhaps, and counts no more when it should be back.
+            if lags && self.clients.recalls() {
+                pause = pause.min(LOOK);
+            }
+            tokio::select! {
+                alive = self.wait(&mut clients, &pace, pause, lags) => if !alive { return },
                 () = shutdown.cancelled() => return,
+            }
+        }
+    }
+
+    /// Waits until there may be something to tell; whether there are still those who change it.
+    async fn wait(&mut self, clients: &mut watch::Receiver<u64>, pace: &Pace, pause: Duration, lags: bool) -> bool {
+        let mut at = Instant::now() + pause;
+        loop {
+            let [node, workloads] = &mut self.rounds;
+            // What clients take when nobody lags is what they should: the CA waits for nothing of it.
+            let (changed, urgent) = tokio::select! {
+                () = sleep_until(at) => return true,
+                changed = self.session.changed() => (changed, true),
+                changed = self.identity.changed() => (changed, true),
+                changed = self.bundles.changed() => (changed, true),
+                changed = self.registry.changed() => (changed, true),
+                changed = self.renewed.changed() => (changed, true),
+                changed = clients.changed() => (changed, lags),
+                changed = node.changed() => (changed, true),
+                changed = workloads.changed() => (changed, true),
             };
             if changed.is_err() {
-                return;
+                return false;
             }
             // What changes together is told together.
-            tokio::time::sleep(TOGETHER).await;
+            at = at.min(pace.next(urgent).max(Instant::now() + TOGETHER));
         }
     }
 
@@ -100,6 +118,28 @@ impl Reporter {
     }
 }
 
+/// What the CA keeps of a report: of leaves, how many there are of each issuer. Another leaf of the same issuer is no news.
+#[derive(Debug, PartialEq, Eq)]
+struct Summary {
+    sequence: u64,
+    round: u64,
+    leaves: BTreeMap<Vec<u8>, usize>,
+    behind: Vec<String>,
+}
+
+impl Summary {
+    fn of(report: &v1::ReportAdoptionRequest) -> Self {
+        let mut leaves = BTreeMap::new();
+        for leaf in &report.leaves {
+            match leaves.get_mut(&leaf.issuer) {
+                Some(count) => *count += 1,
+                None => drop(leaves.insert(leaf.issuer.clone(), 1)),
+            }
+        }
+        Self { sequence: report.sequence, round: report.round, leaves, behind: report.behind.clone() }
+    }
+}
+
 /// What is told of these.
 pub(super) fn report<'a>(
     own: u64,
@@ -109,19 +149,25 @@ pub(super) fn report<'a>(
 ) -> v1::ReportAdoptionRequest {
     let mut sequence = own;
     let (mut leaves, mut behind) = (Vec::new(), Vec::new());
+    let mut least = BTreeMap::<_, u64>::new();
+    for client in clients {
+        if let (Some(id), Some(held)) = (&client.holds.id, client.holds.sequence) {
+            least.entry(id).and_modify(|least| *least = held.min(*least)).or_insert(held);
+        }
+    }
+    let mut issuers = Issuers::default();
+    let mut serials = HashSet::new();
     for credentials in held {
         let svid = credentials.svid();
-        let of = |client: &&Client| client.holds.id.as_ref() == Some(svid.id());
-        let least = clients.iter().filter(of).filter_map(|client| client.holds.sequence).min();
         leaves.push(v1::HeldLeaf {
             spiffe_id: svid.id().to_string(),
-            issuer: bytes(issuer(svid)),
+            issuer: bytes(issuers.of(svid)),
             serial: svid.serial().to_owned(),
             not_after: epoch(svid.validity().not_after()),
-            sequence: least.unwrap_or(0),
+            sequence: least.get(svid.id()).copied().unwrap_or(0),
         });
+        serials.insert(svid.serial());
     }
-    let known = leaves.len();
     for client in clients {
         let mut lags = client.refused.is_some();
         if let Some(held) = client.holds.sequence {
@@ -129,7 +175,7 @@ pub(super) fn report<'a>(
             sequence = sequence.min(held);
         }
         if let Some((serial, issuer)) = &client.holds.leaf
-            && !leaves.iter().take(known).any(|leaf| leaf.serial == *serial)
+            && !serials.contains(serial.as_str())
         {
             // It enforces one that the agent has replaced: how long that lives is not known here any more.
             lags = true;
@@ -151,6 +197,22 @@ pub(super) fn report<'a>(
     }
     leaves.sort_by(|a, b| (&a.spiffe_id, &a.serial).cmp(&(&b.spiffe_id, &b.serial)));
     v1::ReportAdoptionRequest { sequence, round, leaves, behind }
+}
+
+/// The fingerprints of issuers, of which there are few.
+#[derive(Default)]
+struct Issuers<'a>(Vec<(&'a CertificateDer<'static>, Fingerprint)>);
+
+impl<'a> Issuers<'a> {
+    fn of(&mut self, svid: &'a X509Svid) -> Option<Fingerprint> {
+        let issuer = svid.chain().get(1)?;
+        if let Some((_, known)) = self.0.iter().find(|(known, _)| *known == issuer) {
+            return Some(*known);
+        }
+        let fingerprint = Fingerprint::of(issuer);
+        self.0.push((issuer, fingerprint));
+        Some(fingerprint)
+    }
 }
 
 fn bytes(issuer: Option<Fingerprint>) -> Vec<u8> {

@@ -375,7 +375,7 @@ fn is_foreign(data_dir: &Path) -> io::Result<bool> {
 /// Joins what the parts say of themselves.
 struct Show {
     node: watch::Receiver<NodeStatus>,
-    workloads: watch::Receiver<Vec<RegistrationStatus>>,
+    workloads: watch::Receiver<Vec<Arc<RegistrationStatus>>>,
     problems: watch::Receiver<BTreeMap<SocketName, String>>,
     registry: watch::Receiver<Arc<Registry>>,
     narrowed: watch::Receiver<Option<NarrowingStatus>>,
@@ -409,6 +409,7 @@ impl Show {
             registry.sockets().map(|(name, served)| (served.registration().id(), name)).collect();
         for registration in &mut registrations {
             let Some(name) = sockets.get(registration.id.as_str()) else { continue };
+            let registration = Arc::make_mut(registration);
             registration.socket = Some(path_of(name.as_str()));
             if let Some(problem) = problems.get(name) {
                 registration.last_error = Some(problem.clone());

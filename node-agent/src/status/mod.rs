@@ -1,6 +1,7 @@
 mod report;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use alcazar_identity::{SpiffeId, X509Svid};
@@ -15,7 +16,7 @@ pub struct Status {
     /// The node itself.
     pub node: NodeStatus,
     /// The workloads registered for it, by the id of their registration.
-    pub registrations: Vec<RegistrationStatus>,
+    pub registrations: Vec<Arc<RegistrationStatus>>,
     /// How the agent's own file narrows them, where it has one.
     pub narrowing: Option<NarrowingStatus>,
 }

@@ -117,7 +117,7 @@ async fn a_workloads_own_socket_gives_its_certificate_and_every_rotation() {
         soon(credentials.wait_for(|now| now.svid().serial() != before)).await.unwrap();
     }
     let status = agent.registration("shop.reviews", |r| r.certificate.is_some()).await;
-    assert_eq!((status.spiffe_id.as_str(), status.socket), (REVIEWS, Some(socket.clone())));
+    assert_eq!((status.spiffe_id.as_str(), status.socket.clone()), (REVIEWS, Some(socket.clone())));
 
     // A new root is pushed without a new certificate having to come.
     let root = Ca::new(alcazar_service::clock::now()).root_der();

@@ -22,6 +22,10 @@ pub(super) enum Unit {
     PerSecond,
     /// Resident memory; less is better.
     Bytes,
+    /// Of something else that was measured; less is better.
+    Times,
+    /// Of one processor; less is better.
+    Percent,
 }
 
 impl Figure {
@@ -29,7 +33,7 @@ impl Figure {
     fn ratio(&self) -> Option<f64> {
         let (_, peer) = self.peer.as_ref()?;
         Some(match self.unit {
-            Unit::Nanoseconds | Unit::Bytes => peer / self.ours,
+            Unit::Nanoseconds | Unit::Bytes | Unit::Times | Unit::Percent => peer / self.ours,
             Unit::PerSecond => self.ours / peer,
         })
     }
@@ -62,6 +66,8 @@ impl Unit {
             Self::Nanoseconds => "ns",
             Self::PerSecond => "1/s",
             Self::Bytes => "bytes",
+            Self::Times => "times",
+            Self::Percent => "%",
         }
     }
 
@@ -69,6 +75,8 @@ impl Unit {
     fn show(self, value: f64) -> String {
         match self {
             Self::PerSecond => format!("{value:.0} /s"),
+            Self::Times => format!("{value:.2} times"),
+            Self::Percent => format!("{value:.3} %"),
             Self::Bytes if value < 1e5 => format!("{value:.0} B"),
             Self::Bytes => format!("{:.1} MB", value / 1e6),
             Self::Nanoseconds => match value {

@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: every benchmark, one table; with `--json`, one line a figure.
 
+mod agent;
 mod ca;
 mod criterion;
 mod envoy;
@@ -15,20 +16,23 @@ use crate::process::{cargo, run as run_command};
 /// Which benchmarks, and how to print them.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Only the benchmark of this name: issue_svid, decide, handshake, relay, ca.
+    /// Only the benchmark of this name: issue_svid, decide, handshake, relay, ca, agent.
     name: Option<String>,
     /// One JSON object a line in place of the table.
     #[arg(long)]
     json: bool,
     #[command(flatten)]
     ca: ca::Options,
+    #[command(flatten)]
+    agent: agent::Options,
 }
 
 /// The criterion benchmarks: each is a file and a group of its name.
 const BENCHES: &[&str] = &["issue_svid", "decide", "handshake", "relay"];
 
-/// The CA as a process; criterion has no part in it.
+/// The CA and the node agent as processes; criterion has no part in them.
 const CA: &str = "ca";
+const AGENT: &str = "agent";
 
 /// Where they are. Always built together, so that no two runs compile the same crates with other features.
 const PACKAGES: &[&str] = &["alcazar-ca", "alcazar-policy", "alcazar-mtls", "alcazar-proxy"];
@@ -37,15 +41,23 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let wanted: Vec<&str> = BENCHES
         .iter()
         .copied()
-        .chain([CA])
+        .chain([CA, AGENT])
         .filter(|bench| options.name.as_ref().is_none_or(|name| name == bench))
         .collect();
-    ensure!(!wanted.is_empty(), "there is no such benchmark; there are {}, {CA}", BENCHES.join(", "));
+    ensure!(!wanted.is_empty(), "there is no such benchmark; there are {}, {CA}, {AGENT}", BENCHES.join(", "));
     let mut figures = Vec::new();
     for bench in wanted {
         eprintln!("==> {bench}");
         if bench == CA {
             figures.extend(ca::figures(&options.ca)?);
+            continue;
+        }
+        if bench == AGENT {
+            if options.name.is_none() && !agent::is_root()? {
+                eprintln!("passed over: it connects as the users of workloads, which needs root");
+                continue;
+            }
+            figures.extend(agent::figures(&options.agent)?);
             continue;
         }
         let mut command = cargo(&["bench", "--quiet", "--bench", bench]);

@@ -28,7 +28,7 @@ async fn what_workloads_hold_serves_at_once_after_a_restart_without_the_ca() {
     let restored = agent.settled().await;
     assert_eq!(restored.registrations.len(), 2);
     let of = |status: &Status, id: &str| status.registrations.iter().find(|r| r.id == id).cloned();
-    let serial = |status: &Status| of(status, "shop.reviews").unwrap().certificate.unwrap().serial;
+    let serial = |status: &Status| of(status, "shop.reviews").unwrap().certificate.clone().unwrap().serial;
     assert_eq!(serial(&restored), serial(&before));
     assert!(agent.readiness.pending().is_empty(), "{:?}", agent.readiness.pending());
     let socket = world.directory.path().join("sockets/reviews.sock");

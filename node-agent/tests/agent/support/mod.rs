@@ -266,7 +266,7 @@ impl Running {
         &mut self,
         id: &str,
         so: impl Fn(&RegistrationStatus) -> bool,
-    ) -> RegistrationStatus {
+    ) -> Arc<RegistrationStatus> {
         let find = |status: &AgentStatus| status.registrations.iter().find(|r| r.id == id && so(r)).cloned();
         let status = self.until(|status| find(status).is_some()).await;
         find(&status).unwrap()

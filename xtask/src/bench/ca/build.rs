@@ -23,17 +23,23 @@ pub(super) struct Binaries {
     pub(super) spire: Option<PathBuf>,
 }
 
+/// Builds the programs of some packages; the folder that they are in.
+pub(in crate::bench) fn programs(packages: &[&str], dev: bool) -> anyhow::Result<PathBuf> {
+    let mut command = cargo(&["build", "--quiet", "--bins"]);
+    command.args(packages.iter().flat_map(|package| ["--package", package]));
+    if !dev {
+        command.arg("--release");
+    }
+    run_command(&mut command)?;
+    Ok(target_folder().join(if dev { "debug" } else { "release" }))
+}
+
 /// Starts a peer.
 type Start = fn(&Binaries) -> anyhow::Result<Server>;
 
 impl Binaries {
     pub(super) fn build(dev: bool, peers: bool) -> anyhow::Result<Self> {
-        let mut command = cargo(&["build", "--quiet", "--package", "alcazar-ca", "--package", "xtask-load", "--bins"]);
-        if !dev {
-            command.arg("--release");
-        }
-        run_command(&mut command)?;
-        let folder = target_folder().join(if dev { "debug" } else { "release" });
+        let folder = programs(&["alcazar-ca", "xtask-load"], dev)?;
         let (step_ca, spire) = match peers {
             true => (Some(built(&STEP_CA)?), Some(built(&SPIRE)?)),
             false => (None, None),

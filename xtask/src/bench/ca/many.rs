@@ -12,7 +12,7 @@ use crate::bench::figure::Unit;
 
 /// Issues so many in tenths, and looks at the memory after each; then ends the CA both ways and starts it again.
 pub(super) fn run(binaries: &Binaries, options: &Options, values: &mut Values) -> anyhow::Result<()> {
-    let mut server = Server::ours(binaries, Limits::None)?;
+    let mut server = Server::ours(&binaries.ours, Limits::None)?;
     note(values, "many/memory/0_at_start", Unit::Bytes, server.memory()?);
     let mut issued = 0.0;
     for name in TENTHS {

@@ -5,10 +5,10 @@
 //! processor time of the CA's process alone, so the client's share of the machine does not matter. The rounds of all CAs take
 //! turns, and a figure is the median of the rounds.
 
-mod build;
+pub(super) mod build;
 mod client;
 mod many;
-mod server;
+pub(super) mod server;
 
 use std::collections::BTreeMap;
 
@@ -73,10 +73,10 @@ pub(super) fn figures(options: &Options) -> anyhow::Result<Vec<Figure>> {
 
 fn round_of_ours(binaries: &Binaries, options: &Options, values: &mut Values) -> anyhow::Result<()> {
     // The default limits: nobody who keeps to them is refused.
-    let outcome = Server::ours(binaries, Limits::Default)?.load(binaries, &storm(options))?;
+    let outcome = Server::ours(&binaries.ours, Limits::Default)?.load(binaries, &storm(options))?;
     note_storm(values, &outcome);
 
-    let server = Server::ours(binaries, Limits::None)?;
+    let server = Server::ours(&binaries.ours, Limits::None)?;
     note(values, "memory/at_start", Unit::Bytes, server.memory()?);
     let mut issued = 0.0;
     for spec in specs(options.ca_count, options.ca_new) {

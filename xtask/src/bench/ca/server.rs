@@ -21,7 +21,7 @@ use crate::{
 };
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Limits {
+pub(in crate::bench) enum Limits {
     Default,
     None,
 }
@@ -34,7 +34,7 @@ pub(super) enum End {
 }
 
 /// A certificate authority that runs.
-pub(super) struct Server {
+pub(in crate::bench) struct Server {
     running: Running,
     folder: tempfile::TempDir,
     address: SocketAddr,
@@ -48,7 +48,7 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) fn ours(binaries: &Binaries, limits: Limits) -> anyhow::Result<Self> {
+    pub(in crate::bench) fn ours(program: &Path, limits: Limits) -> anyhow::Result<Self> {
         let limits = match limits {
             Limits::Default => "",
             Limits::None => "limits: {certificates: {perMinute: 0, burst: 0}, strangers: {perMinute: 0, burst: 0}}\n",
@@ -56,7 +56,7 @@ impl Server {
         let (folder, address) = place()?;
         let (config, data) = (folder.path().join("ca.yaml"), folder.path().join("ca"));
         fs::write(&config, format!("dataDir: {}\nlisten: {address}\n{limits}", data.display()))?;
-        let mut command = Command::new(&binaries.ours);
+        let mut command = Command::new(program);
         command.arg("--config").arg(&config);
         Self::start(command, folder, address, ("alcazar", data.join("admin.sock"), true))
     }
@@ -122,6 +122,26 @@ plugins {{
         }
         let size_at_start = folder_size(folder.path())?;
         Ok(Self { running, folder, address, kind, socket, has_batches, size_at_start })
+    }
+
+    /// Its process.
+    pub(in crate::bench) fn process(&self) -> &Running {
+        &self.running
+    }
+
+    /// Where nodes come to.
+    pub(in crate::bench) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where the operator comes to.
+    pub(in crate::bench) fn admin(&self) -> &Path {
+        &self.socket
+    }
+
+    /// What it has said.
+    pub(in crate::bench) fn log(&self) -> PathBuf {
+        self.folder.path().join(LOG)
     }
 
     pub(super) fn load(&self, binaries: &Binaries, spec: &Spec) -> anyhow::Result<Outcome> {
