@@ -19,6 +19,7 @@ use crate::callers::Doors;
 use crate::config::{Config, ConfigError};
 use crate::evidence::Sources;
 use crate::files::{Access, FilesConfig, Keeper};
+use crate::kubernetes;
 use crate::link::{Heard, Link};
 use crate::metrics;
 use crate::narrowing::NarrowingFile;
@@ -43,6 +44,7 @@ pub struct Agent {
     revocations: RevocationsFile,
     narrowing: Option<NarrowingFile>,
     sealed: Option<(Sealed, Writer)>,
+    pods: Option<(kubernetes::Pods, kubernetes::Keeper)>,
     sockets: SocketsDir,
     /// Those that all callers use.
     shared: Vec<Bound>,
@@ -70,6 +72,11 @@ impl Agent {
         let id = config.node_id()?;
         let sources = config.sources()?;
         let files = config.files()?;
+        let pods = config.kubernetes.as_ref().map(|kubernetes| {
+            let source = kubernetes.source(&config.node).map_err(ConfigError::Kubernetes)?;
+            Ok::<_, ConfigError>(kubernetes::Pods::new(kubernetes.cgroup_root.clone(), source, clock.clone()))
+        });
+        let pods = pods.transpose()?;
         let narrowing = config.narrow.as_deref().map(NarrowingFile::open).transpose().map_err(OpenError::Narrowing)?;
         let data_dir = config.data_dir;
         let failed = |source| OpenError::DataDir { path: data_dir.clone(), source };
@@ -115,6 +122,7 @@ impl Agent {
             revocations,
             narrowing,
             sealed,
+            pods,
             sockets,
             shared,
             files,
@@ -155,7 +163,11 @@ impl Agent {
         let clients = Clients::new();
         let session = watch::Sender::new(None);
         let tokens = Tokens::new(session.subscribe());
-        let doors = Doors::new(registry.subscribe(), self.clock.clone());
+        let (pods, keeper) = self.pods.unzip();
+        if let Some(keeper) = keeper {
+            parts.spawn("pods of this node", keeper.keep(readiness.part("pods of this node"), parts.clone()));
+        }
+        let doors = Doors::new(registry.subscribe(), self.clock.clone(), pods.clone());
         let offer = Offer { doors, clients: clients.clone(), tokens, clock: self.clock.clone() };
         for bound in self.shared {
             sockets::serve_shared(bound, &offer, &parts);
@@ -191,6 +203,9 @@ impl Agent {
 
         let numbers = Metrics::new();
         metrics::measure(&numbers, self.status.subscribe(), clients.clone(), self.clock.clone());
+        if let Some(pods) = &pods {
+            pods.measure(&numbers);
+        }
         let (status, served) = (self.status.subscribe(), clients.clone());
         let tell = move || StatusReport::new(&status.borrow(), &served.now(tokio::time::Instant::now()));
         if let Some(listener) = self.operator {

@@ -16,6 +16,7 @@ pub(crate) use follow::Follow;
 
 use crate::caller::{Caller, Needs};
 use crate::connection::PeerInfo;
+use crate::kubernetes::Pods;
 use crate::peer::{Lookout, Peer};
 use crate::registry::{NotAdmitted, Registry, Served};
 use crate::seats::{GivenUp, Holder, Limits, Seat, Seats, StreamSeat};
@@ -31,10 +32,10 @@ pub(crate) struct Doors {
 }
 
 impl Doors {
-    pub(crate) fn new(registry: watch::Receiver<Arc<Registry>>, clock: Clock) -> Self {
+    pub(crate) fn new(registry: watch::Receiver<Arc<Registry>>, clock: Clock, pods: Option<Pods>) -> Self {
         Self {
             registry,
-            lookout: Lookout::new(clock),
+            lookout: Lookout::new(clock, pods),
             brake: Arc::default(),
             seats: Seats::new(Limits::of_this_process()),
         }

@@ -27,7 +27,7 @@ impl Connected {
 const ALL: Needs = Needs { groups: true, unit: true, path: true, digest: true, pod: false };
 
 fn lookout() -> Lookout {
-    Lookout::new(alcazar_service::clock::system())
+    Lookout::new(alcazar_service::clock::system(), None)
 }
 
 #[tokio::test]

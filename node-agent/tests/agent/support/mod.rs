@@ -229,6 +229,7 @@ impl Home {
             sockets_dir: self.directory.path().join("sockets"),
             admin: None,
             files: Vec::new(),
+            kubernetes: None,
             narrow: None,
         };
         let agent = Agent::open(config, clock::system()).await.unwrap();
