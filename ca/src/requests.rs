@@ -18,7 +18,9 @@ use crate::{
     issue::{self, IssueError, Issued, Subject},
     ledger::Entry,
     profile::Profile,
-    records::{Attestation, Consumed, Leaf, Lineage, Registration, Stored, TokenRecord, TokenRefusal, family},
+    records::{
+        Attestation, Consumed, Leaf, Lineage, Registration, RegistrationId, Stored, TokenRecord, TokenRefusal, family,
+    },
     refusal::RequestError,
     revocation::Permit,
     serial::Serial,
@@ -28,6 +30,7 @@ use crate::{
 mod callers;
 mod forks;
 mod nodes;
+mod registered;
 mod returning;
 
 pub(crate) use self::{
@@ -138,14 +141,7 @@ impl Ca {
         registration: &str,
         csr: &[u8],
     ) -> Result<Reply, RequestError> {
-        let denied = || RequestError::NotRegistered {
-            node: node.id.clone(),
-            what: format!("the registration {registration:?}"),
-        };
-        // A text that cannot be a name is one that is not registered.
-        let id: crate::records::RegistrationId = registration.parse().map_err(|_reason| denied())?;
-        let found = self.0.records.registration(id.as_str()).await?;
-        let registration = found.filter(|found| *found.node() == node.id).ok_or_else(denied)?;
+        let registration = self.registration_of(node, registration).await?;
         let life = self.life(&registration)?;
         self.issue_workload(node, &registration, &Csr::from_der(csr)?, life).await
     }
@@ -232,7 +228,7 @@ impl Ca {
         }
         let (subject, permit) = (Subject { id, dns: &dns }, self.permits(id)?);
         let issued = self.sign(&hierarchy, profile, csr, subject, Some(ttl), permit).await?;
-        self.record(&issued, node.id.as_str(), Plug::NodeCertificate).await?;
+        self.record_for(&issued, node.id.as_str(), Plug::NodeCertificate, Some(registration.id())).await?;
         Ok(reply(hierarchy, issued.id.clone(), Leaf::from(&issued)))
     }
 
@@ -301,10 +297,22 @@ impl Ca {
 
     /// On record first, then in the log; the reply comes after.
     async fn record(&self, issued: &Issued, caller: &str, plug: Plug) -> Result<(), RequestError> {
+        self.record_for(issued, caller, plug, None).await
+    }
+
+    /// The same, with the registration by which it was issued.
+    async fn record_for(
+        &self,
+        issued: &Issued,
+        caller: &str,
+        plug: Plug,
+        registration: Option<&RegistrationId>,
+    ) -> Result<(), RequestError> {
+        let registration = registration.map(RegistrationId::as_str);
         self.0.ledger.record(&Entry::Certificate { issued, caller }).await?;
         self.0.metrics.issued.inc();
         let not_after = alcazar_identity::rfc3339(issued.validity.not_after());
-        tracing::info!(target: "alcazar::issued", spiffe_id = %issued.id, serial = %issued.serial, not_after, caller, %plug, clamped = issued.clamped, "issued a certificate");
+        tracing::info!(target: "alcazar::issued", spiffe_id = %issued.id, serial = %issued.serial, not_after, caller, %plug, registration, clamped = issued.clamped, "issued a certificate");
         if issued.clamped {
             tracing::warn!(spiffe_id = %issued.id, serial = %issued.serial, not_after, "a certificate lives shorter than was asked, because the intermediate ends then");
         }

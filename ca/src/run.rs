@@ -98,7 +98,7 @@ impl Ca {
             let (part, end) = (readiness.part("callers"), shutdown.clone());
             shutdown.spawn("roots of callers", self.clone().follow_roots_of_callers(part, end));
         }
-        shutdown.spawn("pods of the cluster", self.clone().follow_pods(shutdown.clone()));
+        shutdown.spawn("pods of the cluster", self.clone().follow_pods(readiness.clone(), shutdown.clone()));
         // Certificates are issued without them, and they are tried again.
         if let Err(error) = self.look_after_jwt_svids().await {
             tracing::error!(reason = %process::chain(&error), "no JWT-SVIDs for now: their keys cannot be used");
@@ -222,9 +222,9 @@ impl Ca {
     }
 
     /// Follows the pods of the cluster until the end, where the rights of callers depend on them.
-    async fn follow_pods(self, shutdown: Shutdown) {
+    async fn follow_pods(self, readiness: Readiness, shutdown: Shutdown) {
         if let Some(pods) = self.0.callers.kubernetes().and_then(|plug| plug.pods()) {
-            pods.run(shutdown).await;
+            pods.run(readiness.part("pods of the cluster"), shutdown).await;
         }
     }
 

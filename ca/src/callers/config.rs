@@ -39,8 +39,25 @@ pub struct KubernetesCallers {
     pub trusted_node_accounts: Vec<String>,
     /// Accounts of node agents: their tokens attest the node that their pod is on. Default: none.
     pub node_agents: Vec<String>,
+    /// Whether nodes are told of the accounts that have pods on them, as of registrations. Default: where `nodeAgents` names
+    /// somebody.
+    pub pods: Option<bool>,
+    /// Whose pods give a node nothing: namespaces, and accounts (`<namespace>/<name>`). Default: nobody's.
+    pub pods_except: Vec<String>,
     /// Names by which clients of Istio's CSR API may call this cluster, beside its own. Default: `Kubernetes`.
     pub cluster_ids: Vec<String>,
+}
+
+impl KubernetesCallers {
+    /// Whether nodes are told of the pods on them.
+    pub(super) fn tells_of_pods(&self) -> bool {
+        self.pods.unwrap_or(!self.node_agents.is_empty())
+    }
+
+    /// Whether somebody's rights depend on who runs where.
+    pub(super) fn needs_pods(&self) -> bool {
+        self.tells_of_pods() || !self.trusted_node_accounts.is_empty() || !self.node_agents.is_empty()
+    }
 }
 
 /// Who vouches for a service account's token.
@@ -93,6 +110,8 @@ impl Default for KubernetesCallers {
             cache_for: Duration::from_secs(60),
             trusted_node_accounts: Vec::new(),
             node_agents: Vec::new(),
+            pods: None,
+            pods_except: Vec::new(),
             cluster_ids: vec!["Kubernetes".into()],
         }
     }

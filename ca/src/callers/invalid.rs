@@ -2,6 +2,7 @@
 
 use std::{io, path::PathBuf};
 
+use alcazar_identity::ParseSelectorError;
 use alcazar_mtls::{MachineRootsError, web::RootsError};
 use thiserror::Error;
 
@@ -14,6 +15,9 @@ pub enum CallersError {
     /// Not the name of an account.
     #[error("callers.kubernetes")]
     Account(#[from] ParseServiceAccountError),
+    /// Neither a namespace nor an account.
+    #[error("callers.kubernetes.podsExcept: write namespaces, and accounts as <namespace>/<name>")]
+    Except(#[source] ParseSelectorError),
     /// Too long.
     #[error("callers.kubernetes.cacheFor: at most 10m, since who was removed from the cluster is believed for so long")]
     CacheFor,

@@ -6,6 +6,7 @@ use alcazar_identity::{SpiffeId, TrustDomain};
 use alcazar_jwt::{Expectations, Issuer, Token};
 use alcazar_service::{Metrics, clock::Clock};
 use kube::Client;
+use tokio::sync::watch;
 
 use super::{
     CallersError,
@@ -14,8 +15,10 @@ use super::{
     error::CallerError,
     keys::{ClusterKeys, FetchKeys, IssuerKeys, KeysFile},
     pod_watch::PodWatch,
+    pods::Accounts,
     review::Reviews,
     rights,
+    scheduled::Except,
 };
 use crate::admission::Stranger;
 
@@ -27,6 +30,9 @@ pub(crate) struct KubernetesPlug {
     trusted: BTreeSet<ServiceAccount>,
     agents: BTreeSet<ServiceAccount>,
     pods: Option<PodWatch>,
+    /// Whether nodes are told of the pods on them.
+    tells_of_pods: bool,
+    except: Except,
     cluster_ids: Vec<String>,
     clock: Clock,
 }
@@ -74,20 +80,19 @@ impl KubernetesPlug {
                 Vouching::Keys { keys: IssuerKeys::new(source, clock.clone()), issuer, audiences }
             }
         };
-        let pods = match trusted.is_empty() && agents.is_empty() {
-            true => None,
-            false => Some(PodWatch::new(api()?)),
+        let pods = match config.needs_pods() {
+            true => Some(PodWatch::new(api()?)),
+            false => None,
         };
+        let (tells_of_pods, except) = (config.tells_of_pods(), Except::parse(&config.pods_except)?);
         let (issuer, cluster_ids) = (config.issuer.clone(), config.cluster_ids.clone());
-        Ok(Self { issuer, vouching, trusted, agents, pods, cluster_ids, clock: clock.clone() })
+        let clock = clock.clone();
+        Ok(Self { issuer, vouching, trusted, agents, pods, tells_of_pods, except, cluster_ids, clock })
     }
 
     /// Whether the configuration needs the API of the cluster.
     pub(super) fn needs_client(config: &KubernetesCallers) -> bool {
-        config.verify == VerifyTokens::TokenReview
-            || config.jwks.is_none()
-            || !config.trusted_node_accounts.is_empty()
-            || !config.node_agents.is_empty()
+        config.verify == VerifyTokens::TokenReview || config.jwks.is_none() || config.needs_pods()
     }
 
     /// What was said of this very token a moment ago.
@@ -132,6 +137,9 @@ impl KubernetesPlug {
         if !self.trusted.contains(&caller.account) {
             return Err(CallerError::Rights(rights::RightsError::NotTrusted(caller.account.clone())));
         }
+        if self.except.has(&wanted) {
+            return Err(CallerError::Rights(rights::RightsError::Excepted(wanted)));
+        }
         let pods = self.pods.as_ref().ok_or(CallerError::NoPods)?;
         pods.read(|pods| rights::act_for(pods, &self.trusted, caller, &wanted))
             .ok_or(CallerError::NoPods)?
@@ -152,7 +160,35 @@ impl KubernetesPlug {
     /// Whether a pod of this identity is scheduled on the node of this name. Nobody is while the pods are not known.
     pub(crate) fn is_scheduled(&self, node: &str, id: &SpiffeId) -> bool {
         let Some((pods, account)) = self.pods.as_ref().zip(ServiceAccount::of(id)) else { return false };
-        pods.read(|pods| rights::runs_on(pods, node, &account)).unwrap_or(false)
+        !self.except.has(&account) && pods.read(|pods| rights::runs_on(pods, node, &account)).unwrap_or(false)
+    }
+
+    /// When it changes who is told of to some node (`None` inside: not all pods are known yet); `None` where no node is told.
+    pub(crate) fn pod_changes(&self) -> Option<watch::Receiver<Option<u64>>> {
+        self.told_pods().map(PodWatch::changes)
+    }
+
+    /// The accounts that have a pod on the node, to tell it; nobody where it is told nothing.
+    ///
+    /// # Errors
+    /// While the pods are not known.
+    pub(crate) fn accounts_on(&self, node: &str) -> Result<Accounts, CallerError> {
+        let Some(pods) = self.told_pods() else { return Ok(Accounts::default()) };
+        pods.read(|pods| pods.accounts_on(node)).ok_or(CallerError::NoPods)
+    }
+
+    /// The nodes that have pods, to tell them; `None` where no node is told, or the pods are not known.
+    pub(crate) fn nodes_with_pods(&self) -> Option<Vec<String>> {
+        self.told_pods()?.read(|pods| pods.nodes().map(str::to_owned).collect())
+    }
+
+    /// Whether the pods of this account give a node nothing.
+    pub(crate) fn is_excepted(&self, account: &ServiceAccount) -> bool {
+        self.except.has(account)
+    }
+
+    fn told_pods(&self) -> Option<&PodWatch> {
+        self.pods.as_ref().filter(|_| self.tells_of_pods)
     }
 
     /// Every pod of the cluster, where somebody's rights depend on them.

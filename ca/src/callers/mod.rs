@@ -34,6 +34,7 @@ mod review;
 mod rights;
 mod roots;
 mod rules;
+mod scheduled;
 
 use std::{
     borrow::Cow,
@@ -53,10 +54,7 @@ use alcazar_service::{
 use http::HeaderMap;
 use thiserror::Error;
 
-use self::{
-    account::AccountToken, challenge::Challenges, kubernetes::KubernetesPlug, machines::MachinePlug, oidc::OidcPlug,
-    roots::Reread,
-};
+use self::{account::AccountToken, challenge::Challenges, machines::MachinePlug, oidc::OidcPlug, roots::Reread};
 pub use self::{
     account::ParseServiceAccountError,
     config::{CallersConfig, KubernetesCallers, MachineCallers, OidcCallers, VerifyTokens},
@@ -65,8 +63,13 @@ pub use self::{
 };
 pub(crate) use self::{
     error::CallerError,
+    kubernetes::KubernetesPlug,
     machines::MachineEvidence,
+    pods::Accounts,
     returning::{LineageEvidence, ReturnRefusal},
+    scheduled::{
+        account_of, in_place_of, registration as registration_of_pods, registrations as registrations_of_pods,
+    },
 };
 use crate::{
     admission::{Admission, Overloaded, Stranger},

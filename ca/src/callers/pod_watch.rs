@@ -1,11 +1,8 @@
 //! The pods of the cluster, kept up to date by a watch.
 
-use std::sync::{
-    PoisonError, RwLock,
-    atomic::{AtomicBool, Ordering},
-};
+use std::sync::{PoisonError, RwLock};
 
-use alcazar_service::{Shutdown, process};
+use alcazar_service::{Part, Shutdown, process};
 use futures::{StreamExt, pin_mut};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
@@ -15,6 +12,7 @@ use kube::{
         watcher::{self, Event, watcher},
     },
 };
+use tokio::sync::watch;
 
 use super::pods::{Pods, read};
 
@@ -22,21 +20,29 @@ use super::pods::{Pods, read};
 pub(crate) struct PodWatch {
     client: Client,
     pods: RwLock<Pods>,
-    known: AtomicBool,
+    /// Rises when somebody comes to a node as the first of an account, or goes as the last; `None` until all pods are known.
+    changes: watch::Sender<Option<u64>>,
 }
 
 impl PodWatch {
     pub(super) fn new(client: Client) -> Self {
-        Self { client, pods: RwLock::default(), known: AtomicBool::new(false) }
+        Self { client, pods: RwLock::default(), changes: watch::Sender::new(None) }
     }
 
     /// What is asked of the pods; `None` until they are known. When the API server goes away they are as they were.
     pub(super) fn read<T>(&self, ask: impl FnOnce(&Pods) -> T) -> Option<T> {
-        self.known.load(Ordering::Acquire).then(|| ask(&self.pods.read().unwrap_or_else(PoisonError::into_inner)))
+        let known = self.changes.borrow().is_some();
+        known.then(|| ask(&self.pods.read().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    /// When it changes of whom a pod is on some node; `None` until all pods are known.
+    pub(super) fn changes(&self) -> watch::Receiver<Option<u64>> {
+        self.changes.subscribe()
     }
 
     /// Follows the pods until the shutdown.
-    pub(crate) async fn run(&self, shutdown: Shutdown) {
+    pub(crate) async fn run(&self, part: Part, shutdown: Shutdown) {
+        part.degraded("the pods of the cluster are not known yet; whoever depends on them waits");
         let events = watcher(Api::<Pod>::all(self.client.clone()), watcher::Config::default()).default_backoff();
         pin_mut!(events);
         let mut listed = Pods::default();
@@ -49,6 +55,9 @@ impl PodWatch {
             match event {
                 Some(Ok(event)) => {
                     self.apply(event, &mut listed);
+                    if self.changes.borrow().is_some() {
+                        part.ready();
+                    }
                     quiet = true;
                 }
                 // Once per outage; the watch tries again by itself, less and less often.
@@ -64,26 +73,26 @@ impl PodWatch {
 
     fn apply(&self, event: Event<Pod>, listed: &mut Pods) {
         let mut pods = self.pods.write().unwrap_or_else(PoisonError::into_inner);
-        let put = |pods: &mut Pods, object: &Pod| {
-            if let Some((name, pod)) = read(object) {
-                pods.put(name, pod);
-            }
-        };
+        let put = |pods: &mut Pods, object: &Pod| read(object).is_some_and(|(name, pod)| pods.put(name, pod));
+        let (mut all, mut changed) = (false, false);
         match event {
             Event::Init => *listed = Pods::default(),
-            Event::InitApply(object) => put(listed, &object),
+            Event::InitApply(object) => drop(put(listed, &object)),
             Event::InitDone => {
                 *pods = std::mem::take(listed);
                 tracing::info!(pods = pods.len(), "the pods of the cluster are known");
-                drop(pods);
-                self.known.store(true, Ordering::Release);
+                all = true;
             }
-            Event::Apply(object) => put(&mut pods, &object),
-            Event::Delete(object) => {
-                if let Some((name, _)) = read(&object) {
-                    pods.remove(&name);
-                }
-            }
+            Event::Apply(object) => changed = put(&mut pods, &object),
+            Event::Delete(object) => changed = read(&object).is_some_and(|(name, _)| pods.remove(&name)),
         }
+        drop(pods);
+        self.changes.send_if_modified(|changes| {
+            let told = all || changed && changes.is_some();
+            if told {
+                *changes = Some(changes.unwrap_or_default().wrapping_add(1));
+            }
+            told
+        });
     }
 }

@@ -1,6 +1,9 @@
 //! What the CA knows of the cluster's pods: who runs where.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use k8s_openapi::api::core::v1 as kubernetes;
 
@@ -10,14 +13,26 @@ use super::account::ServiceAccount;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Pods {
     by_name: HashMap<PodName, Pod>,
-    by_node: HashMap<String, BTreeSet<PodName>>,
+    by_node: HashMap<String, OnNode>,
 }
+
+/// What is bound to a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct OnNode {
+    names: BTreeSet<PodName>,
+    /// Those of whom a pod is not finished.
+    accounts: Accounts,
+}
+
+/// Accounts that have a pod somewhere.
+pub(crate) type Accounts = Arc<BTreeSet<ServiceAccount>>;
 
 /// What matters of a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Pod {
     pub(crate) uid: String,
-    pub(crate) account: ServiceAccount,
+    /// As whom it runs. Mirror pods, which a node makes of its own files for whatever namespace it likes, have none.
+    pub(crate) account: Option<ServiceAccount>,
     /// The node that it is bound to; none before it is scheduled.
     pub(crate) node: Option<String>,
     /// Succeeded or failed: nothing of it runs any more. A pending pod counts as running, since its init containers do.
@@ -28,25 +43,46 @@ pub(crate) struct Pod {
 pub(crate) type PodName = (String, String);
 
 impl Pods {
-    /// Puts in a pod, or what became of it.
-    pub(crate) fn put(&mut self, name: PodName, pod: Pod) {
-        self.remove(&name);
-        if let Some(node) = &pod.node {
-            self.by_node.entry(node.clone()).or_default().insert(name.clone());
+    /// Puts in a pod, or what became of it; whether that changes who is on some node.
+    pub(crate) fn put(&mut self, name: PodName, pod: Pod) -> bool {
+        if self.by_name.get(&name) == Some(&pod) {
+            return false;
         }
-        self.by_name.insert(name, pod);
+        let node = pod.node.clone();
+        let old = self.by_name.insert(name.clone(), pod).and_then(|old| old.node);
+        let left = old.filter(|old| Some(old) != node.as_ref()).is_some_and(|old| self.leave(&old, &name));
+        let came = node.is_some_and(|node| {
+            self.by_node.entry(node.clone()).or_default().names.insert(name);
+            self.count(&node)
+        });
+        left || came
     }
 
-    /// Takes out a pod that is gone.
-    pub(crate) fn remove(&mut self, name: &PodName) {
-        let Some(old) = self.by_name.remove(name) else { return };
-        let Some(node) = old.node else { return };
-        if let Some(names) = self.by_node.get_mut(&node) {
-            names.remove(name);
-            if names.is_empty() {
-                self.by_node.remove(&node);
-            }
+    /// Takes out a pod that is gone; whether that changes who is on its node.
+    pub(crate) fn remove(&mut self, name: &PodName) -> bool {
+        let node = self.by_name.remove(name).and_then(|old| old.node);
+        node.is_some_and(|node| self.leave(&node, name))
+    }
+
+    fn leave(&mut self, node: &str, name: &PodName) -> bool {
+        if let Some(on) = self.by_node.get_mut(node) {
+            on.names.remove(name);
         }
+        self.count(node)
+    }
+
+    /// Counts who is on a node; whether that is no longer who was.
+    fn count(&mut self, node: &str) -> bool {
+        let accounts: BTreeSet<_> =
+            self.on(node).filter(|pod| !pod.finished).filter_map(|pod| pod.account.clone()).collect();
+        let Some(on) = self.by_node.get_mut(node) else { return false };
+        let changed = *on.accounts != accounts;
+        if on.names.is_empty() {
+            self.by_node.remove(node);
+        } else if changed {
+            on.accounts = Arc::new(accounts);
+        }
+        changed
     }
 
     /// The pod of this name in this namespace.
@@ -54,9 +90,18 @@ impl Pods {
         self.by_name.get(&(namespace.to_owned(), name.to_owned()))
     }
 
-    /// The pods that are bound to this node.
-    pub(crate) fn on(&self, node: &str) -> impl Iterator<Item = &Pod> {
-        self.by_node.get(node).into_iter().flatten().filter_map(|name| self.by_name.get(name))
+    /// The accounts of which something is on this node: bound to it and not finished.
+    pub(crate) fn accounts_on(&self, node: &str) -> Accounts {
+        self.by_node.get(node).map(|on| on.accounts.clone()).unwrap_or_default()
+    }
+
+    /// The nodes that pods are bound to.
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = &str> {
+        self.by_node.keys().map(String::as_str)
+    }
+
+    fn on(&self, node: &str) -> impl Iterator<Item = &Pod> {
+        self.by_node.get(node).into_iter().flat_map(|on| &on.names).filter_map(|name| self.by_name.get(name))
     }
 
     /// How many there are.
@@ -70,8 +115,9 @@ pub(crate) fn read(object: &kubernetes::Pod) -> Option<(PodName, Pod)> {
     let metadata = &object.metadata;
     let (namespace, name) = (metadata.namespace.clone()?, metadata.name.clone()?);
     let spec = object.spec.as_ref();
+    // The API server writes one into every pod but a mirror pod. Were that `default`, a node could be it in any namespace.
     let account = spec.and_then(|spec| spec.service_account_name.clone()).filter(|name| !name.is_empty());
-    let account = ServiceAccount { namespace: namespace.clone(), name: account.unwrap_or_else(|| "default".into()) };
+    let account = account.map(|name| ServiceAccount { namespace: namespace.clone(), name });
     let phase = object.status.as_ref().and_then(|status| status.phase.as_deref());
     let pod = Pod {
         uid: metadata.uid.clone()?,
@@ -89,40 +135,43 @@ mod tests {
 
     use super::*;
 
-    fn pod(node: Option<u8>, uid: u8) -> Pod {
-        Pod {
-            uid: uid.to_string(),
-            account: "shop/web".parse().unwrap(),
-            node: node.map(|node| format!("node-{node}")),
-            finished: false,
-        }
+    fn pod(account: u8, node: Option<u8>, uid: u8, finished: bool) -> Pod {
+        let account = (account > 0).then(|| format!("shop/a{account}").parse().unwrap());
+        Pod { uid: uid.to_string(), account, node: node.map(|node| format!("node-{node}")), finished }
     }
 
     proptest! {
-        /// Whatever happens to pods, the index by node says what their names say.
+        /// Whatever happens to pods, what is kept by node is what they say by name, and a change of it is told as one.
         #[test]
-        fn the_index_by_node_is_that_of_the_pods(
-            events in proptest::collection::vec((0_u8..6, any::<bool>(), proptest::option::of(0_u8..3), any::<u8>()), 0..60)
+        fn what_is_kept_by_node_is_that_of_the_pods(
+            events in proptest::collection::vec(
+                (0_u8..6, any::<bool>(), proptest::option::of(0_u8..3), 0_u8..4, any::<u8>(), any::<bool>()), 0..60)
         ) {
             let (mut pods, mut plain) = (Pods::default(), HashMap::new());
-            for (name, gone, node, uid) in events {
+            let nodes = ["node-0", "node-1", "node-2", "node-3"];
+            for (name, gone, node, account, uid, finished) in events {
                 let name = ("shop".to_owned(), format!("web-{name}"));
-                if gone {
-                    pods.remove(&name);
+                let before = nodes.map(|node| pods.accounts_on(node));
+                let told = if gone {
                     plain.remove(&name);
+                    pods.remove(&name)
                 } else {
-                    pods.put(name.clone(), pod(node, uid));
-                    plain.insert(name, pod(node, uid));
-                }
+                    plain.insert(name.clone(), pod(account, node, uid, finished));
+                    pods.put(name, pod(account, node, uid, finished))
+                };
+                prop_assert_eq!(told, before != nodes.map(|node| pods.accounts_on(node)));
             }
             prop_assert_eq!(pods.len(), plain.len());
-            for node in ["node-0", "node-1", "node-2", "node-3"] {
+            let here = |node: &str| plain.values().filter(|pod| pod.node.as_deref() == Some(node)).cloned().collect::<Vec<_>>();
+            for node in nodes {
                 let mut found: Vec<_> = pods.on(node).map(|pod| pod.uid.clone()).collect();
-                let mut expected: Vec<_> =
-                    plain.values().filter(|pod| pod.node.as_deref() == Some(node)).map(|pod| pod.uid.clone()).collect();
+                let mut expected: Vec<_> = here(node).into_iter().map(|pod| pod.uid).collect();
                 found.sort();
                 expected.sort();
                 prop_assert_eq!(found, expected);
+                let accounts = here(node).into_iter().filter(|pod| !pod.finished).filter_map(|pod| pod.account);
+                prop_assert_eq!(&*pods.accounts_on(node), &accounts.collect::<BTreeSet<_>>());
+                prop_assert_eq!(pods.nodes().any(|known| known == node), !here(node).is_empty());
             }
         }
     }
@@ -132,19 +181,20 @@ mod tests {
         let read_json = |object: serde_json::Value| read(&serde_json::from_value(object).unwrap());
         let metadata = json!({"namespace": "shop", "name": "web-1", "uid": "u"});
         let name = ("shop".to_owned(), "web-1".to_owned());
-        let (found, pod) = read_json(json!({
-            "metadata": metadata, "spec": {"containers": [], "serviceAccountName": "web", "nodeName": "a"},
-            "status": {"phase": "Succeeded"},
-        }))
-        .unwrap();
-        assert_eq!(
-            (found, pod.account.to_string(), pod.node, pod.finished),
-            (name, "shop/web".into(), Some("a".into()), true)
-        );
+        let spec = json!({"containers": [], "serviceAccountName": "web", "nodeName": "a"});
+        let object = json!({"metadata": metadata, "spec": spec, "status": {"phase": "Succeeded"}});
+        let (found, pod) = read_json(object).unwrap();
+        let account = |pod: &Pod| pod.account.as_ref().map(ToString::to_string);
+        assert_eq!((found, account(&pod)), (name, Some("shop/web".into())));
+        assert_eq!((pod.node, pod.finished), (Some("a".into()), true));
         for (phase, finished) in [("Pending", false), ("Running", false), ("Failed", true), ("Unknown", false)] {
             let (_, pod) = read_json(json!({"metadata": metadata, "status": {"phase": phase}})).unwrap();
-            assert_eq!((pod.account.to_string(), pod.node, pod.finished), ("shop/default".into(), None, finished));
+            assert_eq!((pod.node, pod.finished), (None, finished));
         }
+        // As the API has a static pod of the node's own.
+        let spec = json!({"containers": [], "nodeName": "a"});
+        let (_, pod) = read_json(json!({"metadata": metadata, "spec": spec})).unwrap();
+        assert_eq!((pod.account, pod.node), (None, Some("a".into())));
         assert_eq!(read_json(json!({"metadata": {"name": "web-1"}})), None);
     }
 }

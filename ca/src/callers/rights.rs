@@ -41,7 +41,7 @@ pub(crate) fn node_of<'a>(pods: &'a Pods, caller: &AccountToken) -> Result<&'a s
     let pod = pods.get(&caller.account.namespace, &bound.name).ok_or_else(unknown)?;
     // A pod of the same name that came later is another.
     let Pod { uid, account: runs_as, node: Some(node), finished: false } = pod else { return Err(unknown()) };
-    if *uid != bound.uid || *runs_as != caller.account {
+    if *uid != bound.uid || runs_as.as_ref() != Some(&caller.account) {
         return Err(unknown());
     }
     match &caller.node {
@@ -54,7 +54,7 @@ pub(crate) fn node_of<'a>(pods: &'a Pods, caller: &AccountToken) -> Result<&'a s
 
 /// Whether something of this account is on the node: bound to it and not finished.
 pub(crate) fn runs_on(pods: &Pods, node: &str, account: &ServiceAccount) -> bool {
-    pods.on(node).any(|pod| pod.account == *account && !pod.finished)
+    pods.accounts_on(node).contains(account)
 }
 
 /// Why a caller may not ask for another.
@@ -70,6 +70,8 @@ pub(crate) enum RightsError {
     UnknownPod { account: ServiceAccount, pod: String },
     #[error("the token of the pod {pod:?} is from the node {said:?}, but the pod is on {node:?}")]
     OtherNode { pod: String, said: String, node: String },
+    #[error("the pods of the account {0} give nobody a certificate (callers.kubernetes.podsExcept)")]
+    Excepted(ServiceAccount),
     #[error("no pod of the account {wanted} is on the node {node:?}, or all are finished")]
     NotOnNode { wanted: ServiceAccount, node: String },
 }
@@ -87,7 +89,8 @@ mod tests {
 
     fn put(pods: &mut Pods, name: &str, uid: &str, runs_as: &str, node: Option<&str>, finished: bool) {
         let account = account(runs_as);
-        let pod = Pod { uid: uid.into(), account: account.clone(), node: node.map(str::to_owned), finished };
+        let node = node.map(str::to_owned);
+        let pod = Pod { uid: uid.into(), account: Some(account.clone()), node, finished };
         pods.put((account.namespace, name.into()), pod);
     }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use alcazar_api::ca::v1::{self, administration_server::Administration};
+use alcazar_identity::SpiffeId;
 use tonic::{Request, Response, Status};
 
 use super::{epoch, registration_message, registration_of, traced::about};
@@ -60,11 +61,26 @@ impl Administration for AdministrationService {
 
     async fn list_registrations(
         &self,
-        _: Request<v1::ListRegistrationsRequest>,
-    ) -> Result<Response<v1::Registrations>, Status> {
-        let registrations = self.ca.registrations().await.map_err(status)?;
-        let registrations = registrations.iter().map(registration_message).collect();
-        Ok(Response::new(v1::Registrations { registrations }))
+        request: Request<v1::ListRegistrationsRequest>,
+    ) -> Result<Response<v1::ListRegistrationsResponse>, Status> {
+        let v1::ListRegistrationsRequest { pods, node_id } = request.into_inner();
+        let node: Option<SpiffeId> = (!node_id.is_empty()).then(|| node_id.parse()).transpose().map_err(invalid)?;
+        let recorded = self.ca.registrations().await.map_err(status)?;
+        let of_it = recorded.iter().filter(|one| node.as_ref().is_none_or(|node| one.node() == node));
+        let mut registrations: Vec<_> = of_it.map(registration_message).collect();
+        let of_pods = self.ca.registrations_of_all_pods(node.as_ref());
+        if pods {
+            let all = of_pods.as_deref().unwrap_or_default();
+            if registrations.len() + all.len() > MOST_LISTED {
+                let number = registrations.len() + all.len();
+                return Err(Status::resource_exhausted(format!(
+                    "{number} registrations are more than {MOST_LISTED}; ask for those of one node"
+                )));
+            }
+            registrations.extend(all.iter().map(|registration| registration_message(registration)));
+        }
+        let of_pods = of_pods.map(|of_pods| of_pods.len() as u64);
+        Ok(Response::new(v1::ListRegistrationsResponse { registrations, of_pods }))
     }
 
     async fn get_hierarchy(&self, _: Request<v1::GetHierarchyRequest>) -> Result<Response<v1::Hierarchy>, Status> {
@@ -86,6 +102,9 @@ fn authority(info: &AuthorityInfo) -> v1::Authority {
         not_after: epoch(info.validity.not_after()),
     }
 }
+
+/// What is listed with the pods of a large cluster has to have room in one message.
+const MOST_LISTED: usize = 50_000;
 
 /// The operator is told the whole reason.
 fn invalid(error: impl std::error::Error + 'static) -> Status {

@@ -1,37 +1,80 @@
 //! The registrations of one node, pushed as they change: from memory, so that ten thousand nodes that come back at once read
 //! the store no more than one does.
 
-use std::sync::Arc;
+use std::time::Duration;
 
 use alcazar_api::ca::v1;
 use alcazar_identity::SpiffeId;
-use tokio::sync::mpsc;
+use tokio::{
+    sync::{mpsc, watch},
+    time::sleep,
+};
 use tonic::Status;
 
 use super::registration_message;
-use crate::{ca::Ca, records::Registration};
+use crate::{
+    ca::Ca,
+    callers::{Accounts, KubernetesPlug},
+};
+
+/// Rises with each change; `None` until all is known.
+type Changes = watch::Receiver<Option<u64>>;
 
 /// Sends the node's registrations: the whole set first, as soon as all are known, and again after each change.
 pub(super) async fn push(ca: &Ca, node: &SpiffeId, sender: &mpsc::Sender<Result<v1::Registrations, Status>>) {
-    let records = &ca.0.records;
-    let mut changes = records.registration_changes();
-    // A part of them would take from the node what it has.
-    if changes.wait_for(Option::is_some).await.is_err() {
+    let mut recorded = ca.0.records.registration_changes();
+    let mut pods = ca.0.callers.kubernetes().and_then(KubernetesPlug::pod_changes);
+    // A part of them would take from the node what it has: those of its pods too.
+    if recorded.wait_for(Option::is_some).await.is_err() || !are_known(pods.as_mut()).await {
         return;
     }
-    let mut sent: Option<Vec<Arc<Registration>>> = None;
+    let (mut looked_at, mut sent) = (None, None);
     loop {
-        changes.mark_unchanged();
-        let known = records.known_registrations(node);
-        if sent.as_ref() != Some(&known) {
-            let registrations = known.iter().map(|registration| registration_message(registration)).collect();
-            if sender.send(Ok(v1::Registrations { registrations })).await.is_err() {
-                return;
-            }
-            sent = Some(known);
+        recorded.mark_unchanged();
+        if let Some(pods) = &mut pods {
+            pods.mark_unchanged();
         }
-        if changes.changed().await.is_err() {
+        // Most changes of pods are on other nodes.
+        let now: (Option<u64>, Accounts) = (*recorded.borrow(), ca.accounts_on(node).unwrap_or_default());
+        if looked_at.as_ref() != Some(&now) {
+            let known = ca.registrations_of(node, &now.1);
+            looked_at = Some(now);
+            if sent.as_ref() != Some(&known) {
+                let registrations = known.iter().map(|registration| registration_message(registration)).collect();
+                if sender.send(Ok(v1::Registrations { registrations })).await.is_err() {
+                    return;
+                }
+                sent = Some(known);
+            }
+        }
+        let goes_on = tokio::select! {
+            changed = recorded.changed() => changed.is_ok(),
+            goes_on = have_changed(pods.as_mut()) => goes_on,
+        };
+        if !goes_on {
             return;
         }
     }
 }
+
+async fn are_known(pods: Option<&mut Changes>) -> bool {
+    match pods {
+        Some(pods) => pods.wait_for(Option::is_some).await.is_ok(),
+        None => true,
+    }
+}
+
+/// The pods of the cluster have changed, and those that come or go together have done so.
+async fn have_changed(pods: Option<&mut Changes>) -> bool {
+    match pods {
+        Some(pods) => {
+            let changed = pods.changed().await;
+            sleep(TOGETHER).await;
+            changed.is_ok()
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// So long pods of one deployment are waited for, which a scheduler places one by one. A pod takes longer to start.
+const TOGETHER: Duration = Duration::from_millis(100);

@@ -59,14 +59,7 @@ impl Ca {
         audience: &[String],
         ttl: Option<Duration>,
     ) -> Result<IssuedJwt, RequestError> {
-        let denied = || RequestError::NotRegistered {
-            node: node.id.clone(),
-            what: format!("the registration {registration:?}"),
-        };
-        // A text that cannot be a name is one that is not registered.
-        let id: RegistrationId = registration.parse().map_err(|_reason| denied())?;
-        let found = self.0.records.registration(id.as_str()).await?;
-        let registration = found.filter(|found| *found.node() == node.id).ok_or_else(denied)?;
+        let registration = self.registration_of(node, registration).await?;
         self.permits(registration.spiffe_id())?;
         check_audience(audience).map_err(|error| RequestError::Field(Box::new(error)))?;
         let (config, profile) = (&self.0.config.jwt, self.profile(&registration)?);
@@ -75,18 +68,23 @@ impl Ca {
         let ttl = ttl.unwrap_or(config.ttl).min(longest);
         self.note_token(ttl).await?;
         let issued = self.sign_jwt(registration.spiffe_id(), audience, ttl).await?;
-        self.record_jwt(&issued.facts, node.id.as_str()).await?;
+        self.record_jwt(&issued.facts, node.id.as_str(), registration.id()).await?;
         // Revoked while it was made: nobody gets it.
         self.permits(registration.spiffe_id())?;
         Ok(issued)
     }
 
     /// On record first, then in the log; the reply comes after.
-    async fn record_jwt(&self, facts: &JwtFacts, caller: &str) -> Result<(), RequestError> {
+    async fn record_jwt(
+        &self,
+        facts: &JwtFacts,
+        caller: &str,
+        registration: &RegistrationId,
+    ) -> Result<(), RequestError> {
         self.0.ledger.record(&Entry::JwtSvid { facts, caller }).await?;
         self.0.metrics.tokens_issued.inc();
         let (expires, audience) = (alcazar_identity::rfc3339(facts.expires), facts.audience.join(", "));
-        tracing::info!(target: "alcazar::issued", spiffe_id = %facts.subject, jti = facts.id, audience, expires, caller, "issued a JWT-SVID");
+        tracing::info!(target: "alcazar::issued", spiffe_id = %facts.subject, jti = facts.id, audience, expires, caller, registration = %registration, "issued a JWT-SVID");
         Ok(())
     }
 

@@ -97,7 +97,11 @@ impl<T> Known<T> {
 
 impl Registrations {
     fn apply(&mut self, name: &str, revision: Revision, record: Option<Registration>) {
-        let record = record.map(Arc::new);
+        // Put in by an earlier version. Two of one name at an agent would be one too many.
+        if let Some(record) = record.as_ref().filter(|record| record.id().is_of_pods()) {
+            tracing::error!(registration = name, spiffe_id = %record.spiffe_id(), "a registration on record has a name that is kept for the pods of the cluster, and gives nothing: put it in under another name, and delete this one");
+        }
+        let record = record.filter(|record| !record.id().is_of_pods()).map(Arc::new);
         let Some(before) = self.known.apply(name, revision, record.clone()) else { return };
         if let Some(before) = before {
             let key = (before.node().clone(), before.spiffe_id().clone());

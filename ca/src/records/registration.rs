@@ -36,10 +36,33 @@ impl Registration {
     /// A registration.
     ///
     /// # Errors
-    /// When the node is not a node's identity, the two are of different trust domains, the workload's identity
-    /// is a node's, the CA's own or has no path, there is no selector (a workload that nothing tells apart is nobody in
+    /// When its name is kept for pods, the node is not a node's identity, the two are of different trust domains, the workload's
+    /// identity is a node's, the CA's own or has no path, there is no selector (a workload that nothing tells apart is nobody in
     /// particular), or there are two sockets: a caller comes by one.
     pub fn new(
+        id: RegistrationId,
+        node: SpiffeId,
+        spiffe_id: SpiffeId,
+        selectors: impl IntoIterator<Item = Selector>,
+        ttl: Option<Duration>,
+    ) -> Result<Self, ParseRegistrationError> {
+        if id.is_of_pods() {
+            return Err(ParseRegistrationError::OfPods(id));
+        }
+        Self::of_any(id, node, spiffe_id, selectors, ttl)
+    }
+
+    /// The registration that follows from pods, with the default life: nobody has put it in.
+    pub(crate) fn of_pods(
+        id: RegistrationId,
+        node: SpiffeId,
+        spiffe_id: SpiffeId,
+        selectors: impl IntoIterator<Item = Selector>,
+    ) -> Result<Self, ParseRegistrationError> {
+        Self::of_any(id, node, spiffe_id, selectors, None)
+    }
+
+    fn of_any(
         id: RegistrationId,
         node: SpiffeId,
         spiffe_id: SpiffeId,
@@ -147,9 +170,20 @@ impl Registration {
 pub struct RegistrationId(String);
 
 impl RegistrationId {
+    /// How the names begin that are kept for what follows from pods: `k8s.<namespace>.<account>`.
+    pub const OF_PODS: &'static str = "k8s.";
+
+    /// The most bytes of a name.
+    pub(crate) const LONGEST: usize = 200;
+
     /// The name.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Whether it is kept for what follows from pods.
+    pub fn is_of_pods(&self) -> bool {
+        self.0.starts_with(Self::OF_PODS)
     }
 }
 
@@ -171,8 +205,13 @@ impl fmt::Display for RegistrationId {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ParseRegistrationError {
     /// A name with other characters, or too long.
-    #[error("{0:?} is not a registration's name: 1 to 200 of a-z, 0-9, '.' and '-', beginning with a letter or digit")]
+    #[error("{0:?} is not a registration's name: 1 to {max} of a-z, 0-9, '.' and '-', beginning with a letter or digit", max = RegistrationId::LONGEST)]
     Id(String),
+    /// A name that nobody can put in.
+    #[error(
+        "{0} cannot be put in: names that begin with {begin:?} are kept for the pods of the cluster, of which the CA knows by itself; choose another", begin = RegistrationId::OF_PODS
+    )]
+    OfPods(RegistrationId),
     /// Not a selector.
     #[error(transparent)]
     Selector(#[from] ParseSelectorError),
@@ -227,7 +266,7 @@ const MOST_NAMES: usize = 100;
 fn is_name(text: &str) -> bool {
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let begins = text.bytes().next().is_some_and(plain);
-    begins && text.len() <= 200 && text.bytes().all(|b| plain(b) || b".-".contains(&b))
+    begins && text.len() <= RegistrationId::LONGEST && text.bytes().all(|b| plain(b) || b".-".contains(&b))
 }
 
 #[cfg(test)]
@@ -258,6 +297,15 @@ mod tests {
         let ca = "spiffe://td/ns/alcazar-system/sa/alcazar-ca";
         assert!(why("spiffe://td/node/c/n", ca, &["uid:1"]).contains("knows the CA"));
         assert!(why("spiffe://td/node/c/n", "spiffe://td", &["uid:1"]).contains("has no path"));
+        let kept = Registration::new(
+            "k8s.shop.web".parse().unwrap(),
+            "spiffe://td/node/c/n".parse().unwrap(),
+            "spiffe://td/ns/shop/sa/web".parse().unwrap(),
+            ["uid:1".parse().unwrap()],
+            None,
+        );
+        let kept = kept.unwrap_err().to_string();
+        assert!(kept.contains("k8s.shop.web") && kept.contains("kept for the pods"), "{kept}");
         for neighbour in ["spiffe://td/ns/alcazar-system/sa/alcazar-control", "spiffe://td/ns/shop/sa/alcazar-ca"] {
             assert!(make("spiffe://td/node/c/n", neighbour, &["uid:1"]).is_ok(), "{neighbour}");
         }

@@ -80,7 +80,7 @@ async fn every_decision_has_a_line_with_who_what_why_and_which_request() {
     let by_operator = made.metadata().get("x-request-id").unwrap().to_str().unwrap().to_owned();
     let token = made.into_inner().token;
     operator.create_join_token(ask("spiffe://cluster.local/ns/a/sa/b".into())).await.unwrap_err();
-    operator.list_registrations(v1::ListRegistrationsRequest {}).await.unwrap();
+    operator.list_registrations(v1::ListRegistrationsRequest::default()).await.unwrap();
 
     let pin = token.parse::<JoinToken>().unwrap().pin();
     let connector = Connector::pinned("cluster.local".parse().unwrap(), pin, grpc::ALPN, clock::system());

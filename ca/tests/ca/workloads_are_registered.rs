@@ -210,7 +210,7 @@ async fn the_operator_works_over_a_private_socket() {
     };
     operator.put_registration(message.clone()).await.unwrap();
     assert_eq!(
-        operator.list_registrations(v1::ListRegistrationsRequest {}).await.unwrap().into_inner().registrations,
+        operator.list_registrations(v1::ListRegistrationsRequest::default()).await.unwrap().into_inner().registrations,
         vec![message.clone()]
     );
     let hierarchy = operator.get_hierarchy(v1::GetHierarchyRequest {}).await.unwrap().into_inner();

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
+use alcazar_api::MAX_MESSAGE;
 use alcazar_api::ca::v1::{self, administration_client::AdministrationClient};
 use alcazar_identity::{SpiffeId, TrustDomain};
 use alcazar_service::duration;
@@ -15,10 +16,7 @@ use crate::table::Table;
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     /// List every registration
-    List {
-        #[command(flatten)]
-        ca: CaArg,
-    },
+    List(ListArgs),
     /// Put one in, or replace the one of this id
     Put(PutArgs),
     /// Remove one: its workload gets no certificate any more
@@ -28,6 +26,18 @@ pub(crate) enum Command {
         #[command(flatten)]
         ca: CaArg,
     },
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ListArgs {
+    /// Also those that nobody has put in, which follow from the pods of the cluster
+    #[arg(long)]
+    pods: bool,
+    /// Of this node alone: a name in the CA's cluster, or a whole SPIFFE ID
+    #[arg(long, value_name = "NODE")]
+    node: Option<String>,
+    #[command(flatten)]
+    ca: CaArg,
 }
 
 #[derive(Debug, clap::Args)]
@@ -58,17 +68,37 @@ pub(crate) struct PutArgs {
 
 pub(crate) fn run(command: &Command) -> ExitCode {
     match command {
-        Command::List { ca } => operator::run(list(ca)),
+        Command::List(args) => operator::run(list(args)),
         Command::Put(args) => operator::run(put(args)),
         Command::Delete { id, ca } => operator::run(delete(id, ca)),
     }
 }
 
-async fn list(ca: &CaArg) -> Result<ExitCode, OperatorError> {
-    let mut client = AdministrationClient::new(ca.connect().await?);
-    let listed = client.list_registrations(v1::ListRegistrationsRequest {}).await?.into_inner().registrations;
+async fn list(args: &ListArgs) -> Result<ExitCode, OperatorError> {
+    let mut client = AdministrationClient::new(args.ca.connect().await?).max_decoding_message_size(MAX_MESSAGE);
+    let node_id = match &args.node {
+        Some(text) => {
+            let hierarchy = client.get_hierarchy(v1::GetHierarchyRequest {}).await?.into_inner();
+            node(text, &trust_domain(&hierarchy)?, &hierarchy.cluster)?.to_string()
+        }
+        None => String::new(),
+    };
+    let request = v1::ListRegistrationsRequest { pods: args.pods, node_id };
+    let v1::ListRegistrationsResponse { registrations, of_pods } =
+        client.list_registrations(request).await?.into_inner();
+    Ok(say(&listing(registrations, of_pods, args.pods)))
+}
+
+/// What is listed, and what there is beside it.
+fn listing(listed: Vec<v1::Registration>, of_pods: Option<u64>, with_pods: bool) -> String {
+    let more = match of_pods.filter(|number| *number > 0 && !with_pods) {
+        Some(number) => {
+            format!("{number} more follow from the pods of the cluster and come and go with them: --pods lists them\n")
+        }
+        None => String::new(),
+    };
     if listed.is_empty() {
-        return Ok(say("no workload is registered\n"));
+        return format!("no workload is registered\n{more}");
     }
     let mut table = Table::new(["ID", "NODE", "IDENTITY", "SELECTORS", "LIFE", "PROFILE", "DNS NAMES"]);
     for registration in listed {
@@ -86,14 +116,13 @@ async fn list(ca: &CaArg) -> Result<ExitCode, OperatorError> {
             registration.dns_names.join(" "),
         ]);
     }
-    Ok(say(&table.to_string()))
+    format!("{table}{more}")
 }
 
 async fn put(args: &PutArgs) -> Result<ExitCode, OperatorError> {
     let mut client = AdministrationClient::new(args.ca.connect().await?);
     let hierarchy = client.get_hierarchy(v1::GetHierarchyRequest {}).await?.into_inner();
-    let trust_domain: TrustDomain =
-        hierarchy.trust_domain.parse().map_err(|error| OperatorError::Answer(format!("its trust domain: {error}")))?;
+    let trust_domain = trust_domain(&hierarchy)?;
     let node = node(&args.node, &trust_domain, &hierarchy.cluster)?;
     let id = identity(&args.identity, &trust_domain)?;
     let message = v1::Registration {
@@ -117,6 +146,10 @@ async fn delete(id: &str, ca: &CaArg) -> Result<ExitCode, OperatorError> {
     )))
 }
 
+fn trust_domain(hierarchy: &v1::Hierarchy) -> Result<TrustDomain, OperatorError> {
+    hierarchy.trust_domain.parse().map_err(|error| OperatorError::Answer(format!("its trust domain: {error}")))
+}
+
 /// A node's name in the CA's cluster, or its whole SPIFFE ID.
 fn node(text: &str, trust_domain: &TrustDomain, cluster: &str) -> Result<SpiffeId, OperatorError> {
     let id = if text.starts_with("spiffe://") { text.parse() } else { SpiffeId::node(trust_domain, cluster, text) };
@@ -138,6 +171,19 @@ fn identity(text: &str, trust_domain: &TrustDomain) -> Result<SpiffeId, Operator
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_follows_from_pods_is_listed_when_asked_for_and_never_kept_quiet_about() {
+        let web = || v1::Registration { id: "k8s.shop.web".into(), ..v1::Registration::default() };
+        assert_eq!(listing(Vec::new(), None, false), "no workload is registered\n");
+        assert_eq!(listing(Vec::new(), Some(0), false), "no workload is registered\n");
+        let told = listing(Vec::new(), Some(7), false);
+        assert!(told.starts_with("no workload is registered\n7 more follow from the pods"), "{told}");
+        let told = listing(vec![web()], Some(7), false);
+        assert!(told.contains("k8s.shop.web") && told.ends_with("--pods lists them\n"), "{told}");
+        let told = listing(vec![web()], Some(1), true);
+        assert!(told.contains("k8s.shop.web") && !told.contains("more follow"), "{told}");
+    }
 
     #[test]
     fn short_names_are_those_of_the_ca_and_whole_ones_stand_for_themselves() {

@@ -53,7 +53,7 @@ pub(super) async fn onboard(args: &OnboardArgs) -> Result<ExitCode, OperatorErro
         ..v1::Registration::default()
     };
     // The CA replaces what has the same id: another machine's workload must not lose its identity by a name.
-    let listed = client.list_registrations(v1::ListRegistrationsRequest {}).await?.into_inner().registrations;
+    let listed = client.list_registrations(v1::ListRegistrationsRequest::default()).await?.into_inner().registrations;
     let other = listed.iter().find(|there| there.id == message.id);
     if let Some(other) = other.filter(|other| other.node_id != message.node_id || other.spiffe_id != message.spiffe_id)
     {

@@ -118,14 +118,9 @@ async fn each_pod_gets_the_identity_of_its_account_from_one_socket_and_nobody_el
     let Some(kubernetes) = Kubernetes::start().await.unwrap() else { return };
     let Some(node) = Node::start(&kubernetes, "n1").unwrap() else { return };
     let home = tempfile::Builder::new().prefix("pods").tempdir().unwrap();
-    let registration = |name: &str| {
-        format!("- {{id: shop.{name}, node: n1, identity: shop/{name}, selectors: ['k8s:ns:shop', 'k8s:sa:{name}']}}\n")
-    };
     let more = format!(
-        "kubernetes: {{kubeconfig: {}}}\ncallers: {{kubernetes: {{nodeAgents: [alcazar-system/alcazar-node-agent]}}}}\nregistrations:\n{}{}",
+        "kubernetes: {{kubeconfig: {}}}\ncallers: {{kubernetes: {{nodeAgents: [alcazar-system/alcazar-node-agent], podsExcept: [shop/stranger]}}}}\n",
         kubernetes.kubeconfig().display(),
-        registration("web"),
-        registration("db"),
     );
     let ca = CaProcess::start(home.path(), &more).unwrap();
     ca.wait_ready().unwrap();
@@ -149,7 +144,7 @@ fn run(mut here: Here<'_>) -> Result<()> {
     kubernetes.apply(&format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: shop}}\n{}", accounts.concat()))?;
     here.until_the_agent_says("the pods of this node are listed")?;
 
-    // Two accounts, one socket; and one for whom nobody has registered anything.
+    // Two accounts, one socket; and one whose pods the CA gives to no node.
     for (pod, account) in [("web-1", "web"), ("db-1", "db"), ("stranger-1", "stranger")] {
         kubernetes.apply(&here.pod(pod, Some(account)))?;
     }
