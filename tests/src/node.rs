@@ -26,6 +26,7 @@ pub struct Node {
     folder: TempDir,
     kubeconfig: PathBuf,
     port: u16,
+    health: u16,
     programs: PathBuf,
 }
 
@@ -61,6 +62,7 @@ impl Node {
             folder,
             kubeconfig,
             port,
+            health: free_port()?,
             programs,
         };
         until("containerd", START, || node.ctr(&["version"]).is_ok().then_some(()))
@@ -98,7 +100,7 @@ impl Node {
             format!("--cert-dir={}", folder.join("pki").display()),
         ]);
         let kubelet = Process::start(command, &folder.join("kubelet.log"))?;
-        let url = format!("http://127.0.0.1:{}/healthz", self.port + 1);
+        let url = format!("http://127.0.0.1:{}/healthz", self.health);
         let well = || crate::Curl::default().get(&url).is_ok_and(|answer| answer.code == 200);
         until("the kubelet", START, || well().then_some(())).with_context(|| kubelet.log())?;
         self.kubelet = Some(kubelet);
@@ -212,7 +214,7 @@ impl Node {
              imageGCHighThresholdPercent: 100\nimageGCLowThresholdPercent: 99\n\
              evictionHard: {{memory.available: 1Mi, nodefs.available: 1Mi, imagefs.available: 1Mi, nodefs.inodesFree: '1', imagefs.inodesFree: '1'}}\n",
             self.port,
-            self.port + 1,
+            self.health,
             self.cgroup_root(),
         )
     }

@@ -164,9 +164,6 @@ impl Agent {
         let session = watch::Sender::new(None);
         let tokens = Tokens::new(session.subscribe());
         let (pods, keeper) = self.pods.unzip();
-        if let Some(keeper) = keeper {
-            parts.spawn("pods of this node", keeper.keep(readiness.part("pods of this node"), parts.clone()));
-        }
         let doors = Doors::new(registry.subscribe(), self.clock.clone(), pods.clone());
         let offer = Offer { doors, clients: clients.clone(), tokens, clock: self.clock.clone() };
         for bound in self.shared {
@@ -198,6 +195,10 @@ impl Agent {
         let narrowing = watch::Sender::new(self.narrowing.as_ref().map(NarrowingFile::narrowing));
         let narrowed = watch::Sender::new(self.narrowing.as_ref().map(NarrowingFile::status));
         let node_status = watch::Sender::new(self.status.borrow().node.clone());
+        if let Some(keeper) = keeper {
+            let part = readiness.part("pods of this node");
+            parts.spawn("pods of this node", keeper.keep(part, node_status.clone(), parts.clone()));
+        }
         let workload_status = watch::Sender::new(Vec::new());
         let problems = watch::Sender::new(BTreeMap::new());
 

@@ -10,6 +10,7 @@ use super::known::Known;
 use super::{PodList, Source};
 use crate::caller::{Fact, Pod};
 use crate::peer::{CgroupRoot, PodUid, pod_of};
+use crate::status::NodeStatus;
 
 /// Knows the pods of this node. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -74,20 +75,26 @@ impl Pods {
 
 impl Keeper {
     /// Runs until the shutdown.
-    pub(crate) async fn keep(self, part: Part, shutdown: Shutdown) {
+    pub(crate) async fn keep(self, part: Part, status: watch::Sender<NodeStatus>, shutdown: Shutdown) {
         tokio::select! {
             () = shutdown.cancelled() => {}
-            never = self.list(part) => never,
+            never = self.list(part, status) => never,
         }
     }
 
-    async fn list(self, part: Part) {
+    async fn list(self, part: Part, status: watch::Sender<NodeStatus>) {
         // Once by itself, so that what is wrong is known before the first pod comes.
         self.asked.notify_one();
         loop {
             self.asked.notified().await;
             let at = Instant::now();
             let listed = self.source.list(&self.clock).await.map_err(|error| chain(&error));
+            let error = listed.as_ref().err().cloned();
+            status.send_if_modified(|status| {
+                let changed = status.pods_error != error;
+                status.pods_error = error;
+                changed
+            });
             self.take(listed, at, &part);
             sleep_until(at + APART).await;
         }

@@ -48,6 +48,8 @@ pub struct NodeStatus {
     pub disk_error: Option<String>,
     /// Why the CA cannot be followed now; `None` while it is.
     pub ca_error: Option<String>,
+    /// Why the pods of this node are not listed now; `None` while they are, and where nobody is told to.
+    pub pods_error: Option<String>,
 }
 
 impl NodeStatus {
@@ -61,6 +63,7 @@ impl NodeStatus {
             last_error: None,
             disk_error: None,
             ca_error: None,
+            pods_error: None,
         }
     }
 }

@@ -34,7 +34,7 @@ pub struct NodeReport {
     pub proved_by: Option<String>,
     /// When the next certificate will be asked for.
     pub next_rotation: Option<u64>,
-    /// What is wrong, one thing after the other: with its renewal, its disk, the CA.
+    /// What is wrong, one thing after the other: with its renewal, its disk, the CA, the list of its pods.
     pub errors: Vec<String>,
 }
 
@@ -99,7 +99,7 @@ pub struct NarrowingReport {
 impl StatusReport {
     pub(crate) fn new(status: &Status, clients: &[Client]) -> Self {
         let node = &status.node;
-        let errors = [&node.last_error, &node.disk_error, &node.ca_error];
+        let errors = [&node.last_error, &node.disk_error, &node.ca_error, &node.pods_error];
         Self {
             node: NodeReport {
                 spiffe_id: node.spiffe_id.to_string(),

@@ -42,12 +42,12 @@ impl Here<'_> {
     }
 
     /// A pod on the node that watches what the agent gives to it, from the agent's own directory.
-    fn pod(&self, name: &str, account: Option<&str>) -> String {
+    fn pod(&self, name: &str, account: Option<&str>, resources: &str) -> String {
         let account =
             account.map(|account| format!("serviceAccountName: {account}, automountServiceAccountToken: false, "));
         format!(
             "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{nodeName: n1, hostNetwork: true, {}terminationGracePeriodSeconds: 1,\n  \
-             containers: [{{name: main, image: 'localhost/spiffe-client:1', imagePullPolicy: Never, command: [/spiffe-client, watch],\n    \
+             containers: [{{name: main, image: 'localhost/spiffe-client:1', imagePullPolicy: Never, command: [/spiffe-client, watch], resources: {{{resources}}},\n    \
              env: [{{name: SPIFFE_ENDPOINT_SOCKET, value: 'unix:///run/alcazar/agent.sock'}}],\n    \
              volumeMounts: [{{name: alcazar, mountPath: /run/alcazar, readOnly: true}}]}}],\n  \
              volumes: [{{name: alcazar, hostPath: {{path: {}/s, type: Directory}}}}]}}\n",
@@ -94,6 +94,15 @@ impl Here<'_> {
             true => Ok(text(&output.stdout)),
             false => Err(text(&output.stderr)),
         }
+    }
+
+    /// Asks for what takes one answer: a token is checked by a source that never gives up.
+    fn until_it_is_refused(&self, container: &str) -> Result<()> {
+        until("a refusal", START, || {
+            let output = self.node.exec(container, &["/spiffe-client", "bundles"]).ok()?;
+            String::from_utf8_lossy(&output.stderr).contains("PermissionDenied").then_some(())
+        })
+        .with_context(|| self.agent())
     }
 
     fn until_it_gets(&self, container: &str, what: &str) -> Result<()> {
@@ -145,8 +154,13 @@ fn run(mut here: Here<'_>) -> Result<()> {
     here.until_the_agent_says("the pods of this node are listed")?;
 
     // Two accounts, one socket; and one whose pods the CA gives to no node.
-    for (pod, account) in [("web-1", "web"), ("db-1", "db"), ("stranger-1", "stranger")] {
-        kubernetes.apply(&here.pod(pod, Some(account)))?;
+    // The kubelet keeps pods of each class in another place.
+    for (pod, account, resources) in [
+        ("web-1", "web", "requests: {cpu: 10m}"),
+        ("db-1", "db", "limits: {cpu: 500m, memory: 256Mi}"),
+        ("stranger-1", "stranger", ""),
+    ] {
+        kubernetes.apply(&here.pod(pod, Some(account), resources))?;
     }
     here.until_it_says("web-1", WEB)?;
     here.until_it_says("db-1", DB)?;
@@ -156,7 +170,7 @@ fn run(mut here: Here<'_>) -> Result<()> {
     ensure!(!here.said("stranger-1").contains("spiffe://"), "{}", here.said("stranger-1"));
 
     // A pod of a file on the node, whatever it says, is of no account.
-    fs::write(here.node.static_pods().join("fixed.yaml"), here.pod("fixed", None).replace("nodeName: n1, ", ""))?;
+    fs::write(here.node.static_pods().join("fixed.yaml"), here.pod("fixed", None, "").replace("nodeName: n1, ", ""))?;
     here.until_it_says("fixed-n1", "PermissionDenied")?;
     here.until_the_agent_says("its pod shop/fixed-n1 is a static one")?;
 
@@ -173,7 +187,7 @@ fn run(mut here: Here<'_>) -> Result<()> {
     here.until_it_gets(&db, DB)?;
     here.node.kill_kubelet()?;
     kubernetes.kubectl(&["--namespace", "shop", "delete", "pod", "db-1", "--force", "--grace-period=0"])?;
-    here.until_it_gets(&db, "PermissionDenied")?;
+    here.until_it_is_refused(&db)?;
     here.until_the_agent_says("which is not on the list of this node's pods")?;
     here.until_it_gets(&web, WEB)
 }

@@ -82,7 +82,8 @@ impl Server {
     fn pods(&self, shutdown: &Shutdown) -> Pods {
         let source = self.config.source("n1").unwrap();
         let (pods, keeper) = Pods::new(CgroupRoot::default(), source, clock::system());
-        shutdown.spawn("pods", keeper.keep(Readiness::new().part("pods"), shutdown.clone()));
+        let status = watch::Sender::new(NodeStatus::new("spiffe://td/node/east/n1".parse().unwrap()));
+        shutdown.spawn("pods", keeper.keep(Readiness::new().part("pods"), status, shutdown.clone()));
         pods
     }
 }
