@@ -35,6 +35,8 @@ pub struct Seen {
 /// Whose a pod is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pod {
+    /// Its own name, for the log.
+    pub name: String,
     /// The namespace that it is in.
     pub namespace: PodNamespace,
     /// The service account that it runs under.
@@ -105,7 +107,7 @@ impl Caller {
             Selector::Path(_) => self.seen.path.or_why(|path| format!("it executes {path}")),
             Selector::Sha256(_) => self.seen.digest.or_why(|digest| format!("it executes {digest}")),
             Selector::PodNamespace(_) | Selector::PodAccount(_) => {
-                self.seen.pod.or_why(|pod| format!("its pod is of {pod}"))
+                self.seen.pod.or_why(|pod| format!("its pod is {pod}"))
             }
         };
         format!("{selector} ({seen})")
@@ -131,7 +133,7 @@ impl fmt::Display for Caller {
             write!(f, ", sha256 {digest}")?;
         }
         if let Fact::Known(pod) = &self.seen.pod {
-            write!(f, ", in a pod of {pod}")?;
+            write!(f, ", in the pod {pod}")?;
         }
         match &self.socket {
             Some(name) => write!(f, ", on the socket of {name}"),
@@ -142,7 +144,7 @@ impl fmt::Display for Caller {
 
 impl fmt::Display for Pod {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.account)
+        write!(f, "{}/{} of the service account {}", self.namespace, self.name, self.account)
     }
 }
 
@@ -229,7 +231,11 @@ mod tests {
             unit: Fact::Known("web.service".parse().unwrap()),
             path: Fact::Known("/usr/bin/web".parse().unwrap()),
             digest: Fact::Known(ExecutableDigest::new([0xab; 32])),
-            pod: Fact::Known(Pod { namespace: "shop".parse().unwrap(), account: "reviews".parse().unwrap() }),
+            pod: Fact::Known(Pod {
+                name: "reviews-1".into(),
+                namespace: "shop".parse().unwrap(),
+                account: "reviews".parse().unwrap(),
+            }),
         }
     }
 
@@ -297,7 +303,7 @@ mod tests {
         assert_eq!(instead("unit:a.service"), "unit:a.service (its unit is web.service)");
         assert_eq!(instead("group:5"), "group:5 (its groups are 2 27 100 65534)");
         assert_eq!(instead("uid:5"), "uid:5 (its uid is 1)");
-        assert_eq!(instead("k8s:sa:x"), "k8s:sa:x (its pod is of shop/reviews)");
+        assert_eq!(instead("k8s:sa:x"), "k8s:sa:x (its pod is shop/reviews-1 of the service account reviews)");
         let blind = Caller { seen: Seen::default(), ..caller };
         assert_eq!(blind.instead_of(&"path:/a".parse().unwrap()), "path:/a (not looked at)");
     }

@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 use crate::crls::CrlsConfig;
 use crate::evidence::{MachineFiles, Sources};
 use crate::files::{self, Access, FilesConfig, FilesConfigError, OwnerError};
+use crate::kubernetes::{KubernetesConfig, KubernetesConfigError};
 use crate::token::TokenSource;
 
 /// What an agent is told: `agent.yaml`.
@@ -22,7 +23,9 @@ pub struct Config {
     pub trust_domain: TrustDomain,
     /// The cluster that this node is in.
     pub cluster: String,
-    /// The name of this node within its cluster.
+    /// The name of this node within its cluster. On a node of Kubernetes the name that it has there. Either here or
+    /// by `--node`.
+    #[serde(default)]
     pub node: String,
     /// Where the CA is: `host:port`; several, separated by commas, where it has replicas: they are tried in turn, beginning with the
     /// one that answered last.
@@ -56,6 +59,9 @@ pub struct Config {
     /// Files for programs that read PEM. Default: none.
     #[serde(default)]
     pub files: Vec<FilesConfig>,
+    /// Who lists the pods of this node, for the selectors `k8s:`. Default: nobody, and those selectors hold for nobody.
+    #[serde(default)]
+    pub kubernetes: Option<KubernetesConfig>,
 }
 
 /// What proves a node beside its certificate and its join token, in the order in which it is tried. Every file is read anew at
@@ -94,8 +100,11 @@ impl Config {
     /// The name of this node.
     ///
     /// # Errors
-    /// When cluster or node cannot stand in a SPIFFE ID.
+    /// When cluster or node cannot stand in a SPIFFE ID, or nobody says which node this is.
     pub fn node_id(&self) -> Result<SpiffeId, ConfigError> {
+        if self.node.is_empty() {
+            return Err(ConfigError::NoNode);
+        }
         SpiffeId::node(&self.trust_domain, &self.cluster, &self.node).map_err(ConfigError::Node)
     }
 
@@ -153,6 +162,7 @@ impl fmt::Debug for Config {
             .field("narrow", &self.narrow)
             .field("crls", &self.crls)
             .field("files", &self.files)
+            .field("kubernetes", &self.kubernetes)
             .finish()
     }
 }
@@ -160,6 +170,9 @@ impl fmt::Debug for Config {
 /// What is wrong with a configuration that reads well.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
+    /// Nobody says which node this is.
+    #[error("the name of this node is missing: `node` in the configuration, or --node")]
+    NoNode,
     /// Cluster or node cannot stand in a SPIFFE ID.
     #[error("cluster and node do not make a SPIFFE ID")]
     Node(#[source] ParseSpiffeIdError),
@@ -175,6 +188,9 @@ pub enum ConfigError {
     /// Whose files are to be is not known.
     #[error(transparent)]
     Owner(#[from] OwnerError),
+    /// Who lists the pods of this node is not said well.
+    #[error(transparent)]
+    Kubernetes(#[from] KubernetesConfigError),
 }
 
 fn from_text<'de, D, T>(deserializer: D) -> Result<T, D::Error>

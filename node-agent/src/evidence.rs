@@ -159,7 +159,7 @@ fn sign(key: &SvidKey, message: &[u8]) -> Result<Vec<u8>, SignError> {
     Ok(signature)
 }
 
-async fn bearer_token(path: &Path) -> Result<Zeroizing<String>, EvidenceError> {
+pub(crate) async fn bearer_token(path: &Path) -> Result<Zeroizing<String>, EvidenceError> {
     let bytes = Zeroizing::new(read(path).await?);
     let token = std::str::from_utf8(&bytes).unwrap_or_default().trim();
     // It travels as it is: what could not be one token is shown to nobody.

@@ -16,6 +16,9 @@ struct Arguments {
     /// The configuration file.
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
+    /// The name of this node, in place of the one in the configuration.
+    #[arg(long, value_name = "NAME")]
+    node: Option<String>,
     /// Write the log as one JSON object a line.
     #[arg(long)]
     log_json: bool,
@@ -32,7 +35,10 @@ fn main() -> ExitCode {
     alcazar_mtls::install_default_provider();
     alcazar_node_agent::use_all_descriptors();
     process::run("alcazar-node-agent", Duration::from_secs(10), |shutdown, readiness| async move {
-        let config: Config = config::load(&arguments.config).map_err(Failure::refused)?;
+        let mut config: Config = config::load(&arguments.config).map_err(Failure::refused)?;
+        if let Some(node) = arguments.node {
+            config.node = node;
+        }
         let mut agent = match Agent::open(config, clock::system()).await {
             Err(OpenError::Narrowing(error)) => return Err(Failure::refused(error)),
             opened => opened?,

@@ -125,6 +125,7 @@ mod tests {
         let path = "[ab]".prop_map(|n| format!("/{n}").parse().unwrap());
         let digest = prop_oneof![Just(0xaa), Just(0xbb)].prop_map(|byte| ExecutableDigest::new([byte; 32]));
         let pod = ("[ab]", "[ab]").prop_map(|(namespace, account)| Pod {
+            name: "a".to_owned(),
             namespace: namespace.parse().unwrap(),
             account: account.parse().unwrap(),
         });

@@ -27,7 +27,8 @@ use crate::{Etcd, Process, authority, free_port, tool};
 const START: Duration = Duration::from_secs(120);
 const ADMIN: &str = "the-token-of-the-administrator";
 
-/// A real kube-apiserver on a real etcd: no controllers, no kubelet. Pods are objects that say which node they are on.
+/// A real kube-apiserver on a real etcd: no controllers, and no kubelet but that of a [`crate::Node`]. Without one pods
+/// are objects that say which node they are on.
 #[derive(Debug)]
 pub struct Kubernetes {
     process: Process,
@@ -60,6 +61,32 @@ impl Kubernetes {
     /// A kubeconfig of the administrator.
     pub fn kubeconfig(&self) -> PathBuf {
         self.folder.path().join("kubeconfig")
+    }
+
+    /// The root of its certificate, in PEM.
+    pub fn root(&self) -> PathBuf {
+        self.folder.path().join("ca.pem")
+    }
+
+    /// Puts objects in, given in YAML, as an administrator does; `kubectl` has to be there.
+    ///
+    /// # Errors
+    /// When the API refuses one.
+    pub fn apply(&self, yaml: &str) -> Result<()> {
+        let file = self.folder.path().join("apply.yaml");
+        fs::write(&file, yaml)?;
+        self.kubectl(&["apply", "--filename", &file.display().to_string()]).map(drop)
+    }
+
+    /// Runs `kubectl` as the administrator; what it said.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = Command::new("kubectl");
+        let output = command.arg("--kubeconfig").arg(self.kubeconfig()).args(arguments).output()?;
+        ensure!(output.status.success(), "kubectl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8(output.stdout)?)
     }
 
     /// Writes a kubeconfig for somebody's token.
@@ -216,6 +243,7 @@ fn command(binary: &Path, folder: &Path, etcd: &Etcd, port: u16) -> Command {
         "--service-cluster-ip-range=10.96.0.0/24".into(),
         "--authorization-mode=RBAC".into(),
         "--anonymous-auth=false".into(),
+        "--allow-privileged=true".into(),
         "--service-account-issuer=https://kubernetes.default.svc.cluster.local".into(),
         "--event-ttl=10m".into(),
         "--profiling=false".into(),

@@ -17,14 +17,17 @@ const ENVOY: &str = "1.40.0";
 
 /// What tests and this command call, and the Debian package that each comes in.
 const PROGRAMS: &[(&[&str], &str)] = &[
+    (&["containerd", "--version"], "containerd"),
     (&["curl", "--version"], "curl"),
     (&["etcd", "--version"], "etcd-server"),
     (&["etcdctl", "version"], "etcd-client"),
     (&["faketime", "--version"], "faketime"),
     (&["ip", "-V"], "iproute2"),
+    (&["kubectl", "version", "--client"], "kubernetes-client"),
     (&["openssl", "version"], "openssl"),
     (&["python3", "--version"], "python3"),
     (&["python3", "-m", "pip", "--version"], "python3-pip"),
+    (&["runc", "--version"], "runc"),
     (&["systemd-nspawn", "--version"], "systemd-container"),
     (&["softhsm2-util", "--version"], "softhsm2"),
 ];
@@ -39,7 +42,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let envoy = envoy()?;
     println!("envoy {ENVOY}: {}", envoy.display());
     println!("spiffe-client: {}", spiffe::client()?.display());
-    println!("kube-apiserver: {}", kubernetes::apiserver()?.display());
+    println!("kubernetes: {}", kubernetes::programs()?.display());
     Ok(())
 }
 

@@ -39,7 +39,7 @@ pub(super) fn all(
     for key in keys {
         match key {
             Ok(key) => {
-                let public = key.public_key().unwrap_or_default();
+                let public = key.public_key();
                 let owner =
                     parsed.iter().position(|certificate| *certificate.public_key().subject_public_key.data == *public);
                 let whose = owner.map_or("of none of these certificates".to_owned(), |place| {

@@ -122,6 +122,7 @@ async fn up(
             attest: alcazar_node_agent::AttestConfig::default(),
             seal: None,
             data_dir: paths.agent(),
+            kubernetes: None,
             sockets_dir: paths.sockets(),
             admin: None,
             files: Vec::new(),

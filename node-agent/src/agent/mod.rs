@@ -20,6 +20,7 @@ use crate::config::{Config, ConfigError};
 use crate::crls::{CrlKeeper, CrlsConfig, CrlsFile};
 use crate::evidence::Sources;
 use crate::files::{Access, FilesConfig, Keeper};
+use crate::kubernetes;
 use crate::link::{Heard, Link};
 use crate::metrics;
 use crate::narrowing::NarrowingFile;
@@ -46,6 +47,7 @@ pub struct Agent {
     crls: Option<CrlsFile>,
     narrowing: Option<NarrowingFile>,
     sealed: Option<(Sealed, Writer)>,
+    pods: Option<(kubernetes::Pods, kubernetes::Keeper)>,
     sockets: SocketsDir,
     /// Those that all callers use.
     shared: Vec<Bound>,
@@ -73,6 +75,11 @@ impl Agent {
         let id = config.node_id()?;
         let sources = config.sources()?;
         let files = config.files()?;
+        let pods = config.kubernetes.as_ref().map(|kubernetes| {
+            let source = kubernetes.source(&config.node).map_err(ConfigError::Kubernetes)?;
+            Ok::<_, ConfigError>(kubernetes::Pods::new(kubernetes.cgroup_root.clone(), source, clock.clone()))
+        });
+        let pods = pods.transpose()?;
         let narrowing = config.narrow.as_deref().map(NarrowingFile::open).transpose().map_err(OpenError::Narrowing)?;
         let data_dir = config.data_dir;
         let failed = |source| OpenError::DataDir { path: data_dir.clone(), source };
@@ -120,6 +127,7 @@ impl Agent {
             crls,
             narrowing,
             sealed,
+            pods,
             sockets,
             shared,
             files,
@@ -160,8 +168,9 @@ impl Agent {
         let clients = Clients::new();
         let session = watch::Sender::new(None);
         let tokens = Tokens::new(session.subscribe());
+        let (pods, keeper) = self.pods.unzip();
         let served_crls = watch::Sender::new(Arc::default());
-        let doors = Doors::new(registry.subscribe(), served_crls.subscribe(), self.clock.clone());
+        let doors = Doors::new(registry.subscribe(), served_crls.subscribe(), self.clock.clone(), pods.clone());
         let offer = Offer { doors, clients: clients.clone(), tokens, clock: self.clock.clone() };
         for bound in self.shared {
             sockets::serve_shared(bound, &offer, &parts);
@@ -193,11 +202,18 @@ impl Agent {
         let narrowing = watch::Sender::new(self.narrowing.as_ref().map(NarrowingFile::narrowing));
         let narrowed = watch::Sender::new(self.narrowing.as_ref().map(NarrowingFile::status));
         let node_status = watch::Sender::new(self.status.borrow().node.clone());
+        if let Some(keeper) = keeper {
+            let part = readiness.part("pods of this node");
+            parts.spawn("pods of this node", keeper.keep(part, node_status.clone(), parts.clone()));
+        }
         let workload_status = watch::Sender::new(Vec::new());
         let problems = watch::Sender::new(BTreeMap::new());
 
         let numbers = Metrics::new();
         metrics::measure(&numbers, self.status.subscribe(), clients.clone(), self.clock.clone());
+        if let Some(pods) = &pods {
+            pods.measure(&numbers);
+        }
         let (status, served, health) = (self.status.subscribe(), clients.clone(), readiness.clone());
         let tell =
             move || StatusReport::new(&status.borrow(), &served.now(tokio::time::Instant::now()), &health.parts());

@@ -48,6 +48,7 @@ impl World {
             sockets_dir: self.directory.path().join("sockets"),
             admin: None,
             files: Vec::new(),
+            kubernetes: None,
             narrow: None,
             crls: CrlsConfig::Auto,
         }

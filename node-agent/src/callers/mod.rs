@@ -17,6 +17,7 @@ pub(crate) use follow::Follow;
 use crate::caller::{Caller, Needs};
 use crate::connection::PeerInfo;
 use crate::crls::Crls;
+use crate::kubernetes::Pods;
 use crate::peer::{Lookout, Peer};
 use crate::registry::{NotAdmitted, Registry, Served};
 use crate::seats::{GivenUp, Holder, Limits, Seat, Seats, StreamSeat};
@@ -37,11 +38,12 @@ impl Doors {
         registry: watch::Receiver<Arc<Registry>>,
         crls: watch::Receiver<Arc<Crls>>,
         clock: Clock,
+        pods: Option<Pods>,
     ) -> Self {
         Self {
             registry,
             crls,
-            lookout: Lookout::new(clock),
+            lookout: Lookout::new(clock, pods),
             brake: Arc::default(),
             seats: Seats::new(Limits::of_this_process()),
         }

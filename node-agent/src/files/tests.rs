@@ -147,7 +147,7 @@ fn a_key_store_is_exchanged_with_the_other_files_and_openssl_and_java_read_it() 
     // The leaf, the intermediate and the root; and the very key, and the certificate that it is of.
     assert_eq!(said.matches("-----BEGIN CERTIFICATE-----").count(), two.svid().chain().len() + 1, "{said}");
     let key = SvidKey::from_pem(said.as_bytes()).unwrap();
-    assert_eq!(key.public_key().unwrap(), two.svid().key().public_key().unwrap());
+    assert_eq!(key.public_key(), two.svid().key().public_key());
     assert!(!run("openssl", &["pkcs12", "-in", path, "-noenc", "-passin", "pass:other"]).0);
 
     // Where there is a Java. It takes the root into the chain, as it finds it there.

@@ -4,6 +4,7 @@
 mod cgroup;
 mod exe;
 mod pidfd;
+mod pod;
 mod proc;
 
 use std::collections::BTreeMap;
@@ -21,8 +22,10 @@ use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
 
 pub use cgroup::unit_of;
+pub use pod::{CgroupRoot, ParseCgroupRootError, ParsePodUidError, PodUid, pod_of};
 
 use crate::caller::{Fact, Needs, Seen};
+use crate::kubernetes::Pods;
 use exe::{Believed, Digests};
 pub(crate) use pidfd::PidfdError;
 
@@ -74,10 +77,10 @@ impl Peer {
         self.process.poll_read_ready(cx).map(drop)
     }
 
-    fn read(&self, needs: Needs, digests: &Digests, clock: &Clock) -> Seen {
+    fn read(&self, needs: Needs, digests: &Digests, clock: &Clock, pods: Option<&Pods>) -> (Seen, Option<PodUid>) {
         let Some(pid) = self.pid else {
             let why = "it is in another namespace of processes: run the agent in the host's (hostPID in Kubernetes)";
-            return nothing(needs, why);
+            return (nothing(needs, why), None);
         };
         let mut seen = Seen::default();
         if needs.groups {
@@ -85,10 +88,10 @@ impl Peer {
             let groups = status.and_then(|status| proc::groups(&status).ok_or("its groups cannot be read".to_owned()));
             seen.groups = groups.into();
         }
+        let cgroups =
+            || proc::read(pid, "cgroup").map_err(|error| format!("its control group cannot be read: {error}"));
         if needs.unit {
-            let cgroups =
-                proc::read(pid, "cgroup").map_err(|error| format!("its control group cannot be read: {error}"));
-            seen.unit = cgroups.and_then(|cgroups| unit_of(&cgroups)).into();
+            seen.unit = cgroups().and_then(|cgroups| unit_of(&cgroups)).into();
         }
         let exe = PathBuf::from(format!("/proc/{pid}/exe"));
         if needs.path {
@@ -97,14 +100,21 @@ impl Peer {
         if needs.digest {
             seen.digest = digests.of(&exe, clock()).into();
         }
+        let mut uid = None;
         if needs.pod {
-            seen.pod = Fact::Unknown("this agent is not told of the pods of its node".to_owned());
+            match pods
+                .ok_or_else(|| NO_PODS.to_owned())
+                .and_then(|pods| cgroups().and_then(|cgroups| pods.of(&cgroups)))
+            {
+                Ok(pod) => uid = Some(pod),
+                Err(why) => seen.pod = Fact::Unknown(why),
+            }
         }
         // The second look: while the process lives its number is nobody else's, so all of this was its own.
         if pidfd::has_ended(&self.process) {
-            return nothing(needs, "its process has ended");
+            return (nothing(needs, ENDED), None);
         }
-        seen
+        (seen, uid)
     }
 }
 
@@ -123,13 +133,14 @@ pub(crate) struct Lookout(Arc<Inner>);
 struct Inner {
     clock: Clock,
     digests: Digests,
+    pods: Option<Pods>,
     /// Turns of each user's processes.
     turns: Mutex<BTreeMap<u32, Weak<Semaphore>>>,
 }
 
 impl Lookout {
-    pub(crate) fn new(clock: Clock) -> Self {
-        Self(Arc::new(Inner { clock, digests: Digests::default(), turns: Mutex::default() }))
+    pub(crate) fn new(clock: Clock, pods: Option<Pods>) -> Self {
+        Self(Arc::new(Inner { clock, digests: Digests::default(), pods, turns: Mutex::default() }))
     }
 
     /// What a process looks like now; what cannot be known in time is not known.
@@ -144,14 +155,18 @@ impl Lookout {
             let (lookout, peer) = (self.clone(), peer.clone());
             let read = move || {
                 let _turn = turn;
-                peer.read(needs, &lookout.0.digests, &lookout.0.clock)
+                peer.read(needs, &lookout.0.digests, &lookout.0.clock, lookout.0.pods.as_ref())
             };
             tokio::task::spawn_blocking(read).await
         };
-        match tokio::time::timeout(PATIENCE, looking).await {
-            Ok(Ok(seen)) => seen,
-            Ok(Err(_)) => nothing(needs, "the agent could not look at it"),
-            Err(_) => nothing(needs, "it could not be looked at in time"),
+        let (seen, uid) = match tokio::time::timeout(PATIENCE, looking).await {
+            Ok(Ok(read)) => read,
+            Ok(Err(_)) => return nothing(needs, "the agent could not look at it"),
+            Err(_) => return nothing(needs, "it could not be looked at in time"),
+        };
+        match (uid, &self.0.pods) {
+            (Some(uid), Some(pods)) => in_its_pod(peer, needs, seen, &uid, pods).await,
+            _ => seen,
         }
     }
 
@@ -164,6 +179,15 @@ impl Lookout {
         let new = Arc::new(Semaphore::new(TURNS));
         turns.insert(uid, Arc::downgrade(&new));
         new
+    }
+}
+
+/// Asks whose its pod is. That can take a while, and holds nobody's turn meanwhile.
+async fn in_its_pod(peer: &Peer, needs: Needs, mut seen: Seen, uid: &PodUid, pods: &Pods) -> Seen {
+    seen.pod = pods.whose(uid).await;
+    match pidfd::has_ended(&peer.process) {
+        true => nothing(needs, ENDED),
+        false => seen,
     }
 }
 
@@ -181,6 +205,8 @@ fn nothing(needs: Needs, why: &str) -> Seen {
     }
 }
 
+const ENDED: &str = "its process has ended";
+const NO_PODS: &str = "this agent is not told who lists the pods of its node: `kubernetes` in its configuration";
 /// How long a process is looked at.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Processes of one user that are looked at at a time.

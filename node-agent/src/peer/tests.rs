@@ -27,7 +27,7 @@ impl Connected {
 const ALL: Needs = Needs { groups: true, unit: true, path: true, digest: true, pod: false };
 
 fn lookout() -> Lookout {
-    Lookout::new(alcazar_service::clock::system())
+    Lookout::new(alcazar_service::clock::system(), None)
 }
 
 #[tokio::test]
@@ -65,4 +65,26 @@ async fn one_user_s_processes_that_take_their_time_keep_nobody_else() {
     let late = Fact::Unknown("it could not be looked at in time".to_owned());
     assert_eq!(lookout.look(&peer, ALL).await.unit, late);
     assert_eq!(lookout.turns(peer.uid() + 1).available_permits(), TURNS);
+}
+
+#[tokio::test]
+async fn whoever_ends_while_its_pod_is_looked_for_is_nobody() {
+    let mut connected = Connected::new().await;
+    let peer = Peer::of(&connected.stream).unwrap();
+    let config = r#"{"kubelet": "https://127.0.0.1:10250", "rootFile": "/r", "tokenFile": "/t"}"#;
+    let config: crate::kubernetes::KubernetesConfig = serde_json::from_str(config).unwrap();
+    let source = config.source("n1").unwrap();
+    let (pods, _keeper) = Pods::new(config.cgroup_root, source, alcazar_service::clock::system());
+    let uid = "0f6d2c1e-4b3a-4c5d-8e9f-001122334455".parse().unwrap();
+    tokio::time::pause();
+    let needs = Needs { pod: true, ..ALL };
+    let late = in_its_pod(&peer, needs, Seen::default(), &uid, &pods).await;
+    assert!(matches!(&late.pod, Fact::Unknown(why) if why.contains("have not been listed in time")), "{late:?}");
+    let looking = in_its_pod(&peer, needs, Seen::default(), &uid, &pods);
+    let ending = async {
+        connected.child.kill().unwrap();
+        connected.child.wait().unwrap();
+    };
+    let (seen, ()) = tokio::join!(looking, ending);
+    assert_eq!(seen, nothing(needs, ENDED));
 }

@@ -53,6 +53,8 @@ pub struct NodeStatus {
     pub ca_error: Option<String>,
     /// What this machine's clock and the CA's said at the last answer, where they differ.
     pub clock_error: Option<String>,
+    /// Why the pods of this node are not listed now; `None` while they are, and where nobody is told to.
+    pub pods_error: Option<String>,
 }
 
 impl NodeStatus {
@@ -67,6 +69,7 @@ impl NodeStatus {
             disk_error: None,
             ca_error: None,
             clock_error: None,
+            pods_error: None,
         }
     }
 }

@@ -39,7 +39,7 @@ pub struct NodeReport {
     pub proved_by: Option<String>,
     /// When the next certificate will be asked for.
     pub next_rotation: Option<u64>,
-    /// What is wrong, one thing after the other: with its renewal, its disk, the CA, its clock.
+    /// What is wrong, one thing after the other: with its renewal, its disk, the CA, its clock, the list of its pods.
     pub errors: Vec<String>,
 }
 
@@ -122,7 +122,7 @@ pub struct NarrowingReport {
 impl StatusReport {
     pub(crate) fn new(status: &Status, clients: &[Client], parts: &[(String, Health)]) -> Self {
         let node = &status.node;
-        let errors = [&node.last_error, &node.disk_error, &node.ca_error, &node.clock_error];
+        let errors = [&node.last_error, &node.disk_error, &node.ca_error, &node.clock_error, &node.pods_error];
         Self {
             node: NodeReport {
                 spiffe_id: node.spiffe_id.to_string(),

@@ -231,7 +231,7 @@ async fn who_does_not_read_loses_its_stream_and_holds_nothing_back() {
     let held = watch::Sender::new(held_now());
     let registry = watch::Sender::new(Arc::new(Registry::new([served(&held)])));
     let clients = Clients::new();
-    let doors = Doors::new(registry.subscribe(), watch::channel(Arc::default()).1, clock());
+    let doors = Doors::new(registry.subscribe(), watch::channel(Arc::default()).1, clock(), None);
     let follow = doors.callers(None).follow_this_process().await;
     let caller = follow.caller().clone();
     let (sender, mut receiver) = mpsc::channel(1);

@@ -29,7 +29,8 @@ const usage = `usage:
   spiffe-client jwt AUDIENCE [SPIFFE-ID]     tokens
   spiffe-client validate AUDIENCE TOKEN      whose it is
   spiffe-client serve ADDRESS PEER           answers mutual TLS of this peer
-  spiffe-client call ADDRESS PEER            calls over mutual TLS, each time anew`
+  spiffe-client call ADDRESS PEER            calls over mutual TLS, each time anew
+  spiffe-client pause                        nothing, until it is asked to end`
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
@@ -56,6 +57,9 @@ func run(ctx context.Context, args []string) error {
 		return tokens(ctx, arg(1), arg(2))
 	case arg(0) == "validate" && len(args) == 3:
 		return validate(ctx, arg(1), arg(2))
+	case arg(0) == "pause" && len(args) == 1:
+		<-ctx.Done()
+		return nil
 	case (arg(0) == "serve" || arg(0) == "call") && len(args) == 3:
 		return mutual(ctx, arg(0) == "serve", arg(1), arg(2))
 	default:

@@ -10,6 +10,7 @@
 mod a_real_api_server_vouches_for_callers;
 mod a_store_that_is_away_refuses_clearly;
 mod nodes_renew_while_the_store_is_away;
+mod pods_are_known_by_their_kubelet;
 mod pods_are_registered_for_their_node;
 mod replicas_rotate_a_root_that_one_of_them_made;
 mod replicas_rotate_intermediates;

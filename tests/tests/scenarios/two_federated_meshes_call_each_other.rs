@@ -56,6 +56,7 @@ impl Domain {
             attest: alcazar_node_agent::AttestConfig::default(),
             seal: None,
             data_dir: home.join("agent"),
+            kubernetes: None,
             sockets_dir: home.join("sockets"),
             admin: None,
             files: Vec::new(),

@@ -1,4 +1,4 @@
-//! kube-apiserver, built from the published Go modules: nobody publishes the binary where every machine may fetch it.
+//! The parts of Kubernetes, built from the published Go modules: nobody publishes the binaries where every machine may fetch them.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -47,60 +47,65 @@ const STAGING: &[&str] = &[
     "sample-controller",
 ];
 
-const MAIN: &str = r#"package main
+/// What a cluster and a node of it consist of, and how each is made, in the package of its own under `cmd`.
+const PROGRAMS: [(&str, &str); 4] = [
+    ("kube-apiserver", "app.NewAPIServerCommand()"),
+    ("kube-controller-manager", "app.NewControllerManagerCommand()"),
+    ("kube-scheduler", "app.NewSchedulerCommand()"),
+    ("kubelet", "app.NewKubeletCommand(context.Background())"),
+];
 
-import (
-	"os"
-
-	"k8s.io/component-base/cli"
-	"k8s.io/kubernetes/cmd/kube-apiserver/app"
-)
-
-func main() {
-	os.Exit(cli.Run(app.NewAPIServerCommand()))
-}
-"#;
-
-/// The binary, built at the first call. That takes minutes and 2 GB in Go's own caches.
-pub(crate) fn apiserver() -> anyhow::Result<PathBuf> {
+/// The folder of the binaries; those that are missing are built. That takes minutes and 3 GB in Go's own caches.
+pub(crate) fn programs() -> anyhow::Result<PathBuf> {
     let folder = cache()?.join(format!("kubernetes-1.{KUBERNETES}"));
-    let binary = folder.join("kube-apiserver");
-    if binary.is_file() {
-        return Ok(binary);
+    let missing: Vec<_> = PROGRAMS.iter().filter(|(name, _)| !folder.join(name).is_file()).collect();
+    if missing.is_empty() {
+        return Ok(folder);
     }
     ensure!(
         works(&["go", "version"]),
-        "Go is missing, which kube-apiserver is built with: install 1.24 or newer from https://go.dev/dl (Debian's own is older)"
+        "Go is missing, which Kubernetes is built with: install 1.24 or newer from https://go.dev/dl (Debian's own is older)"
     );
-    println!("kube-apiserver 1.{KUBERNETES}: is built once, which takes some minutes");
-    // Built beside its place and renamed, so that a build that was cut off leaves nothing half there.
+    let names: Vec<_> = missing.iter().map(|(name, _)| *name).collect();
+    println!("Kubernetes 1.{KUBERNETES}: {} built once, which takes some minutes", names.join(", "));
+    // Built beside its place, and each renamed when it is whole: a build that was cut off leaves nothing half there.
     let fresh = folder.with_extension("new");
     if fresh.exists() {
         std::fs::remove_dir_all(&fresh)?;
     }
-    std::fs::create_dir_all(&fresh).with_context(|| format!("cannot make {}", fresh.display()))?;
+    std::fs::create_dir_all(fresh.join("bin")).with_context(|| format!("cannot make {}", fresh.display()))?;
     std::fs::write(fresh.join("go.mod"), go_mod())?;
-    std::fs::write(fresh.join("main.go"), MAIN)?;
+    for (name, command) in &missing {
+        std::fs::create_dir(fresh.join(name))?;
+        std::fs::write(fresh.join(name).join("main.go"), main(name, command))?;
+    }
     let link = format!("-s -w -X k8s.io/component-base/version.gitVersion=v1.{KUBERNETES}");
-    run_command(Command::new("go").current_dir(&fresh).env("CGO_ENABLED", "0").args([
-        "build",
-        "-mod=mod",
-        "-trimpath",
-        "-ldflags",
-        &link,
-        "-o",
-        "kube-apiserver",
-        ".",
-    ]))?;
-    run_command(Command::new(fresh.join("kube-apiserver")).arg("--version"))?;
-    std::fs::rename(&fresh, &folder)?;
-    Ok(binary)
+    let mut build = Command::new("go");
+    build.current_dir(&fresh).env("CGO_ENABLED", "0");
+    build.args(["build", "-mod=mod", "-trimpath", "-ldflags", &link, "-o", "bin/", "./..."]);
+    run_command(&mut build)?;
+    std::fs::create_dir_all(&folder)?;
+    for name in names {
+        let built = fresh.join("bin").join(name);
+        run_command(Command::new(&built).arg("--version"))?;
+        std::fs::rename(built, folder.join(name))?;
+    }
+    std::fs::remove_dir_all(&fresh)?;
+    Ok(folder)
+}
+
+fn main(name: &str, command: &str) -> String {
+    let context = if command.contains("context.") { "\t\"context\"\n" } else { "" };
+    format!(
+        "package main\n\nimport (\n{context}\t\"os\"\n\n\t\"k8s.io/component-base/cli\"\n\t\"k8s.io/kubernetes/cmd/{name}/app\"\n)\n\n\
+         func main() {{\n\tos.Exit(cli.Run({command}))\n}}\n"
+    )
 }
 
 /// `k8s.io/kubernetes` asks for its own parts at version 0.0.0, from folders that the published module lacks.
 fn go_mod() -> String {
     let mut text = format!(
-        "module kube-apiserver\n\ngo 1.24.0\n\nrequire (\n\tk8s.io/component-base v0.{KUBERNETES}\n\tk8s.io/kubernetes v1.{KUBERNETES}\n)\n\nreplace (\n"
+        "module kubernetes-programs\n\ngo 1.24.0\n\nrequire (\n\tk8s.io/component-base v0.{KUBERNETES}\n\tk8s.io/kubernetes v1.{KUBERNETES}\n)\n\nreplace (\n"
     );
     for module in STAGING {
         // Writing to a string does not fail.

@@ -5,6 +5,8 @@ use std::io;
 use std::sync::Arc;
 
 use alcazar_identity::{CertificateDer, Revocations, TrustBundles};
+use http::HeaderValue;
+use http::header::InvalidHeaderValue;
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, RootCertStore};
@@ -25,6 +27,10 @@ pub struct WebClient {
     trust: WebTrust,
     clock: Clock,
     pub(super) limits: Limits,
+    /// What the server has to prove itself as; the host of the URL otherwise.
+    name: Option<String>,
+    /// What proves us to the server.
+    pub(super) authorization: Option<HeaderValue>,
 }
 
 /// How the server is known.
@@ -74,7 +80,7 @@ impl WebClient {
     /// **Source**: SPIFFE Federation §5.2.2 (`https_spiffe`).
     pub fn spiffe(bundles: TrustBundles, expected: Expected, clock: Clock) -> Self {
         let trust = WebTrust::Spiffe { bundles: Arc::new(bundles), revocations: Arc::default(), expected };
-        Self { trust, clock, limits: Limits::default() }
+        Self { trust, clock, limits: Limits::default(), name: None, authorization: None }
     }
 
     /// The same without servers that were revoked. Lists are about SPIFFE IDs: a server that is known by its DNS name is
@@ -93,6 +99,26 @@ impl WebClient {
         Self { limits, ..self }
     }
 
+    /// The same for a server that is known by this DNS name or address, wherever the URL says that it is: for one that is
+    /// reached by an address that is not in its certificate.
+    #[must_use]
+    pub fn with_server_name(self, name: &str) -> Self {
+        Self { name: Some(name.to_owned()), ..self }
+    }
+
+    /// The same with a bearer token in each request. It is shown to no server but the one that has proved itself: redirects
+    /// are not followed.
+    ///
+    /// **Source**: RFC 6750 §2.1.
+    ///
+    /// # Errors
+    /// When the token cannot stand in a header.
+    pub fn with_bearer(self, token: &str) -> Result<Self, InvalidHeaderValue> {
+        let mut value = HeaderValue::from_str(&format!("Bearer {token}"))?;
+        value.set_sensitive(true);
+        Ok(Self { authorization: Some(value), ..self })
+    }
+
     fn web(roots: RootCertStore, clock: Clock) -> Result<Self, RootsError> {
         let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider::provider());
         let verifier = verifier.build().map_err(|source| RootsError::Verifier(source.to_string()))?;
@@ -104,7 +130,8 @@ impl WebClient {
         config.alpn_protocols = vec![HTTP1.to_vec()];
         // A document is fetched now and then: nothing to win.
         config.resumption = Resumption::disabled();
-        Ok(Self { trust: WebTrust::Web(Arc::new(config)), clock, limits: Limits::default() })
+        let trust = WebTrust::Web(Arc::new(config));
+        Ok(Self { trust, clock, limits: Limits::default(), name: None, authorization: None })
     }
 
     /// Does the client's side of a handshake with the server of this name or address.
@@ -115,7 +142,7 @@ impl WebClient {
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        let name = ServerName::try_from(host.to_owned());
+        let name = ServerName::try_from(self.name.as_deref().unwrap_or(host).to_owned());
         let name = name.map_err(|source| ConnectError::Io { source: io::Error::other(source) })?;
         let (config, verifier) = match &self.trust {
             WebTrust::Web(config) => (Arc::clone(config), None),

@@ -82,7 +82,7 @@ impl WebClient {
         let (mut requests, connection) =
             builder.max_buf_size(HEAD).handshake(TokioIo::new(tls)).await.map_err(broken)?;
         let exchange = async {
-            let answer = requests.send_request(request(url, etag)).await.map_err(broken)?;
+            let answer = requests.send_request(self.request(url, etag)).await.map_err(broken)?;
             self.read(url, answer).await
         };
         // The connection moves only while it is polled, and is dropped with the answer.
@@ -97,6 +97,29 @@ impl WebClient {
                 Err(source) => Err(broken(source)),
             },
         }
+    }
+
+    fn request(&self, url: &HttpsUrl, etag: Option<&str>) -> Request<Empty<Bytes>> {
+        let mut request = Request::new(Empty::new());
+        *request.method_mut() = Method::GET;
+        *request.uri_mut() = url.target().parse().unwrap_or_default();
+        let headers = request.headers_mut();
+        for (name, value) in [
+            (header::HOST, Some(url.authority())),
+            (header::ACCEPT, Some("application/json")),
+            (header::USER_AGENT, Some("alcazar")),
+            (header::CONNECTION, Some("close")),
+            (header::IF_NONE_MATCH, etag),
+        ] {
+            // What cannot stand in a header was never sent as one.
+            if let Some(value) = value.and_then(|value| HeaderValue::from_str(value).ok()) {
+                headers.insert(name, value);
+            }
+        }
+        if let Some(authorization) = &self.authorization {
+            headers.insert(header::AUTHORIZATION, authorization.clone());
+        }
+        request
     }
 
     async fn read(&self, url: &HttpsUrl, answer: http::Response<hyper::body::Incoming>) -> Result<Fetched, FetchError> {
@@ -122,26 +145,6 @@ impl WebClient {
             max_age: text(&head.headers, &header::CACHE_CONTROL).and_then(max_age),
         }))
     }
-}
-
-fn request(url: &HttpsUrl, etag: Option<&str>) -> Request<Empty<Bytes>> {
-    let mut request = Request::new(Empty::new());
-    *request.method_mut() = Method::GET;
-    *request.uri_mut() = url.target().parse().unwrap_or_default();
-    let headers = request.headers_mut();
-    for (name, value) in [
-        (header::HOST, Some(url.authority())),
-        (header::ACCEPT, Some("application/json")),
-        (header::USER_AGENT, Some("alcazar")),
-        (header::CONNECTION, Some("close")),
-        (header::IF_NONE_MATCH, etag),
-    ] {
-        // What cannot stand in a header was never sent as one.
-        if let Some(value) = value.and_then(|value| HeaderValue::from_str(value).ok()) {
-            headers.insert(name, value);
-        }
-    }
-    request
 }
 
 fn text<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {

@@ -237,6 +237,7 @@ impl Home {
             sockets_dir: self.directory.path().join("sockets"),
             admin: None,
             files: Vec::new(),
+            kubernetes: None,
             narrow: None,
             crls: CrlsConfig::Auto,
         };
