@@ -65,6 +65,11 @@ impl Registration {
         &self.id
     }
 
+    /// Whether nobody has put it in, and it follows from pods on the node.
+    pub(crate) fn is_of_pods(&self) -> bool {
+        self.id.starts_with("k8s.")
+    }
+
     /// Whom the workload becomes.
     pub fn spiffe_id(&self) -> &SpiffeId {
         &self.spiffe_id

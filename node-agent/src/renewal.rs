@@ -188,6 +188,14 @@ impl Renewal {
                 ),
             }
         }
+        let pods_unknown = said.as_ref().is_some_and(|said| said.pods_unknown);
+        if pods_unknown {
+            // The CA has not heard of the cluster yet: what it said of pods before is its last word.
+            let registry = workloads.registry();
+            let of_pods = registry.iter().map(|served| served.registration()).filter(|earlier| earlier.is_of_pods());
+            let earlier: Vec<_> = of_pods.map(Registration::as_registered).collect();
+            understood.extend(earlier);
+        }
         if let (Some(sealed), true) = (&self.sealed, said.is_some()) {
             sealed.only(understood.iter());
         }
@@ -196,7 +204,7 @@ impl Renewal {
         let count = understood.len();
         let changed = workloads.register(understood, &self.readiness);
         tracing::debug!(count, ?changed, "the registrations of this node");
-        self.registry.send_replace(Arc::new(workloads.registry().with_word(said.is_some())));
+        self.registry.send_replace(Arc::new(workloads.registry().with_word(said.is_some() && !pods_unknown)));
     }
 
     /// Leaves out what the agent's own file does not speak of: it is not even asked for.

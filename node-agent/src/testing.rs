@@ -159,7 +159,7 @@ impl Session for MemoryAuthority {
     }
 
     fn registrations(&self) -> Call<'_, Updates<v1::Registrations>> {
-        self.tell(|ca| v1::Registrations { registrations: ca.registrations.clone() })
+        self.tell(|ca| v1::Registrations { registrations: ca.registrations.clone(), pods_unknown: ca.pods_unknown })
     }
 
     fn report(&self, report: v1::ReportAdoptionRequest) -> Call<'_, ()> {

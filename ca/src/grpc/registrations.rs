@@ -24,8 +24,8 @@ type Changes = watch::Receiver<Option<u64>>;
 pub(super) async fn push(ca: &Ca, node: &SpiffeId, sender: &mpsc::Sender<Result<v1::Registrations, Status>>) {
     let mut recorded = ca.0.records.registration_changes();
     let mut pods = ca.0.callers.kubernetes().and_then(KubernetesPlug::pod_changes);
-    // A part of them would take from the node what it has: those of its pods too.
-    if recorded.wait_for(Option::is_some).await.is_err() || !are_known(pods.as_mut()).await {
+    // A part of them would take from the node what it has.
+    if recorded.wait_for(Option::is_some).await.is_err() {
         return;
     }
     let (mut looked_at, mut sent) = (None, None);
@@ -35,13 +35,14 @@ pub(super) async fn push(ca: &Ca, node: &SpiffeId, sender: &mpsc::Sender<Result<
             pods.mark_unchanged();
         }
         // Most changes of pods are on other nodes.
-        let now: (Option<u64>, Accounts) = (*recorded.borrow(), ca.accounts_on(node).unwrap_or_default());
+        let now: (Option<u64>, Option<Accounts>) = (*recorded.borrow(), ca.accounts_on(node).ok());
         if looked_at.as_ref() != Some(&now) {
-            let known = ca.registrations_of(node, &now.1);
+            let pods_unknown = now.1.is_none();
+            let known = (ca.registrations_of(node, &now.1.clone().unwrap_or_default()), pods_unknown);
             looked_at = Some(now);
             if sent.as_ref() != Some(&known) {
-                let registrations = known.iter().map(|registration| registration_message(registration)).collect();
-                if sender.send(Ok(v1::Registrations { registrations })).await.is_err() {
+                let registrations = known.0.iter().map(|registration| registration_message(registration)).collect();
+                if sender.send(Ok(v1::Registrations { registrations, pods_unknown })).await.is_err() {
                     return;
                 }
                 sent = Some(known);
@@ -54,13 +55,6 @@ pub(super) async fn push(ca: &Ca, node: &SpiffeId, sender: &mpsc::Sender<Result<
         if !goes_on {
             return;
         }
-    }
-}
-
-async fn are_known(pods: Option<&mut Changes>) -> bool {
-    match pods {
-        Some(pods) => pods.wait_for(Option::is_some).await.is_ok(),
-        None => true,
     }
 }
 

@@ -290,6 +290,34 @@ async fn registrations_come_and_go_and_change() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_ca_that_knows_no_pods_takes_none_away() {
+    let world = World::new();
+    world.authority.ca().register("shop.a", "a", &["uid:1"]);
+    world.authority.ca().register("k8s.shop.web", "web", &["k8s:ns:shop", "k8s:sa:web"]);
+    let mut agent = world.start_new().await;
+    let ids = |status: &Status| -> Vec<String> { status.registrations.iter().map(|r| r.id.to_string()).collect() };
+    let first =
+        agent.until(|s| s.registrations.len() == 2 && s.registrations.iter().all(|r| r.certificate.is_some())).await;
+    world.authority.change(|ca| {
+        ca.pods_unknown = true;
+        ca.registrations.retain(|registration| registration.id == "shop.a");
+        ca.register("shop.b", "b", &["uid:2"]);
+    });
+    let half =
+        agent.until(|s| s.registrations.len() == 3 && s.registrations.iter().all(|r| r.certificate.is_some())).await;
+    assert_eq!(ids(&half), ["k8s.shop.web", "shop.a", "shop.b"]);
+    assert_eq!(serial(&half), serial(&first), "it is the one from before");
+    // Of what a person puts in the CA's word counts meanwhile.
+    world.authority.change(|ca| ca.registrations.retain(|registration| registration.id == "shop.b"));
+    let fewer = agent.until(|s| s.registrations.len() == 2).await;
+    assert_eq!(ids(&fewer), ["k8s.shop.web", "shop.b"]);
+    world.authority.change(|ca| ca.pods_unknown = false);
+    let whole = agent.until(|s| s.registrations.len() == 1).await;
+    assert_eq!(ids(&whole), ["shop.b"]);
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_refused_workload_hurts_nobody_else_and_is_tried_again() {
     let world = World::new();
     world.authority.ca().register("shop.a", "a", &["uid:1"]);

@@ -64,6 +64,8 @@ pub(crate) struct Ca {
     /// What is to be issued anew.
     #[allow(dead_code, reason = "the unit tests have a CA that rotates")]
     pub(crate) reissue: v1::Reissue,
+    /// Whether it does not know the pods of the node yet.
+    pub(crate) pods_unknown: bool,
     /// What the node has reported.
     #[allow(dead_code, reason = "the unit tests have a CA that rotates")]
     pub(crate) reports: Vec<v1::ReportAdoptionRequest>,
@@ -101,6 +103,7 @@ impl Ca {
             issued: 0,
             node_log: Vec::new(),
             reissue: v1::Reissue::default(),
+            pods_unknown: false,
             reports: Vec::new(),
             revoked: Vec::new(),
         }

@@ -151,7 +151,8 @@ impl CertificateAuthority for Service {
         request: Request<v1::WatchRegistrationsRequest>,
     ) -> Result<Response<Self::WatchRegistrationsStream>, Status> {
         self.caller(&request)?;
-        let tell = |ca: &Ca| v1::Registrations { registrations: ca.registrations.clone() };
+        let tell =
+            |ca: &Ca| v1::Registrations { registrations: ca.registrations.clone(), pods_unknown: ca.pods_unknown };
         Ok(Response::new(self.tell(tell)))
     }
 
