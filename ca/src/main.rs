@@ -2,6 +2,7 @@
 
 use std::{
     error::Error,
+    os::unix::fs::MetadataExt,
     path::PathBuf,
     process::ExitCode,
     sync::{Arc, OnceLock},
@@ -142,6 +143,18 @@ async fn print_token(config: Config, node: &str, ttl: Option<Duration>) -> Resul
         let reply = reply.map_err(|status| status.message().to_owned())?.into_inner();
         (reply.token, SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(reply.expires_at)?))
     } else {
+        let owner = std::fs::metadata(&config.data_dir).map(|folder| folder.uid());
+        let own = rustix::process::geteuid().as_raw();
+        if let Ok(owner) = owner
+            && owner != own
+        {
+            let folder = config.data_dir.display();
+            return Err(format!(
+                "no CA answers on {}, and {folder} is user {owner}'s, while this is user {own}: what is written there now would be closed to the CA. Start the CA first (`systemctl start alcazar-ca`), or be that user",
+                socket.display()
+            )
+            .into());
+        }
         let ca = Ca::open(config, clock::system()).await?;
         let (token, expires) = ca.create_join_token(&node, ttl).await?;
         ca.close().await;

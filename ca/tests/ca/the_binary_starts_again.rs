@@ -91,6 +91,25 @@ async fn killed_at_any_moment_it_goes_on_with_what_it_acknowledged() {
     served.stop().await;
 }
 
+/// What root wrote into the folder of a CA that runs as another user, that CA could not read.
+#[test]
+fn a_token_is_made_by_the_ca_or_by_its_user() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, config) = (folder.path().join("data"), folder.path().join("ca.yaml"));
+    fs::write(&config, format!("dataDir: {}\nlisten: 127.0.0.1:0\n", data.display())).unwrap();
+    fs::create_dir(&data).unwrap();
+    if std::os::unix::fs::chown(&data, Some(4242), None).is_err() {
+        println!("passed over: only root can give a folder to somebody else");
+        return;
+    }
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_alcazar-ca")).args(["token", "--node", "a", "--config"]).arg(&config).output();
+    let output = output.unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("user 4242's") && said.contains("Start the CA first"), "{said}");
+    assert_eq!(fs::read_dir(&data).unwrap().count(), 0, "nothing was written");
+}
+
 #[test]
 fn a_new_root_is_said_loudly_with_its_fingerprint() {
     let folder = tempfile::tempdir().unwrap();
