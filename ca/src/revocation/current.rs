@@ -44,6 +44,9 @@ pub(super) struct CurrentRecord {
     /// What it says, hashed.
     #[serde(with = "text")]
     pub(super) says: Fingerprint,
+    /// Nobody can make another one: the key goes.
+    #[serde(default)]
+    pub(super) last: bool,
 }
 
 impl CurrentRecord {
@@ -54,13 +57,19 @@ impl CurrentRecord {
         self.says != says || self.trouble.is_some() || age.is_none_or(|age| age >= RENEW)
     }
 
+    /// Whether nodes are told it no more. They take all back a minute before the first one ends, so this is earlier, and later than
+    /// the end of whatever it can be about.
+    pub(super) fn is_over(&self, now: SystemTime) -> bool {
+        self.until <= now + EARLY
+    }
+
     /// As nodes are told it; `None` where there is none that is good.
     pub(super) fn message(&self, now: SystemTime) -> Option<v1::Crl> {
-        if self.crl.is_empty() || self.until <= now {
+        if self.crl.is_empty() || self.is_over(now) {
             return None;
         }
         let chain = self.chain.iter().map(|one| STANDARD.decode(one)).collect::<Result<_, _>>();
-        Some(v1::Crl { crl: STANDARD.decode(&self.crl).ok()?, chain: chain.ok()? })
+        Some(v1::Crl { crl: STANDARD.decode(&self.crl).ok()?, chain: chain.ok()?, last: self.last })
     }
 }
 
@@ -104,16 +113,17 @@ impl Ca {
     ) -> Result<(), CurrentError> {
         let until = (self.0.clock)() + self.longest_life().await? + RENEW + SLACK;
         let made = self.make_crl(issuer, Some(until)).await.map_err(|error| process::chain(&error));
-        self.put_crl_on_record(issuer, chain, made, until).await
+        self.put_crl_on_record(issuer, chain, made, until, false).await
     }
 
-    /// Puts one on record that was made; of an intermediate that goes it is the last.
+    /// Puts one on record that was made.
     pub(super) async fn put_crl_on_record(
         &self,
         issuer: Fingerprint,
         chain: &[CertificateDer<'static>],
         made: Result<Vec<u8>, String>,
         until: SystemTime,
+        last: bool,
     ) -> Result<(), CurrentError> {
         let (now, published) = ((self.0.clock)(), self.follow_revocations().borrow().clone());
         let made = made.and_then(|crl| match crl.len() {
@@ -128,6 +138,7 @@ impl Ca {
             made: now,
             until,
             says: digest(&self.revoked_leaves(&published, now).await?),
+            last,
         };
         let name = issuer.to_string();
         let found = self.0.records.get::<CurrentRecord>(family::CRLS, &name).await?;
@@ -199,6 +210,11 @@ pub(super) enum CurrentError {
 const RENEW: Duration = Duration::from_secs(6 * 3600);
 /// Clocks differ.
 pub(super) const SLACK: Duration = Duration::from_secs(600);
+/// How long before its end one is told no more; less than [`SLACK`], by which that is after all that it is about.
+const EARLY: Duration = Duration::from_secs(300);
+/// How long beyond its longest life a leaf counts: no longer than there is a CRL for it.
+pub(super) const LATE: Duration = Duration::from_secs(240);
+const _: () = assert!(LATE.as_secs() + EARLY.as_secs() < SLACK.as_secs());
 const FORGET: Duration = Duration::from_secs(24 * 3600);
 /// In base64, with its chain, it fits into one value of every store.
 const LONGEST: usize = 40 * 1024;
@@ -217,16 +233,18 @@ mod tests {
             crl: STANDARD.encode(b"crl"),
             trouble: None,
             made: at(0),
-            until: at(100),
+            until: at(1_000),
             says,
+            last: true,
         };
         assert!(!record.is_due(says, at(0)) && !record.is_due(says, at(RENEW.as_secs() - 1)));
         assert!(record.is_due(says, at(RENEW.as_secs())));
         assert!(record.is_due(Fingerprint::of(b"that"), at(0)));
         assert!(record.is_due(says, SystemTime::UNIX_EPOCH), "the clock was set back");
-        let told = record.message(at(99)).unwrap();
-        assert_eq!((told.crl, told.chain), (b"crl".to_vec(), vec![b"certificate".to_vec()]));
-        assert!(record.message(at(100)).is_none());
+        let told = record.message(at(699)).unwrap();
+        assert_eq!((told.crl, told.chain, told.last), (b"crl".to_vec(), vec![b"certificate".to_vec()], true));
+        // While no agent has to take it back yet.
+        assert!(record.message(at(700)).is_none());
         let none = CurrentRecord { crl: String::new(), trouble: Some("too long".into()), ..record };
         assert!(none.is_due(says, at(0)) && none.message(at(0)).is_none());
     }

@@ -42,7 +42,7 @@ impl Ca {
         let told = made.as_ref().cloned().map_err(|error| process::chain(error));
         let kept = async {
             let chain = blocking(move || files.load(issuer, now)).await?.upper;
-            self.put_crl_on_record(issuer, &chain, told, until).await
+            self.put_crl_on_record(issuer, &chain, told, until, true).await
         };
         if let Err(error) = kept.await {
             tracing::warn!(target: "alcazar::revoked", %issuer, reason = %process::chain(&error), "an intermediate is removed, and nodes are not told its last CRL");

@@ -15,7 +15,7 @@ use alcazar_service::{Part, Shutdown, process};
 use tokio::{sync::watch, time::Instant};
 
 use super::{
-    current::{CurrentError, SLACK},
+    current::{CurrentError, LATE},
     whole::{Needed, Whole, needed, whole},
 };
 use crate::{
@@ -143,10 +143,10 @@ impl Ca {
             .filter(|(issuer, _)| !is_revoked(issuer))
             .filter_map(|(issuer, found)| Some((*issuer, found.record.message(now)?)))
             .collect();
-        let life = self.longest_life().await? + SLACK;
+        let life = self.longest_life().await? + LATE;
         let mut needed = needed(&replicas, life, now);
         // One whose key is gone, of which there was none to keep.
-        needed.extend(known.values().filter(|found| found.record.until > now).filter_map(|found| {
+        needed.extend(known.values().filter(|found| !found.record.is_over(now)).filter_map(|found| {
             let whose = format!("nobody any more ({})", found.record.trouble.as_ref()?);
             Some(Needed { issuer: found.record.issuer, whose, signs: true })
         }));

@@ -22,9 +22,12 @@ pub(super) fn judge(said: &v1::Crls, bundle: &TrustBundle, now: SystemTime) -> V
     for one in &said.crls {
         let issuers: Vec<_> = one.chain.iter().map(|der| CertificateDer::from(der.as_slice())).collect();
         match verify_crl(&one.crl, &issuers, bundle, now) {
+            // Nothing that its issuer signed is good any more: nobody else is to lose theirs because of it.
+            Ok(crl) if one.last && crl.good_until() <= now + MARGIN => {}
             Ok(crl) => crls.push(crl),
             // Of a root that is not trusted yet, or no more: nobody takes its certificates with a CRL either.
             Err(error) if error.is_of_nobody() => {}
+            Err(CrlError::NotGood { good_until, .. }) if one.last && good_until <= now => {}
             Err(error) => return Verdict::Withheld { reason: why(&error), wrong: true },
         }
     }
@@ -86,7 +89,11 @@ mod tests {
             revoked_certs: Vec::new(),
             key_identifier_method: KeyIdMethod::Sha256,
         };
-        v1::Crl { crl: params.signed_by(issuer).unwrap().der().to_vec(), chain: vec![issuer.der().to_vec()] }
+        v1::Crl {
+            crl: params.signed_by(issuer).unwrap().der().to_vec(),
+            chain: vec![issuer.der().to_vec()],
+            last: false,
+        }
     }
 
     #[test]
@@ -119,6 +126,15 @@ mod tests {
             let (reason, wrong) = served(&said(&[&early, &late]), &own, now).unwrap_err();
             assert!(wrong, "{now}: {reason}");
         }
+        // A last one goes by itself; the others are served on.
+        let last = v1::Crl { last: true, ..early.clone() };
+        for (now, expected) in
+            [(10, (2, 940)), (939, (2, 940)), (940, (1, 1_940)), (1_000, (1, 1_940)), (1_939, (1, 1_940))]
+        {
+            assert_eq!(served(&said(&[&last, &late]), &own, now), Ok((expected.0, at(expected.1))), "{now}");
+        }
+        assert!(served(&said(&[&last, &late]), &own, 1_940).is_err());
+        assert!(served(&said(&[&last]), &own, 940).unwrap_err().1, "with none at all nothing is checked");
         // One that is not good spoils all.
         let forged = v1::Crl { chain: vec![two.der().to_vec()], ..early.clone() };
         let damaged = v1::Crl { crl: b"\x30\x00".to_vec(), ..early.clone() };

@@ -8,6 +8,7 @@ use std::{
     time::SystemTime,
 };
 
+use alcazar_identity::CertificateDer;
 use alcazar_service::{Health, Readiness, clock::Clock};
 use alcazar_store::Expected;
 
@@ -23,6 +24,7 @@ const HOUR: u64 = 3600;
 struct Replica {
     ca: Ca,
     hours: Arc<AtomicU64>,
+    seconds: Arc<AtomicU64>,
     readiness: Readiness,
     part: Part,
     lacking: Lacking,
@@ -31,17 +33,18 @@ struct Replica {
 
 impl Replica {
     async fn open(configure: impl FnOnce(&mut Config)) -> Self {
-        let (folder, hours) = (tempfile::tempdir().unwrap(), Arc::new(AtomicU64::new(0)));
-        let hand = hours.clone();
+        let (folder, hours, seconds) = (tempfile::tempdir().unwrap(), Arc::default(), Arc::default());
+        let hands: [Arc<AtomicU64>; 2] = [Arc::clone(&hours), Arc::clone(&seconds)];
         let clock: Clock = Arc::new(move || {
-            SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000 + hand.load(Ordering::SeqCst) * HOUR)
+            let [hours, seconds] = hands.each_ref().map(|hand| hand.load(Ordering::SeqCst));
+            SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000 + hours * HOUR + seconds)
         });
         let mut config = Config::new(folder.path());
         configure(&mut config);
         let ca = Ca::open(config, clock).await.unwrap();
         let readiness = Readiness::new();
         let part = readiness.part("CRLs");
-        Self { ca, hours, readiness, part, lacking: Lacking::new(), _folder: folder }
+        Self { ca, hours, seconds, readiness, part, lacking: Lacking::new(), _folder: folder }
     }
 
     /// What is told now.
@@ -49,6 +52,18 @@ impl Replica {
         self.ca.make_current_crls().await.unwrap();
         self.ca.tell_crls(&mut self.lacking, &self.part).await.unwrap();
         self.ca.follow_crls().borrow().clone().unwrap().as_ref().clone()
+    }
+
+    /// What an agent serves of it, whose clock is that of the CA: all, or none where one of them is bad, or over in a minute.
+    fn served(&self, told: &v1::Crls) -> usize {
+        let (now, bundles) = ((self.ca.0.clock)(), self.ca.bundles_with(&self.ca.hierarchy()));
+        let bundle = bundles.get(self.ca.trust_domain()).unwrap();
+        let is_good = |one: &v1::Crl| {
+            let chain: Vec<_> = one.chain.iter().map(|der| CertificateDer::from(der.clone())).collect();
+            let crl = alcazar_identity::verify_crl(&one.crl, &chain, bundle, now);
+            crl.is_ok_and(|crl| crl.good_until() > now + Duration::from_secs(60))
+        };
+        if told.complete && told.crls.iter().all(is_good) { told.crls.len() } else { 0 }
     }
 
     fn is_degraded(&self) -> bool {
@@ -60,7 +75,8 @@ impl Replica {
         let own = self.ca.replicas().await.unwrap().remove(0).presence;
         let of = |intermediate| HeldIntermediate { intermediate, root: own.signing.root };
         let held = holds.iter().chain([&signs]).map(|print| of(*print)).collect();
-        let presence = Presence { host: "vm-2".into(), phase, signing: of(signs), held, ..own };
+        let presence =
+            Presence { host: "vm-2".into(), phase, signing: of(signs), held, seen: (self.ca.0.clock)(), ..own };
         self.put(family::REPLICAS, OTHER, &presence).await;
     }
 
@@ -138,6 +154,35 @@ async fn the_last_crl_of_an_intermediate_is_told_until_what_it_signed_is_over() 
     let subject = crate::revocation::Subject::Intermediate { print: next, force: true };
     ca.revoke(subject, alcazar_identity::RevocationReason::KeyCompromise, "the test").await.unwrap();
     assert!(replica.told().await.crls.is_empty());
+}
+
+#[tokio::test]
+async fn who_is_gone_takes_the_crls_of_the_others_from_nobody() {
+    let mut replica = Replica::open(|_| {}).await;
+    let (ca, old) = (replica.ca.clone(), replica.ca.fingerprints().intermediate.fingerprint);
+    let next = ca.make_intermediate(ca.hierarchy().root().fingerprint).await.unwrap().fingerprint;
+    ca.activate(next).await.unwrap();
+    ca.keep_last_crl(old).await.unwrap();
+    ca.forget_intermediate(old).await.unwrap();
+    assert_eq!(replica.told().await.crls.iter().filter(|one| one.last).count(), 1);
+    // Another replica stops in order, at the last moment before its CRL were made anew.
+    let stopped = Fingerprint::of(b"stopped");
+    replica.puts(stopped).await;
+    replica.hours.store(6, Ordering::SeqCst);
+    replica.other(stopped, &[], Phase::Stopped).await;
+    // The one is over at 24 hours and ten minutes, the other at thirty and ten.
+    for (hours, before, after) in [(24, 3, 2), (30, 2, 1)] {
+        replica.hours.store(hours, Ordering::SeqCst);
+        let mut counts = Vec::new();
+        for seconds in (0..=660).step_by(15) {
+            replica.seconds.store(seconds, Ordering::SeqCst);
+            let told = replica.told().await;
+            assert!(told.complete && !replica.is_degraded(), "{hours} h {seconds} s: {}", told.reason);
+            counts.push(replica.served(&told));
+        }
+        counts.dedup();
+        assert_eq!(counts, [before, after], "{hours} h");
+    }
 }
 
 #[tokio::test]

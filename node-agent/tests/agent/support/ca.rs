@@ -130,7 +130,7 @@ impl Ca {
             key_identifier_method: rcgen::KeyIdMethod::Sha256,
         };
         let crl = params.signed_by(&self.intermediate).unwrap().der().to_vec();
-        v1::Crl { crl, chain: vec![self.intermediate.der().to_vec()] }
+        v1::Crl { crl, chain: vec![self.intermediate.der().to_vec()], last: false }
     }
 
     pub(crate) fn root_der(&self) -> CertificateDer<'static> {
