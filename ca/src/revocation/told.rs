@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use alcazar_api::ca::v1;
@@ -15,13 +15,13 @@ use alcazar_service::{Part, Shutdown, process};
 use tokio::{sync::watch, time::Instant};
 
 use super::{
-    current::{CurrentError, LATE},
+    current::{CurrentError, CurrentRecord, LATE},
     whole::{Needed, Whole, needed, whole},
 };
 use crate::{
     ca::Ca,
     hierarchy::{HierarchyError, Signing, blocking},
-    records::{RecordError, family, prefix},
+    records::{RecordError, Stored, family, prefix},
     replicas::ReplicaState,
 };
 
@@ -64,7 +64,7 @@ impl Ca {
         let announced = async {
             let (hierarchy, known) = (self.hierarchy(), self.current_crls().await?);
             let issuer = hierarchy.intermediate().info().fingerprint;
-            if known.is_empty() || known.contains_key(&issuer) {
+            if known.is_empty() || is_told(&known, issuer, (self.0.clock)()) {
                 return Ok(());
             }
             self.put_current_crl(issuer, hierarchy.upper()).await?;
@@ -83,27 +83,27 @@ impl Ca {
     /// Has an intermediate announced that is about to sign. Returns when everybody has had the time to hear of its CRL.
     pub(crate) async fn announce(&self, signing: &Signing) -> Result<(), HierarchyError> {
         let issuer = signing.authority.info().fingerprint;
-        // Nobody goes by CRLs.
-        let Some(told) = self.0.revoking.crls.borrow().clone() else { return Ok(()) };
         if issuer == self.hierarchy().intermediate().info().fingerprint {
             return Ok(());
         }
+        let told = self.0.revoking.crls.borrow().clone();
         let announced = async {
-            let trouble =
-                |found: &crate::records::Stored<super::current::CurrentRecord>| found.record.trouble.is_some();
-            if self.current_crls().await?.get(&issuer).is_none_or(trouble) {
+            let known = self.current_crls().await?;
+            // Right after a start it is not known what is told: others may tell what is on record.
+            let Some(goes_by) = told.map(|told| told.complete).or((!known.is_empty()).then_some(true)) else {
+                return Ok(false);
+            };
+            if !is_told(&known, issuer, (self.0.clock)()) {
                 self.put_current_crl(issuer, &signing.upper).await?;
             }
-            Ok::<_, CurrentError>(())
+            Ok::<_, CurrentError>(goes_by)
         };
-        if let Err(error) = announced.await {
-            return Err(match error {
-                CurrentError::Records(error) => error.into(),
-                CurrentError::Hierarchy(error) => error,
-                error => HierarchyError::Announce { intermediate: issuer, reason: process::chain(&error) },
-            });
-        }
-        if told.complete {
+        let goes_by = announced.await.map_err(|error| match error {
+            CurrentError::Records(error) => error.into(),
+            CurrentError::Hierarchy(error) => error,
+            error => HierarchyError::Announce { intermediate: issuer, reason: process::chain(&error) },
+        })?;
+        if goes_by {
             tracing::info!(target: "alcazar::rotation", intermediate = %issuer, "the CRL of the next intermediate is told to all before it signs");
             tokio::time::sleep(SETTLE).await;
         }
@@ -217,6 +217,11 @@ impl Ca {
         }
         Ok(all)
     }
+}
+
+/// Whether nodes are told the CRL of an intermediate. One on record may have been over for long: of a replica that was away.
+fn is_told(known: &BTreeMap<Fingerprint, Stored<CurrentRecord>>, issuer: Fingerprint, now: SystemTime) -> bool {
+    known.get(&issuer).is_some_and(|found| found.record.message(now).is_some())
 }
 
 /// How long the CRL of an intermediate is on its way before that signs: from replica to replica, to the agents, to who verifies.

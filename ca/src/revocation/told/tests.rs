@@ -186,6 +186,31 @@ async fn who_is_gone_takes_the_crls_of_the_others_from_nobody() {
 }
 
 #[tokio::test]
+async fn a_crl_that_is_over_announces_nobody() {
+    let mut replica = Replica::open(|_| {}).await;
+    let (ca, own) = (replica.ca.clone(), replica.ca.fingerprints().intermediate.fingerprint);
+    let next = ca.make_intermediate(ca.hierarchy().root().fingerprint).await.unwrap().fingerprint;
+    // What others tell is not known yet; what is on record was good when this replica went away.
+    ca.make_current_crls().await.unwrap();
+    replica.hours.store(31, Ordering::SeqCst);
+    let is_told = async |issuer| {
+        let known = ca.current_crls().await.unwrap();
+        known[&issuer].record.message((ca.0.clock)()).is_some()
+    };
+    assert!(!is_told(own).await && !is_told(next).await);
+    assert!(ca.follow_crls().borrow().is_none());
+    let (files, now) = (ca.0.files.clone(), (ca.0.clock)());
+    let signing = blocking(move || files.load(next, now)).await.unwrap();
+    let (shutdown, begun) = (Shutdown::new(), Instant::now());
+    let (_, announced) = tokio::join!(ca.announce_at_start(&shutdown), ca.announce(&signing));
+    announced.unwrap();
+    assert!(is_told(own).await && is_told(next).await);
+    assert!(begun.elapsed() >= SETTLE, "everybody has had the time to hear of them");
+    let told = replica.told().await;
+    assert_eq!((told.complete, replica.served(&told)), (true, 2), "{}", told.reason);
+}
+
+#[tokio::test]
 async fn where_others_may_stand_under_the_root_none_are_told_and_nothing_is_wrong() {
     let west = crate::rotation::ClusterConfig { name: "west".into(), endpoint: None };
     let mut replica = Replica::open(|config| config.clusters.push(west)).await;
