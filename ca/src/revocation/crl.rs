@@ -7,6 +7,7 @@
 //! ```
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -39,19 +40,22 @@ impl Ca {
                 None => self.brought_crl(issuer).await?.ok_or(CrlError::Unknown(source)),
                 Some(last) => Ok(last),
             },
-            outcome => outcome,
+            outcome => outcome.map(|made| made.crl),
         }
     }
 
-    /// Makes one, which is good until then, or for a day.
-    pub(super) async fn make_crl(&self, issuer: Fingerprint, until: Option<SystemTime>) -> Result<Vec<u8>, CrlError> {
+    /// Makes one: to be put on record, good until then and with what there is room for, or else for a day with everything.
+    pub(super) async fn make_crl(&self, issuer: Fingerprint, until: Option<SystemTime>) -> Result<Made, CrlError> {
         let (now, published) = ((self.0.clock)(), self.follow_revocations().borrow().clone());
         let is_root = self.hierarchy().roots().iter().any(|root| root.fingerprint == issuer);
-        let revoked = if is_root {
-            self.revoked_intermediates(issuer, &published).await?
+        let mut revoked: Vec<_> = if is_root {
+            self.revoked_intermediates(issuer, &published).await?.into_iter().collect()
         } else {
             self.revoked_leaves(&published, now).await?
         };
+        let left_out = until.map_or(0, |_| revoked.len().saturating_sub(MOST));
+        revoked.truncate(revoked.len() - left_out);
+        let revoked = revoked.into_iter().collect();
         let files = self.0.files.clone();
         let active = self.hierarchy().signing().authority.clone();
         let until = until.unwrap_or(now + LIFE);
@@ -63,7 +67,8 @@ impl Ca {
         let found = found.await.map_err(|_ending| CrlError::Interrupted)?;
         let authority = found.map_err(|source| CrlError::Unknown(Box::new(source)))?;
         let number = self.next_crl_number(issuer, now).await;
-        self.0.signing.with(move || encode(&authority, revoked, number, now, until)).await.map_err(CrlError::Signer)?
+        let made = self.0.signing.with(move || encode(&authority, revoked, number, now, until)).await;
+        Ok(Made { crl: made.map_err(CrlError::Signer)??, left_out })
     }
 
     /// Whose CRLs may be had here: what signs, what has signed and is still here or has left its last one, and the roots.
@@ -96,30 +101,38 @@ impl Ca {
         published.revocations.lists().map(|list| list.version()).fold(published.version, u64::wrapping_add)
     }
 
-    /// Serial numbers of leaves: those revoked by number, and the living ones of revoked identities.
+    /// Serial numbers of leaves: those revoked by number, and the living ones of revoked identities. Most important first: what a
+    /// person named, and of each identity its newest; whoever has had a thousand certificates issued to itself drives out nobody else.
     pub(super) async fn revoked_leaves(
         &self,
         published: &Published,
         now: SystemTime,
-    ) -> Result<BTreeMap<Vec<u8>, Revocation>, CrlError> {
-        let mut revoked = BTreeMap::new();
+    ) -> Result<Vec<(Vec<u8>, Revocation)>, CrlError> {
+        let mut found = Vec::new();
         let on_record = self.certificates_on_record(now).await?;
         for entry in published.entries.iter() {
             let revocation = Revocation { reason: entry.reason, since: entry.since, until: entry.until };
             match &entry.named {
                 Named::Serial { serial, .. } => {
-                    revoked.insert(bytes_of(serial), revocation);
+                    found.push((0, bytes_of(serial), revocation));
                 }
                 Named::Identity { id, .. } => {
                     let here = self.certificates_in_ledger(id, now).await?;
                     let all = on_record.get(id).into_iter().flatten().chain(&here);
-                    for certificate in all.filter(|certificate| certificate.is_meant(entry)) {
-                        revoked.entry(bytes_of(&certificate.serial)).or_insert(revocation);
-                    }
+                    let meant: BTreeSet<_> = all
+                        .filter(|certificate| certificate.is_meant(entry))
+                        .map(|certificate| (Reverse(certificate.not_before), bytes_of(&certificate.serial)))
+                        .collect();
+                    found.extend((1..).zip(meant).map(|(rank, (_, serial))| (rank, serial, revocation)));
                 }
             }
         }
-        Ok(revoked)
+        found.sort_by(|(rank, one, first), (other, two, second)| {
+            rank.cmp(other).then(second.since.cmp(&first.since)).then(one.cmp(two))
+        });
+        let mut seen = BTreeSet::new();
+        found.retain(|(_, serial, _)| seen.insert(serial.clone()));
+        Ok(found.into_iter().map(|(_, serial, revocation)| (serial, revocation)).collect())
     }
 
     /// Serial numbers of the intermediates that a root has revoked, of those that were known here.
@@ -142,6 +155,15 @@ impl Ca {
         }
         Ok(revoked)
     }
+}
+
+/// A CRL as it was made.
+#[derive(Clone)]
+pub(super) struct Made {
+    /// DER.
+    pub(super) crl: Vec<u8>,
+    /// How many revoked certificates there was no room for.
+    pub(super) left_out: usize,
 }
 
 /// A CRL of this number that is good until then.
@@ -238,6 +260,8 @@ pub enum CrlError {
 
 /// How long a CRL is good.
 const LIFE: Duration = Duration::from_secs(24 * 3600);
+/// How many certificates one names on record: of 58 bytes at most each, they fit with a signature of any key into 40 KiB.
+pub(super) const MOST: usize = 670;
 
 #[cfg(test)]
 mod tests {

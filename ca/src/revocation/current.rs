@@ -17,7 +17,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::crl::CrlError;
+use super::crl::{CrlError, Made};
 use crate::{
     ca::Ca,
     hierarchy::{HierarchyError, blocking},
@@ -47,6 +47,9 @@ pub(super) struct CurrentRecord {
     /// Nobody can make another one: the key goes.
     #[serde(default)]
     pub(super) last: bool,
+    /// How many revoked certificates there was no room for.
+    #[serde(default)]
+    pub(super) left_out: usize,
 }
 
 impl CurrentRecord {
@@ -121,19 +124,20 @@ impl Ca {
         &self,
         issuer: Fingerprint,
         chain: &[CertificateDer<'static>],
-        made: Result<Vec<u8>, String>,
+        made: Result<Made, String>,
         until: SystemTime,
         last: bool,
     ) -> Result<(), CurrentError> {
         let (now, published) = ((self.0.clock)(), self.follow_revocations().borrow().clone());
-        let made = made.and_then(|crl| match crl.len() {
+        let made = made.and_then(|made| match made.crl.len() {
             bytes if bytes > LONGEST => Err(format!("it is too long to be told to nodes: {bytes} bytes")),
-            _ => Ok(crl),
+            _ => Ok(made),
         });
         let record = CurrentRecord {
             issuer,
             chain: chain.iter().map(|der| STANDARD.encode(der)).collect(),
-            crl: made.as_ref().map(|crl| STANDARD.encode(crl)).unwrap_or_default(),
+            crl: made.as_ref().map(|made| STANDARD.encode(&made.crl)).unwrap_or_default(),
+            left_out: made.as_ref().map_or(0, |made| made.left_out),
             trouble: made.err(),
             made: now,
             until,
@@ -182,8 +186,8 @@ impl Ca {
 }
 
 /// What a CRL says, hashed.
-fn digest(revoked: &BTreeMap<Vec<u8>, Revocation>) -> Fingerprint {
-    let line = |(serial, revocation): (&Vec<u8>, &Revocation)| {
+fn digest(revoked: &[(Vec<u8>, Revocation)]) -> Fingerprint {
+    let line = |(serial, revocation): &(Vec<u8>, Revocation)| {
         format!("{serial:02x?} {} {}\n", revocation.reason.code(), seconds::of(revocation.since))
     };
     Fingerprint::of(revoked.iter().map(line).collect::<String>().as_bytes())
@@ -236,6 +240,7 @@ mod tests {
             until: at(1_000),
             says,
             last: true,
+            left_out: 0,
         };
         assert!(!record.is_due(says, at(0)) && !record.is_due(says, at(RENEW.as_secs() - 1)));
         assert!(record.is_due(says, at(RENEW.as_secs())));

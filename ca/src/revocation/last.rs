@@ -12,7 +12,7 @@ use alcazar_store::Expected;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 
-use super::crl::CrlError;
+use super::crl::{CrlError, Made};
 use crate::{
     ca::Ca,
     hierarchy::blocking,
@@ -39,7 +39,7 @@ impl Ca {
         let until = now + self.longest_life().await? + SLACK;
         let made = self.make_crl(issuer, Some(until)).await;
         // For nodes, who are told all CRLs or none.
-        let told = made.as_ref().cloned().map_err(|error| process::chain(error));
+        let told = made.as_ref().map(Made::clone).map_err(|error| process::chain(error));
         let kept = async {
             let chain = blocking(move || files.load(issuer, now)).await?.upper;
             self.put_crl_on_record(issuer, &chain, told, until, true).await
@@ -48,9 +48,9 @@ impl Ca {
             tracing::warn!(target: "alcazar::revoked", %issuer, reason = %process::chain(&error), "an intermediate is removed, and nodes are not told its last CRL");
         }
         let crl = match made {
-            Ok(crl) if crl.len() <= LONGEST => crl,
-            Ok(crl) => {
-                tracing::warn!(target: "alcazar::revoked", %issuer, bytes = crl.len(), "the last CRL of an intermediate that is removed is too long to be kept");
+            Ok(made) if made.crl.len() <= LONGEST => made.crl,
+            Ok(made) => {
+                tracing::warn!(target: "alcazar::revoked", %issuer, bytes = made.crl.len(), "the last CRL of an intermediate that is removed is too long to be kept");
                 return Ok(());
             }
             Err(error) => {

@@ -15,6 +15,7 @@ use alcazar_service::{Part, Shutdown, process};
 use tokio::{sync::watch, time::Instant};
 
 use super::{
+    crl::MOST,
     current::{CurrentError, CurrentRecord, LATE},
     whole::{Needed, Whole, needed, whole},
 };
@@ -163,7 +164,11 @@ impl Ca {
             Whole::Lacks(reason) => part.degraded(format!(
                 "nodes are told no CRLs, so whoever checks by them, as stock Envoy does, lets in what is revoked: {reason}"
             )),
-            Whole::Yes | Whole::Never(_) => part.ready(),
+            Whole::Yes => match shortened(&known, &there_now) {
+                Some(reason) => part.degraded(reason),
+                None => part.ready(),
+            },
+            Whole::Never(_) => part.ready(),
         }
         let told = match whole {
             Whole::Yes => v1::Crls { crls: there.into_values().collect(), complete: true, ..v1::Crls::default() },
@@ -217,6 +222,19 @@ impl Ca {
         }
         Ok(all)
     }
+}
+
+/// Which of these CRLs do not name all that is revoked, in words.
+fn shortened(known: &BTreeMap<Fingerprint, Stored<CurrentRecord>>, there: &BTreeSet<Fingerprint>) -> Option<String> {
+    let all = known.iter().filter(|(issuer, found)| found.record.left_out > 0 && there.contains(issuer));
+    let all: Vec<_> =
+        all.map(|(issuer, found)| format!("{} in that of the intermediate {issuer}", found.record.left_out)).collect();
+    (!all.is_empty()).then(|| {
+        format!(
+            "a CRL has room for {MOST} certificates, and more are revoked: whoever checks by CRLs, as stock Envoy does, lets in those that are left out, {}",
+            all.join(", ")
+        )
+    })
 }
 
 /// Whether nodes are told the CRL of an intermediate. One on record may have been over for long: of a replica that was away.

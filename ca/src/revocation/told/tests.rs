@@ -8,9 +8,11 @@ use std::{
     time::SystemTime,
 };
 
-use alcazar_identity::CertificateDer;
+use alcazar_identity::{CertificateDer, RevocationReason};
 use alcazar_service::{Health, Readiness, clock::Clock};
 use alcazar_store::Expected;
+
+use x509_parser::{prelude::FromDer, revocation_list::CertificateRevocationList};
 
 use super::*;
 use crate::{
@@ -208,6 +210,43 @@ async fn a_crl_that_is_over_announces_nobody() {
     assert!(begun.elapsed() >= SETTLE, "everybody has had the time to hear of them");
     let told = replica.told().await;
     assert_eq!((told.complete, replica.served(&told)), (true, 2), "{}", told.reason);
+}
+
+#[tokio::test]
+async fn who_has_many_certificates_is_revoked_and_drives_out_nobody() {
+    use crate::revocation::{Subject, serials::Certificate};
+
+    let mut replica = Replica::open(|_| {}).await;
+    let (ca, now) = (replica.ca.clone(), (replica.ca.0.clock)());
+    let [thief, other]: [alcazar_identity::SpiffeId; 2] =
+        ["thief", "other"].map(|name| format!("spiffe://cluster.local/node/{name}").parse().unwrap());
+    let certificate = |serial: String, age: u64| {
+        let not_before = now - Duration::from_secs(age);
+        Certificate { serial, not_before, not_after: now + Duration::from_secs(HOUR) }
+    };
+    let many: Vec<_> = (0..1_000).map(|age| certificate(format!("ff{age:038x}"), age)).collect();
+    let older = certificate("ee".repeat(20), 3_000);
+    for (id, certificates) in [(&thief, &many[..]), (&other, std::slice::from_ref(&older))] {
+        ca.revoke(Subject::Identity(id.clone()), RevocationReason::KeyCompromise, "the test").await.unwrap();
+        ca.put_certificates(id, certificates).await.unwrap();
+    }
+    ca.revoke(Subject::Serial("ab".into()), RevocationReason::KeyCompromise, "the test").await.unwrap();
+
+    let told = replica.told().await;
+    assert_eq!((told.complete, replica.served(&told)), (true, 1), "{}", told.reason);
+    let (_, list) = CertificateRevocationList::from_der(&told.crls[0].crl).unwrap();
+    let named: Vec<_> = list.iter_revoked_certificates().map(|one| one.serial().to_str_radix(16)).collect();
+    assert_eq!(named.len(), MOST);
+    for serial in ["ab", &older.serial, &many[0].serial, &many[MOST - 3].serial] {
+        assert!(named.iter().any(|one| one == serial), "{serial}");
+    }
+    assert!(!named.contains(&many[MOST - 2].serial), "the oldest are left out");
+    let parts = format!("{:?}", replica.readiness.parts());
+    assert!(parts.contains(&format!("{} in that of", 1_002 - MOST)), "{parts}");
+    // Once they are over there is nothing to be said.
+    replica.hours.store(2, Ordering::SeqCst);
+    assert!(replica.told().await.complete);
+    assert!(!replica.is_degraded());
 }
 
 #[tokio::test]
