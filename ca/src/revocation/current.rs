@@ -16,6 +16,7 @@ use alcazar_store::{Expected, WatchError};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use x509_parser::{prelude::FromDer, revocation_list::CertificateRevocationList};
 
 use super::crl::{CrlError, Made};
 use crate::{
@@ -119,6 +120,29 @@ impl Ca {
         self.put_crl_on_record(issuer, chain, made, until, false).await
     }
 
+    /// Puts those of the roots on record. Who has no CRL at all checks nothing: where every intermediate is revoked, this has verifiers
+    /// refuse what those signed, of which there is none.
+    pub(super) async fn put_root_crls(&self) -> Result<(), CurrentError> {
+        let now = (self.0.clock)();
+        for root in self.hierarchy().roots() {
+            let until = now + self.longest_life().await? + RENEW + SLACK;
+            let (made, until) = match self.make_crl(root.fingerprint, Some(until)).await {
+                Ok(made) => (made, until),
+                Err(error) => {
+                    let brought = self.brought_crl(root.fingerprint).await?.and_then(ended);
+                    let Some((crl, until)) = brought.filter(|(_, until)| *until > now + EARLY) else {
+                        tracing::debug!(root = %root.fingerprint, reason = %process::chain(&error), "there is no CRL of a root");
+                        continue;
+                    };
+                    (Made { crl, left_out: 0 }, until)
+                }
+            };
+            let chain = std::slice::from_ref(&root.certificate);
+            self.put_crl_on_record(root.fingerprint, chain, Ok(made), until, false).await?;
+        }
+        Ok(())
+    }
+
     /// Puts one on record that was made.
     pub(super) async fn put_crl_on_record(
         &self,
@@ -183,6 +207,13 @@ impl Ca {
         }
         Ok(())
     }
+}
+
+/// A CRL with its nextUpdate.
+fn ended(crl: Vec<u8>) -> Option<(Vec<u8>, SystemTime)> {
+    let (_, list) = CertificateRevocationList::from_der(&crl).ok()?;
+    let end = u64::try_from(list.next_update()?.timestamp()).ok()?;
+    Some((crl, SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(end))?))
 }
 
 /// What a CRL says, hashed.

@@ -136,14 +136,14 @@ impl Ca {
     }
 
     async fn tell_crls(&self, lacking: &mut Lacking, part: &Part) -> Result<(), CurrentError> {
-        let (now, known, replicas) = ((self.0.clock)(), self.current_crls().await?, self.replicas().await?);
-        // Without a CRL everybody under it is refused, as is to be.
+        let (now, mut known, replicas) = ((self.0.clock)(), self.current_crls().await?, self.replicas().await?);
+        // With the CRLs of others and none of its own everybody under it is refused, as is to be.
         let is_revoked = |issuer: &Fingerprint| self.revoked_intermediate(*issuer).is_some();
-        let there: BTreeMap<Fingerprint, v1::Crl> = known
-            .iter()
-            .filter(|(issuer, _)| !is_revoked(issuer))
-            .filter_map(|(issuer, found)| Some((*issuer, found.record.message(now)?)))
-            .collect();
+        let messages = |known: &BTreeMap<Fingerprint, Stored<CurrentRecord>>| -> BTreeMap<Fingerprint, v1::Crl> {
+            let all = known.iter().filter(|(issuer, _)| !is_revoked(issuer));
+            all.filter_map(|(issuer, found)| Some((*issuer, found.record.message(now)?))).collect()
+        };
+        let mut there = messages(&known);
         let life = self.longest_life().await? + LATE;
         let mut needed = needed(&replicas, life, now);
         // One whose key is gone, of which there was none to keep.
@@ -152,6 +152,11 @@ impl Ca {
             Some(Needed { issuer: found.record.issuer, whose, signs: true })
         }));
         needed.retain(|one| !is_revoked(&one.issuer));
+        if needed.is_empty() && there.is_empty() {
+            self.put_root_crls().await?;
+            known = self.current_crls().await?;
+            there = messages(&known);
+        }
         let there_now: BTreeSet<_> = there.keys().copied().collect();
         lacking.retain(|issuer, _| !there_now.contains(issuer) && needed.iter().any(|one| one.issuer == *issuer));
         let was_whole = self.0.revoking.crls.borrow().as_ref().is_some_and(|told| told.complete);

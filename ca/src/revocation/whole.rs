@@ -60,9 +60,13 @@ pub(super) fn whole(
     if !elsewhere.is_empty() {
         return Whole::Never(elsewhere.join("; "));
     }
+    if there.is_empty() && needed.is_empty() {
+        return Whole::Lacks("every intermediate is revoked, and there is no CRL of the root here by which those under them are refused; have its key here, or import one (`alcazar revocations import`), or replace the intermediate (`alcazar ca rotate`)".into());
+    }
     let lacking = needed.iter().filter(|one| !there.contains(&one.issuer) && (one.signs || !is_new(one.issuer)));
     let lacking: Vec<_> = lacking.map(|one| format!("of the intermediate {} of {}", one.issuer, one.whose)).collect();
     match lacking.is_empty() {
+        true if there.is_empty() => Whole::Lacks("there is none yet".into()),
         true => Whole::Yes,
         false => Whole::Lacks(format!("there is no CRL that is good now {}", lacking.join(", nor "))),
     }
@@ -150,6 +154,12 @@ mod tests {
         }
         let Whole::Lacks(said) = check(&["a2"], &[]) else { panic!("one is missing") };
         assert_eq!(said, format!("there is no CRL that is good now of the intermediate {} of vm", print("a1")));
+        assert!(matches!(check(&[], &["a1"]), Whole::Lacks(_)));
+        let revoked = |there| whole(&[], &there, &[], |_| false);
+        assert!(
+            matches!(revoked(there(&[])), Whole::Lacks(reason) if reason.contains("every intermediate is revoked"))
+        );
+        assert_eq!(revoked(there(&["root"])), Whole::Yes);
         let never = whole(&all, &there(&["a1", "a2"]), &["west".into(), "a root".into()], |_| false);
         assert_eq!(never, Whole::Never("west; a root".into()));
     }

@@ -155,7 +155,16 @@ async fn the_last_crl_of_an_intermediate_is_told_until_what_it_signed_is_over() 
     // Whoever is under a revoked one is to be refused.
     let subject = crate::revocation::Subject::Intermediate { print: next, force: true };
     ca.revoke(subject, alcazar_identity::RevocationReason::KeyCompromise, "the test").await.unwrap();
-    assert!(replica.told().await.crls.is_empty());
+    let told = replica.told().await;
+    // Nobody else is left, and none at all would have verifiers check nothing: that of the root says it.
+    let root = ca.hierarchy().root().certificate.to_vec();
+    assert_eq!((told.complete, replica.served(&told)), (true, 1), "{}", told.reason);
+    assert_eq!(told.crls[0].chain, [root]);
+    assert_eq!(replica.told().await, told);
+    replica.hours.store(25 + 31, Ordering::SeqCst);
+    let later = replica.told().await;
+    assert_eq!(replica.served(&later), 1, "{}", later.reason);
+    assert_ne!(later, told, "made anew");
 }
 
 #[tokio::test]
