@@ -13,9 +13,19 @@ done
 install -d -m 0755 "$destdir/etc/alcazar" "$destdir/etc/systemd/system"
 install -m 0644 agent.yaml root-cert.pem "$destdir/etc/alcazar/"
 install -m 0600 token "$destdir/etc/alcazar/token"
-# Those of a package are updated with it.
+# Those of a package are updated with it, and one of an earlier run would hide them.
 unit() {
-    test -e "$destdir/usr/lib/systemd/system/$1" || install -m 0644 "$1" "$destdir/etc/systemd/system/"
+    own="$destdir/etc/systemd/system/$1"
+    for packages in "$destdir/usr/lib/systemd/system" "$destdir/lib/systemd/system"; do
+        test -e "$packages/$1" || continue
+        # A link is a person's: so a unit is masked.
+        if [ -f "$own" ] && [ ! -L "$own" ]; then
+            mv "$own" "$own.old"
+            echo "install.sh: the unit of the package, $packages/$1, is used from now on; $own is now $own.old"
+        fi
+        return
+    done
+    install -m 0644 "$1" "$own"
 }
 unit alcazar-node-agent.service
 unit alcazar-node-agent.socket
@@ -31,7 +41,8 @@ if [ -z "$destdir" ]; then
     systemctl enable $units
     # A socket is not made anew while its service runs.
     systemctl stop alcazar-node-agent.service
+    # What keeps them from being ready is for their status to tell, not for this to wait for.
     # shellcheck disable=SC2086
-    systemctl restart $units
+    systemctl --no-block restart $units
 fi
 echo "installed; see: systemctl status alcazar-node-agent"

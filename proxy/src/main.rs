@@ -33,7 +33,8 @@ async fn run(arguments: Arguments, shutdown: Shutdown, readiness: Readiness) -> 
     let config: Config = config::load(&arguments.config).map_err(Failure::refused)?;
     let is_anybodys = config.outbound_user.is_none() && (config.outbound.is_some() || !config.forwards.is_empty());
     let proxy = Proxy::bind(config).await?;
-    shutdown.spawn("word that it is ready", systemd::ready_when(readiness.clone(), shutdown.clone()));
+    // What listens is all that others wait for: a boot that waited for the CA or the control plane could wait for ever.
+    systemd::ready();
     if is_anybodys {
         tracing::warn!(
             "whoever can connect to outbound and forwards speaks as the workload; outboundUser keeps them to one user"

@@ -4,7 +4,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
 /// A binary that `cargo xtask tools` brings: the newest `<component>-<version>/<binary>` of its cache. `None` when it is missing
 /// and the scenario is passed over.
@@ -35,17 +35,23 @@ pub(crate) fn installed(program: &str, arguments: &[&str]) -> bool {
     command.status().is_ok_and(|status| status.success())
 }
 
-/// Gives a process another clock: so many seconds ahead of this machine's, or behind. Spans of time stay what they are.
+/// The library by which [`wrong_clock`] does it. `None` when it is missing and the scenario is passed over.
 ///
 /// # Errors
-/// When libfaketime is not installed.
-pub fn wrong_clock(command: &mut Command, seconds: i64) -> Result<()> {
-    let libraries = std::fs::read_dir("/usr/lib")?.flatten().map(|entry| entry.path());
-    let library = libraries.map(|path| path.join("faketime/libfaketime.so.1")).find(|path| path.is_file());
-    let library = library.context("needs libfaketime (Debian: faketime)")?;
-    command.env("LD_PRELOAD", library).env("FAKETIME", format!("{seconds:+}s"));
+/// When it is missing in CI.
+pub fn faketime() -> Result<Option<PathBuf>> {
+    let libraries = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten().map(|entry| entry.path());
+    let found = libraries.map(|path| path.join("faketime/libfaketime.so.1")).find(|path| path.is_file());
+    if found.is_none() {
+        passed_over("libfaketime (Debian: faketime)")?;
+    }
+    Ok(found)
+}
+
+/// Gives a process another clock: so many seconds ahead of this machine's, or behind. Spans of time stay what they are.
+pub fn wrong_clock(command: &mut Command, faketime: &Path, seconds: i64) {
+    command.env("LD_PRELOAD", faketime).env("FAKETIME", format!("{seconds:+}s"));
     command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
-    Ok(())
 }
 
 /// Says that a scenario needs something that is not here.

@@ -1,7 +1,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 /// Packs a container image of one layer, as `docker save` writes it, from files of this machine (at these paths in the image) and the
 /// arguments with which it runs.
@@ -21,7 +21,7 @@ pub(crate) fn pack(archive: &Path, tags: &[&str], files: &[(&Path, &str)], run: 
     let sum = String::from_utf8(sum.stdout)?;
     let digest = sum.split_whitespace().next().context("a sum")?;
     let config = serde_json::json!({
-        "architecture": "amd64",
+        "architecture": architecture()?,
         "os": "linux",
         "config": {"Entrypoint": run},
         "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{digest}")]},
@@ -30,6 +30,15 @@ pub(crate) fn pack(archive: &Path, tags: &[&str], files: &[(&Path, &str)], run: 
     let manifest = serde_json::json!([{"Config": "config.json", "RepoTags": tags, "Layers": ["layer.tar"]}]);
     std::fs::write(work.path().join("manifest.json"), manifest.to_string())?;
     tar(archive, work.path(), &["manifest.json", "config.json", "layer.tar"])
+}
+
+/// As images name this machine's.
+fn architecture() -> Result<&'static str> {
+    match std::env::consts::ARCH {
+        "x86_64" => Ok("amd64"),
+        "aarch64" => Ok("arm64"),
+        other => bail!("how images name {other} is not known here"),
+    }
 }
 
 fn tar(archive: &Path, folder: &Path, names: &[&str]) -> Result<()> {

@@ -2,6 +2,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Command, Output},
+    sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -9,7 +10,12 @@ use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::{Kubernetes, Process, binary, components::installed, free_port, image, passed_over, tool, until};
+use crate::{
+    ControlGroups, Kubernetes, Process, binary, components::installed, free_port, image, passed_over, tool, until,
+};
+
+/// Each has a name of its own in its container.
+static EXECS: AtomicU64 = AtomicU64::new(0);
 
 /// A kubelet takes its time on a loaded machine.
 const START: Duration = Duration::from_secs(120);
@@ -22,7 +28,7 @@ pub struct Node {
     controllers: Vec<Process>,
     kubelet: Option<Process>,
     containerd: Process,
-    groups: Groups,
+    groups: ControlGroups,
     folder: TempDir,
     kubeconfig: PathBuf,
     port: u16,
@@ -50,7 +56,7 @@ impl Node {
         }
         let folder = tempfile::Builder::new().prefix("node").tempdir()?;
         let programs = kubelet.parent().context("a tool in a folder")?.to_owned();
-        let (port, groups) = (free_port()?, Groups::make(&format!("alcazar-test-{}", std::process::id()))?);
+        let (port, groups) = (free_port()?, ControlGroups::make(&format!("alcazar-test-{}", std::process::id()))?);
         let containerd = containerd(folder.path())?;
         let kubeconfig = kubernetes.kubeconfig();
         let mut node = Self {
@@ -113,7 +119,7 @@ impl Node {
     /// When it does not end.
     pub fn kill_kubelet(&mut self) -> Result<()> {
         let mut nsenter = self.kubelet.take().context("a kubelet that runs")?;
-        kill_process(Pid::from_raw(child_of(nsenter.id())?).context("a process")?, Signal::KILL)?;
+        kill_process(Pid::from_raw(nsenter.child()?).context("a process")?, Signal::KILL)?;
         // It ends with its only child.
         nsenter.wait(crate::DEADLINE).map(drop)
     }
@@ -130,7 +136,7 @@ impl Node {
 
     /// What the kubelet is told as its `cgroupRoot`.
     pub fn cgroup_root(&self) -> String {
-        format!("/{}", self.groups.0)
+        format!("/{}", self.groups.name())
     }
 
     /// Where the kubelet finds static pods.
@@ -161,7 +167,7 @@ impl Node {
     /// When there is no such container.
     pub fn exec(&self, container: &str, arguments: &[&str]) -> Result<Output> {
         let id = container.trim_start_matches("containerd://");
-        let exec = format!("exec-{:?}", std::time::Instant::now()).replace(|c: char| !c.is_ascii_alphanumeric(), "");
+        let exec = format!("exec-{}", EXECS.fetch_add(1, Ordering::Relaxed));
         let mut command = self.client();
         command.args(["tasks", "exec", "--exec-id", &exec, id]).args(arguments);
         Ok(command.output()?)
@@ -201,7 +207,7 @@ impl Node {
 
     /// The first process of the node's namespace of processes.
     fn init(&self) -> Result<i32> {
-        child_of(self.containerd.id())
+        self.containerd.child()
     }
 
     fn kubelet_yaml(&self) -> String {
@@ -239,64 +245,6 @@ fn containerd(folder: &Path) -> Result<Process> {
     command.args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "containerd", "--config"]);
     command.arg(folder.join("containerd.toml"));
     Process::start(command, &folder.join("containerd.log"))
-}
-
-fn child_of(parent: u32) -> Result<i32> {
-    until("its child", crate::DEADLINE, || {
-        let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).ok()?;
-        children.split_whitespace().next()?.parse().ok()
-    })
-}
-
-/// A control group in every hierarchy, of version 1 and 2: two kubelets below one would clear away each other's pods.
-#[derive(Debug)]
-struct Groups(String);
-
-impl Groups {
-    fn make(name: &str) -> Result<Self> {
-        let groups = Self(name.to_owned());
-        for folder in hierarchies() {
-            let group = folder.join(name);
-            fs::create_dir_all(&group).with_context(|| format!("cannot make {}", group.display()))?;
-            for file in ["cpuset.cpus", "cpuset.mems"] {
-                // Of version 1 one without is of no use.
-                if let Ok(all) = fs::read(folder.join(file)) {
-                    fs::write(group.join(file), all)?;
-                }
-            }
-        }
-        Ok(groups)
-    }
-}
-
-impl Drop for Groups {
-    fn drop(&mut self) {
-        for folder in hierarchies() {
-            // What is in it has just been killed, and may not be gone yet.
-            drop(until("empty control groups", crate::DEADLINE, || clear(&folder.join(&self.0)).then_some(())));
-        }
-    }
-}
-
-/// Removes a group and those below it; whether it is gone.
-fn clear(group: &Path) -> bool {
-    for entry in fs::read_dir(group).into_iter().flatten().flatten() {
-        if entry.path().is_dir() {
-            clear(&entry.path());
-        }
-    }
-    drop(fs::remove_dir(group));
-    !group.exists()
-}
-
-fn hierarchies() -> Vec<PathBuf> {
-    let top = Path::new("/sys/fs/cgroup");
-    if top.join("cgroup.controllers").exists() {
-        return vec![top.to_owned()];
-    }
-    let folders = fs::read_dir(top).into_iter().flatten().flatten().map(|entry| entry.path());
-    // Two controllers may share one, by a link for each.
-    folders.filter(|path| path.is_dir() && !path.is_symlink()).collect()
 }
 
 /// The image of our client on go-spiffe.

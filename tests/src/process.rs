@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{Curl, DEADLINE, binary, until};
@@ -44,7 +44,32 @@ impl Process {
     pub fn wait_ready(&self, admin: u16) -> Result<()> {
         let url = format!("http://127.0.0.1:{admin}/readyz");
         let ready = || Curl::default().get(&url).is_ok_and(|answer| answer.code == 200);
-        until("readiness", DEADLINE, || ready().then_some(())).with_context(|| self.log())
+        self.until("readiness", DEADLINE, || ready().then_some(()))
+    }
+
+    /// Looks until there is something to see, and returns it.
+    ///
+    /// # Errors
+    /// When the deadline passes, or at once when it has ended and there is still nothing; the error has the log.
+    pub fn until<T>(&self, what: &str, deadline: Duration, mut look: impl FnMut() -> Option<T>) -> Result<T> {
+        let seen = until(what, deadline, || {
+            // Before the look: what it did at its end counts.
+            let is_over = self.is_over();
+            look().map(Ok).or_else(|| is_over.then(|| Err(anyhow!("it has ended, before {what}"))))
+        });
+        seen.flatten().with_context(|| format!("the log of process {}:\n{}", self.id(), self.log()))
+    }
+
+    /// The first process that it has started.
+    ///
+    /// # Errors
+    /// When it starts none.
+    pub fn child(&self) -> Result<i32> {
+        let id = self.id();
+        self.until("its child", DEADLINE, || {
+            let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).ok()?;
+            children.split_whitespace().next()?.parse().ok()
+        })
     }
 
     /// Its process id.
@@ -126,6 +151,11 @@ impl Process {
         self.signal(Signal::CONT)
     }
 
+    /// Whether it has ended: nobody has waited for it yet, so that its number is its own.
+    fn is_over(&self) -> bool {
+        state(&Path::new("/proc").join(self.id().to_string())).is_none_or(|state| ['Z', 'X'].contains(&state))
+    }
+
     fn signal(&self, signal: Signal) -> Result<()> {
         let pid = i32::try_from(self.id()).ok().and_then(Pid::from_raw).context("no process")?;
         Ok(kill_process(pid, signal)?)
@@ -134,9 +164,14 @@ impl Process {
 
 /// Whether a thread is stopped, by its folder in `/proc`. One that has just ended is.
 fn is_stopped(task: &Path) -> bool {
-    // The state stands behind the name, which is in parentheses and may hold anything.
-    let stat = fs::read_to_string(task.join("stat"));
-    stat.map_or(true, |stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['T', 't', 'Z', 'X'])))
+    state(task).is_none_or(|state| ['T', 't', 'Z', 'X'].contains(&state))
+}
+
+/// The state of a process or a thread, by its folder in `/proc`.
+fn state(task: &Path) -> Option<char> {
+    let stat = fs::read_to_string(task.join("stat")).ok()?;
+    // It stands behind the name, which is in parentheses and may hold anything.
+    stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next())
 }
 
 /// How long a process may take to end when a scenario is over.

@@ -2,6 +2,8 @@
 
 mod show;
 
+use std::io::ErrorKind;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -29,12 +31,17 @@ pub(crate) enum Command {
 
 pub(crate) fn run(command: &Command) -> ExitCode {
     let Command::Status { data_dir, json } = command;
-    let data_dir = data_dir.clone().unwrap_or_else(here);
+    let (data_dir, mesh_has_ended) = data_dir.clone().map_or_else(here, |data_dir| (data_dir, false));
     match ask::<StatusReport>(&data_dir.join(SOCKET)) {
         Ok(report) if *json => say(&(serde_json::to_string_pretty(&report).unwrap_or_default() + "\n")),
         Ok(report) => say(&show::text(&report, alcazar_service::clock::now())),
         Err(error) => {
             eprintln!("alcazar: no agent answers in {}: {}", data_dir.display(), chain(&error));
+            if mesh_has_ended {
+                eprintln!(
+                    "the mesh that `alcazar up` made in this folder has ended, so this machine's agent was asked"
+                );
+            }
             if matches!(error, AskError::Nobody(_)) {
                 eprintln!("start it, name its dataDir with --data-dir, and be its user, or root");
             }
@@ -43,10 +50,35 @@ pub(crate) fn run(command: &Command) -> ExitCode {
     }
 }
 
-/// The agent of the mesh in this folder, where there is one, else that of the machine.
-fn here() -> PathBuf {
+/// The agent of the mesh in this folder, where there is one, else that of the machine; and whether a mesh that was here has ended.
+fn here() -> (PathBuf, bool) {
     let mesh = Paths::of(Path::new(DEFAULT_DATA_DIR)).agent();
-    if mesh.join(SOCKET).exists() { mesh } else { "/var/lib/alcazar-agent".into() }
+    let socket = mesh.join(SOCKET);
+    if is_somebodys(&socket) { (mesh, false) } else { ("/var/lib/alcazar-agent".into(), socket.exists()) }
+}
+
+/// Whether somebody listens, be it to others than this user: a mesh that was killed has left its socket behind.
+fn is_somebodys(socket: &Path) -> bool {
+    let nobody = [ErrorKind::NotFound, ErrorKind::ConnectionRefused];
+    UnixStream::connect(socket).map_or_else(|error| !nobody.contains(&error.kind()), |_| true)
 }
 
 const SOCKET: &str = "admin.sock";
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn a_socket_that_a_dead_agent_has_left_is_nobodys() {
+        let home = tempfile::tempdir().unwrap();
+        let socket = home.path().join(SOCKET);
+        assert!(!is_somebodys(&socket));
+        let listener = UnixListener::bind(&socket).unwrap();
+        assert!(is_somebodys(&socket));
+        drop(listener);
+        assert!(socket.exists() && !is_somebodys(&socket));
+    }
+}

@@ -8,19 +8,11 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
-use crate::{Readiness, Shutdown};
+use crate::Shutdown;
 
 /// The process does its work: units that come after it may start.
 pub fn ready() {
     tell(&[NotifyState::Ready]);
-}
-
-/// Says so once every part is ready.
-pub async fn ready_when(readiness: Readiness, shutdown: Shutdown) {
-    tokio::select! {
-        () = readiness.wait() => ready(),
-        () = shutdown.cancelled() => {}
-    }
 }
 
 /// The process ends.

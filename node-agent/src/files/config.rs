@@ -41,7 +41,7 @@ pub struct FilesConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Pkcs12Config {
-    /// The file whose first line is the password; read anew for each certificate.
+    /// The file whose only line is the password; read anew for each certificate.
     pub password_file: PathBuf,
 }
 

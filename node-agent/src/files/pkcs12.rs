@@ -23,7 +23,7 @@ use zeroize::Zeroizing;
 pub(crate) struct Password(Zeroizing<String>);
 
 impl Password {
-    /// Reads it from the first line of a file that not everybody can read.
+    /// Reads it from a file of one line that not everybody can read.
     pub(crate) fn read(path: &Path) -> Result<Self, Pkcs12Error> {
         let failed = |source| Pkcs12Error::Read { path: path.to_owned(), source };
         let file = File::open(path).map_err(failed)?;

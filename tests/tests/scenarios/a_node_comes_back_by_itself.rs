@@ -10,6 +10,7 @@ use rcgen::{
     KeyUsagePurpose,
 };
 
+use alcazar_identity::X509Svid;
 use alcazar_testkit::{CaProcess, DEADLINE, Process, SmallDisk, binary, free_port, turn, until};
 
 /// The CA's configuration: what it issues is over in seconds.
@@ -85,6 +86,9 @@ async fn a_full_disk_ends_no_identity() {
     ca.wait_ready().unwrap();
     token(&ca, at, "vm-1").await;
     let admin = configured(at, &disk.path().join("data"), &ca, "vm-1");
+    let files = format!("files:\n- {{registration: shop.web, directory: {}/web}}\n", disk.path().display());
+    let config = fs::read_to_string(at.join("agent.yaml")).unwrap();
+    fs::write(at.join("agent.yaml"), config + &files).unwrap();
     let mut command = disk.command(&binary("alcazar-node-agent").unwrap());
     command.arg("--config").arg(at.join("agent.yaml"));
     let running = Process::start(command, &at.join("agent.log")).unwrap();
@@ -94,14 +98,34 @@ async fn a_full_disk_ends_no_identity() {
     let before = fs::read(&node).unwrap();
     running.wait_for_line("that it is in memory alone", |line| line.contains("identity is in memory alone")).unwrap();
     running.wait_for_line("a sealed file that is not written", |line| line.contains("cannot be sealed")).unwrap();
+    let failed = |line: &str| line.contains("the files of a workload are not what they should be");
+    running.wait_for_line("files that are not written", failed).unwrap();
+    let written = files_of(&disk);
+    assert!(X509Svid::from_pem(&written[0], &written[1]).is_ok(), "a certificate and its key");
     // Three lives later it is still somebody, and what is on the disk is whole.
     std::thread::sleep(Duration::from_secs(30));
     assert_eq!(logged(&running, "good no more"), 0, "{}", running.log());
     assert_eq!(fs::read(&node).unwrap(), before);
+    assert!(files_of(&disk) == written, "the files of before stay whole");
+    let mut status = disk.command(&binary("alcazar").unwrap());
+    let status = status.args(["agent", "status", "--data-dir"]).arg(disk.path().join("data")).output().unwrap();
+    let status = String::from_utf8_lossy(&status.stdout);
+    let said = status.lines().find(|line| line.starts_with("trouble") && line.contains("/web: "));
+    assert!(said.is_some_and(|line| line.contains("cannot write the files")), "{status}");
     running.wait_ready(admin).unwrap();
     disk.clear().unwrap();
     running.wait_for_line("that it is saved", |line| line.contains("identity is saved again")).unwrap();
     until("another file", DEADLINE, || (fs::read(&node).ok()? != before).then_some(())).unwrap();
+    until("the files of a workload", DEADLINE, || (files_of(&disk) != written).then_some(())).unwrap();
+    let new = files_of(&disk);
+    assert!(X509Svid::from_pem(&new[0], &new[1]).is_ok(), "a certificate and its key");
+}
+
+/// What a program reads on that disk: chain, key and roots of one moment.
+fn files_of(disk: &SmallDisk) -> [Vec<u8>; 3] {
+    let folder = disk.seen().join("web");
+    let folder = folder.join(fs::read_link(folder.join("..data")).unwrap());
+    ["cert-chain.pem", "key.pem", "root-cert.pem"].map(|name| fs::read(folder.join(name)).unwrap())
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use alcazar_identity::rfc3339;
 use alcazar_service::clock::now;
-use alcazar_testkit::{DEADLINE, turn, until};
+use alcazar_testkit::{DEADLINE, faketime, turn, until};
 
 use crate::hosts::{Machine, World};
 
@@ -13,12 +13,13 @@ const HOUR: i64 = 3600;
 #[test]
 fn a_wrong_clock_is_lived_with_or_said() {
     let _turn = turn();
+    let Some(faketime) = faketime().unwrap() else { return };
     let Some(world) = World::new(LIFE) else { return };
     let folder = world.onboard("vm-1");
     let mut vm = world.machine(2, &folder);
 
     // The first contact, an hour behind: the CA's certificate is of the future, and the CA has not said anything yet.
-    vm.boot_wrong_by(-HOUR);
+    vm.boot_wrong_by(&faketime, -HOUR);
     let said = trouble(&vm, "its clock is between");
     assert!(said.contains("is not good before"), "{said}");
     the_cas_clock_is_between(&said);
@@ -27,13 +28,13 @@ fn a_wrong_clock_is_lived_with_or_said() {
 
     // The same machine, ninety seconds wrong: its token is still good, and so is what it gets.
     vm.crash();
-    vm.boot_wrong_by(-90);
+    vm.boot_wrong_by(&faketime, -90);
     vm.wait_ready();
     let first = vm.wait_for_a_certificate_but("");
 
     // An hour ahead, while the CA can still be believed: it renews, and both clocks are said.
     vm.crash();
-    vm.boot_wrong_by(HOUR);
+    vm.boot_wrong_by(&faketime, HOUR);
     vm.wait_for_a_certificate_but(first.serial());
     let said = trouble(&vm, "ahead of the CA's, which says");
     assert!(said.contains("this machine's clock says"), "{said}");
@@ -46,7 +47,7 @@ fn a_wrong_clock_is_lived_with_or_said() {
 
     // So far ahead that every certificate is over, its own and the CA's.
     vm.crash();
-    vm.boot_wrong_by(3 * HOUR);
+    vm.boot_wrong_by(&faketime, 3 * HOUR);
     let said = trouble(&vm, "its clock is between");
     assert!(said.contains("expired at"), "{said}");
     the_cas_clock_is_between(&said);
@@ -54,7 +55,7 @@ fn a_wrong_clock_is_lived_with_or_said() {
     // Set again, it needs nobody.
     let before = vm.certificate().unwrap();
     vm.crash();
-    vm.boot_wrong_by(90);
+    vm.boot_wrong_by(&faketime, 90);
     vm.wait_ready();
     vm.wait_for_a_certificate_but("");
     assert_eq!(vm.certificate().unwrap().id(), before.id());

@@ -41,7 +41,12 @@ const PROXY: u32 = 4323;
 fn machines_call_each_other_by_name() {
     let _turn = turn();
     let Some(world) = World::new(3600) else { return };
-    let Some(unit) = Unit::make() else { return passed_over("control groups of its own").unwrap() };
+    let Some(unit) = Unit::make() else {
+        return passed_over(
+            "control groups, and none of a proxy that runs on this machine (system.slice/alcazar-proxy.service)",
+        )
+        .unwrap();
+    };
     let _mesh = world.control(MESH, POLICY);
     let machine = |name: &str, number: u8| {
         let user = APPLICATION.to_string();
@@ -105,15 +110,25 @@ fn call(machine: &Machine, user: u32, url: &str) -> Answer {
 }
 
 /// The control group that systemd makes for the proxy's unit.
-struct Unit(PathBuf);
+struct Unit {
+    path: PathBuf,
+    /// Where there is a systemd, the slice is its own.
+    made_slice: bool,
+}
 
 impl Unit {
     fn make() -> Option<Self> {
         let kept = ["/sys/fs/cgroup/systemd", "/sys/fs/cgroup"].map(Path::new);
         let root = kept.into_iter().find(|root| root.join("cgroup.procs").exists())?;
-        let path = root.join("system.slice/alcazar-proxy.service");
+        let slice = root.join("system.slice");
+        let path = slice.join("alcazar-proxy.service");
+        // A proxy of this very machine, or another run: nobody is to be moved in with them, or is taken for them.
+        if fs::read_to_string(path.join("cgroup.procs")).is_ok_and(|processes| !processes.is_empty()) {
+            return None;
+        }
+        let made_slice = !slice.exists();
         fs::create_dir_all(&path).ok()?;
-        Some(Self(path))
+        Some(Self { path, made_slice })
     }
 
     /// What systemd does: the agent's socket where the unit is to find it, and the program as a user of its own.
@@ -128,7 +143,7 @@ impl Unit {
         fs::write(run("proxy.yaml"), change(config)).unwrap();
         let script = format!(
             "echo $$ > {}/cgroup.procs && exec setpriv --reuid {PROXY} --regid {PROXY} --clear-groups /run/alcazar-proxy --config /run/proxy.yaml",
-            self.0.display()
+            self.path.display()
         );
         let mut command: Command = machine.host.command(Path::new("sh"));
         command.args(["-c", &script]);
@@ -140,7 +155,11 @@ impl Unit {
 
 impl Drop for Unit {
     fn drop(&mut self) {
-        // Those in it have been ended; what is left is empty and hurts nobody.
-        drop(fs::remove_dir(&self.0));
+        // Those in it have been ended, and may not be gone yet.
+        let gone = || fs::remove_dir(&self.path).is_ok() || !self.path.exists();
+        drop(until("an empty control group", DEADLINE, || gone().then_some(())));
+        if let Some(slice) = self.path.parent().filter(|_| self.made_slice) {
+            drop(fs::remove_dir(slice));
+        }
     }
 }

@@ -12,6 +12,7 @@ mod a_full_disk_refuses_and_goes_on;
 mod a_machine_joins_and_needs_nobody_again;
 mod a_node_comes_back_by_itself;
 mod a_policy_edit_takes_effect_within_a_second;
+mod a_proxy_starts_before_what_it_needs;
 mod a_revoked_identity_is_cut_off_everywhere;
 mod a_wrong_clock_is_lived_with_or_said;
 mod an_offline_root_is_exchanged_without_a_failed_request;

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use alcazar_testkit::{binary, passed_over};
+use alcazar_testkit::{DEADLINE, Process, binary, passed_over};
 
 fn run(program: impl AsRef<std::ffi::OsStr>, arguments: &[&str]) -> String {
     let output = Command::new(&program).args(arguments).output().unwrap();
@@ -85,17 +85,39 @@ fn packages_are_installed_and_removed() {
         started.for_each(|program| assert!(there(program), "{program}"));
     }
 
-    // What a person changed, and what the machine is, outlive a removal and end with a purge.
+    // The CA as it is installed makes nobody's root: whoever starts it is told what to write first.
     let config = root.join("etc/alcazar/ca.yaml");
+    let shipped = fs::read_to_string(&config).unwrap();
+    let refused = |text: &str| {
+        let (folder, data) = (home.path().join("ca"), home.path().join("ca/data"));
+        fs::create_dir_all(&folder).unwrap();
+        let text = text.replace("/var/lib/alcazar-ca", data.to_str().unwrap());
+        fs::write(folder.join("ca.yaml"), text).unwrap();
+        let mut command = Command::new(root.join("usr/bin/alcazar-ca"));
+        command.arg("--config").arg(folder.join("ca.yaml"));
+        let mut process = Process::start(command, &folder.join("ca.log")).unwrap();
+        assert!(!process.wait(DEADLINE).unwrap().success());
+        assert!(!data.exists(), "{}", process.log());
+        process.log()
+    };
+    let said = refused(&shipped);
+    assert!(said.contains("CHANGE ME") && said.contains("trustDomain"), "{said}");
+    let said = refused(&shipped.replace("trustDomain: \"CHANGE ME\"", "trustDomain: td.example"));
+    assert!(said.contains("cluster: \"CHANGE ME\""), "{said}");
+
+    // What a person changed, and what the machine is, outlive a removal and end with a purge.
     fs::write(&config, "trustDomain: td.example\n").unwrap();
     dpkg(&["--install", of("/alcazar-ca_")]);
     assert_eq!(fs::read_to_string(&config).unwrap(), "trustDomain: td.example\n");
     let state = Path::new("var/lib/private/alcazar-agent/node.json");
     fs::create_dir_all(root.join(state).parent().unwrap()).unwrap();
     fs::write(root.join(state), "{}").unwrap();
+    for name in ["agent.yaml", "token", "root-cert.pem", "seal.key", "narrow.yaml", "proxy.yaml"] {
+        fs::write(root.join("etc/alcazar").join(name), "").unwrap();
+    }
     let packages = ["alcazar-proxy", "alcazar-node-agent", "alcazar-ca", "alcazar"];
     dpkg(&[&["--remove"], packages.as_slice()].concat());
     assert!(!there("usr/bin/alcazar-node-agent") && there("etc/alcazar/ca.yaml") && root.join(state).exists());
     dpkg(&[&["--purge"], packages.as_slice()].concat());
-    assert!(!there("etc/alcazar/ca.yaml") && !root.join(state).exists());
+    assert!(!there("etc/alcazar") && !root.join(state).exists());
 }

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use alcazar_identity::X509Svid;
 use alcazar_testkit::{DEADLINE, Host, Process, Switch, binary, until, wrong_clock};
@@ -138,8 +139,8 @@ impl Machine {
     }
 
     /// The same with a clock that is so many seconds wrong.
-    pub(crate) fn boot_wrong_by(&mut self, seconds: i64) {
-        self.boot_with(|command| wrong_clock(command, seconds).unwrap());
+    pub(crate) fn boot_wrong_by(&mut self, faketime: &Path, seconds: i64) {
+        self.boot_with(|command| wrong_clock(command, faketime, seconds));
     }
 
     fn boot_with(&mut self, change: impl FnOnce(&mut Command)) {
@@ -175,7 +176,9 @@ impl Machine {
 
     /// What an old program reads.
     pub(crate) fn certificate(&self) -> Option<X509Svid> {
-        let folder = self.host.seen(Path::new(FILES)).join("..data");
+        let folder = self.host.seen(Path::new(FILES));
+        // Once: it is turned between one file and the next.
+        let folder = folder.join(fs::read_link(folder.join("..data")).ok()?);
         let read = |name: &str| fs::read(folder.join(name)).ok();
         X509Svid::from_pem(&read("cert-chain.pem")?, &read("key.pem")?).ok()
     }
@@ -190,8 +193,11 @@ impl Machine {
     }
 }
 
+/// What starts takes its time on a loaded machine; what has ended is not waited for.
+pub(crate) const START: Duration = Duration::from_secs(120);
+
 pub(crate) fn wait_ready(host: &Host, process: &Process, port: u16) {
     let url = format!("http://127.0.0.1:{port}/readyz");
     let ready = || host.curl(&[&url]).is_ok_and(|answer| answer.code == 200);
-    until("readiness", DEADLINE, || ready().then_some(())).unwrap_or_else(|error| panic!("{error}\n{}", process.log()));
+    process.until("readiness", START, || ready().then_some(())).unwrap_or_else(|error| panic!("{error:?}"));
 }
