@@ -147,9 +147,10 @@ impl Registry {
     }
 }
 
-/// Two descriptions of one caller: the one that says more comes first.
-fn narrowest_first(served: &Served) -> (Reverse<usize>, &str) {
-    (Reverse(served.registration.selectors().len()), served.registration.id())
+/// Two descriptions of one caller: the one that says more comes first, then the one that somebody has put in.
+fn narrowest_first(served: &Served) -> (Reverse<usize>, bool, &str) {
+    let registration = &served.registration;
+    (Reverse(registration.selectors().len()), registration.is_of_pods(), registration.id())
 }
 
 /// Nobody is registered whom a caller could be.
@@ -253,7 +254,6 @@ mod tests {
              the closest is b (spiffe://td/ns/shop/sa/b), which needs uid:1 (its uid is 5)"
         );
         assert!(admitted(caller(Some("gone"), 1, 2)).ends_with("none is known this way"));
-    }
 
         // A pod has whatever user it likes, and the folder of the sockets.
         let mut in_a_pod = caller(None, 1, 2);
@@ -284,6 +284,7 @@ mod tests {
         assert_eq!(admitted(&registry), ["shop.a", "shop.b", "k8s.shop.web"]);
         let registry = Registry::new([served("k8s.shop.web", &with_uid), served("shop.a", &pods)]);
         assert_eq!(admitted(&registry), ["k8s.shop.web", "shop.a"], "the narrower one before all");
+    }
 
     #[test]
     fn of_a_process_no_more_is_looked_at_than_somebody_it_could_be_asks_for() {
