@@ -54,7 +54,7 @@ impl Pods {
             }
         });
         let answered = answered.await.ok().flatten();
-        answered.unwrap_or_else(|| Fact::Unknown(self.known.borrow().why_not(uid)))
+        answered.unwrap_or_else(|| self.known.borrow().last_answer(uid, Instant::now()))
     }
 
     /// Sets the metrics of it whenever they are read.
