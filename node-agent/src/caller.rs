@@ -49,6 +49,8 @@ pub enum Fact<T> {
     /// Nobody needed it.
     #[default]
     NotAsked,
+    /// It certainly has none; why.
+    Absent(String),
     /// It is so.
     Known(T),
     /// It could not be known, or was not to be believed; why.
@@ -91,6 +93,16 @@ impl Caller {
         }
     }
 
+    /// Whether it is in a pod, or could be in one: that was looked at, and it is not certain that it is in none.
+    pub(crate) fn may_be_in_a_pod(&self) -> bool {
+        matches!(self.seen.pod, Fact::Known(_) | Fact::Unknown(_))
+    }
+
+    /// What was seen of its pod.
+    pub(crate) fn pod_seen(&self) -> String {
+        self.seen.pod.or_why(|pod| format!("its pod is {pod}"))
+    }
+
     /// A selector that does not hold, and what was seen in its place.
     pub(crate) fn instead_of(&self, selector: &Selector) -> String {
         let seen = match selector {
@@ -106,9 +118,7 @@ impl Caller {
             Selector::Unit(_) => self.seen.unit.or_why(|unit| format!("its unit is {unit}")),
             Selector::Path(_) => self.seen.path.or_why(|path| format!("it executes {path}")),
             Selector::Sha256(_) => self.seen.digest.or_why(|digest| format!("it executes {digest}")),
-            Selector::PodNamespace(_) | Selector::PodAccount(_) => {
-                self.seen.pod.or_why(|pod| format!("its pod is {pod}"))
-            }
+            Selector::PodNamespace(_) | Selector::PodAccount(_) => self.pod_seen(),
         };
         format!("{selector} ({seen})")
     }
@@ -152,7 +162,7 @@ impl<T> Fact<T> {
     pub(crate) fn known(&self) -> Option<&T> {
         match self {
             Self::Known(value) => Some(value),
-            Self::NotAsked | Self::Unknown(_) => None,
+            Self::NotAsked | Self::Absent(_) | Self::Unknown(_) => None,
         }
     }
 
@@ -160,7 +170,7 @@ impl<T> Fact<T> {
         match self {
             Self::Known(value) => words(value),
             Self::NotAsked => "not looked at".to_owned(),
-            Self::Unknown(why) => why.clone(),
+            Self::Absent(why) | Self::Unknown(why) => why.clone(),
         }
     }
 }

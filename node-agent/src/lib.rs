@@ -80,7 +80,7 @@ pub use issued::{Issued, ReplyError, Trust};
 pub use keys::MakeKeyError;
 pub use kubernetes::{KubernetesConfig, KubernetesConfigError, ParsePodListError, PodList};
 pub use narrowing::Narrowing;
-pub use peer::{CgroupRoot, ParseCgroupRootError, ParsePodUidError, PodUid, pod_of, unit_of};
+pub use peer::{CgroupRoot, NoPod, ParseCgroupRootError, ParsePodUidError, PodUid, pod_of, unit_of};
 pub use registration::{Registration, RegistrationError};
 pub use saved::{LoadError, SavedError, SavedNode};
 pub use sealed::SealKeyError;

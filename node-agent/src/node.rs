@@ -223,7 +223,9 @@ impl Node {
     }
 
     fn compare_clocks(&self, reply: &v1::IssuedSvid, received: SystemTime) {
-        let skew = time_of(reply.issued_at).and_then(|ca| Skew::between(ca, received)).map(|skew| skew.to_string());
+        // What is given out once more was issued a while ago; a CA of an earlier version says no more than that.
+        let answered = if reply.answered_at == 0 { reply.issued_at } else { reply.answered_at };
+        let skew = time_of(answered).and_then(|ca| Skew::between(ca, received)).map(|skew| skew.to_string());
         if let Some(skew) = &skew {
             tracing::warn!(spiffe_id = %self.id, "{skew}");
         }

@@ -119,9 +119,22 @@ impl Registration {
         self.socket() == caller.socket.as_ref() && self.selectors.iter().all(|s| looked_for(&s) || caller.is(s))
     }
 
+    /// Whether a caller is in a pod, or could be, and this is not of pods.
+    ///
+    /// Pods choose their users and groups, and mount the folder of the sockets with all that is in it: who is in one is known by what
+    /// Kubernetes says of it, and by the rest only besides.
+    pub(crate) fn bars(&self, caller: &Caller) -> bool {
+        caller.may_be_in_a_pod() && !self.needs().pod
+    }
+
+    /// How much a caller lacks to be this workload.
+    pub(crate) fn lacking(&self, caller: &Caller) -> usize {
+        self.unmet(caller).len() + usize::from(self.bars(caller))
+    }
+
     /// Whether a caller is this workload.
     pub fn admits(&self, caller: &Caller) -> bool {
-        self.socket() == caller.socket.as_ref() && self.unmet(caller).is_empty()
+        self.socket() == caller.socket.as_ref() && self.lacking(caller) == 0
     }
 }
 
@@ -154,7 +167,7 @@ pub enum RegistrationError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::caller::Seen;
+    use crate::caller::{Fact, Seen};
 
     fn node() -> SpiffeId {
         "spiffe://td/node/east/vm-1".parse().unwrap()
@@ -223,5 +236,38 @@ mod tests {
         assert_eq!(admits(&["uid:7", "gid:1"]), [false; 5]);
         assert_eq!(admits(&["socket:a"]), [false, false, true, false, true]);
         assert_eq!(admits(&["socket:a", "uid:7"]), [false, false, true, false, false]);
+    }
+
+    #[test]
+    fn who_is_in_a_pod_or_could_be_is_known_by_its_pod_and_by_the_rest_only_besides() {
+        let pod = crate::caller::Pod {
+            name: "web-1".into(),
+            namespace: "shop".parse().unwrap(),
+            account: "web".parse().unwrap(),
+        };
+        let admits = |selectors: &[&str], socket: Option<&str>| {
+            let registration = Registration::read(&wire(selectors), &node()).unwrap();
+            let facts = [
+                Fact::NotAsked,
+                Fact::Absent("it is elsewhere".into()),
+                Fact::Known(pod.clone()),
+                Fact::Unknown("it cannot be read".into()),
+            ];
+            facts.map(|pod| {
+                let socket = socket.map(|name| name.parse().unwrap());
+                let seen = Seen { groups: Fact::Known(vec![27]), pod, ..Seen::default() };
+                registration.admits(&Caller { socket, uid: 7, gid: 100, pid: None, seen })
+            })
+        };
+        let outside = [true, true, false, false];
+        assert_eq!(admits(&["uid:7"], None), outside);
+        assert_eq!(admits(&["gid:100", "group:27"], None), outside);
+        assert_eq!(admits(&["socket:a"], Some("a")), outside, "its own socket is in the folder that pods mount");
+        let inside = [false, false, true, false];
+        assert_eq!(admits(&["k8s:ns:shop", "k8s:sa:web"], None), inside);
+        assert_eq!(admits(&["k8s:sa:web", "uid:7"], None), inside);
+        assert_eq!(admits(&["k8s:sa:web", "socket:a"], Some("a")), inside);
+        assert_eq!(admits(&["k8s:sa:web", "uid:8"], None), [false; 4]);
+        assert_eq!(admits(&["k8s:sa:db"], None), [false; 4]);
     }
 }

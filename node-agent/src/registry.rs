@@ -147,9 +147,10 @@ impl Registry {
     }
 }
 
-/// Two descriptions of one caller: the one that says more comes first.
-fn narrowest_first(served: &Served) -> (Reverse<usize>, &str) {
-    (Reverse(served.registration.selectors().len()), served.registration.id())
+/// Two descriptions of one caller: the one that says more comes first, then the one that somebody has put in.
+fn narrowest_first(served: &Served) -> (Reverse<usize>, bool, &str) {
+    let registration = &served.registration;
+    (Reverse(registration.selectors().len()), registration.is_of_pods(), registration.id())
 }
 
 /// Nobody is registered whom a caller could be.
@@ -198,7 +199,11 @@ impl NotAdmitted {
 }
 
 fn nearly(registration: &Registration, caller: &Caller) -> String {
-    let unmet: Vec<_> = registration.unmet(caller).into_iter().map(|selector| caller.instead_of(selector)).collect();
+    let mut unmet: Vec<_> =
+        registration.unmet(caller).into_iter().map(|selector| caller.instead_of(selector)).collect();
+    if registration.bars(caller) {
+        unmet.push(format!("a selector k8s: to be a pod's ({})", caller.pod_seen()));
+    }
     format!("the closest is {} ({}), which needs {}", registration.id(), registration.spiffe_id(), unmet.join(", "))
 }
 
@@ -249,6 +254,36 @@ mod tests {
              the closest is b (spiffe://td/ns/shop/sa/b), which needs uid:1 (its uid is 5)"
         );
         assert!(admitted(caller(Some("gone"), 1, 2)).ends_with("none is known this way"));
+
+        // A pod has whatever user it likes, and the folder of the sockets.
+        let mut in_a_pod = caller(None, 1, 2);
+        in_a_pod.seen.pod = Fact::Unknown("it is in the pod x".into());
+        let refused = admitted(in_a_pod.clone());
+        assert!(
+            refused.ends_with("the closest is b (spiffe://td/ns/shop/sa/b), which needs a selector k8s: to be a pod's (it is in the pod x)"),
+            "{refused}"
+        );
+        in_a_pod.socket = Some("c".parse().unwrap());
+        assert!(admitted(in_a_pod).contains("the closest is c "));
+    }
+
+    #[test]
+    fn what_somebody_has_put_in_comes_before_what_follows_from_pods() {
+        let pods = ["k8s:ns:shop", "k8s:sa:web"];
+        let with_uid = ["k8s:ns:shop", "k8s:sa:web", "uid:1"];
+        let registry = Registry::new([served("k8s.shop.web", &pods), served("shop.b", &pods), served("shop.a", &pods)]);
+        let mut web = caller(None, 1, 1);
+        web.seen.pod = Fact::Known(crate::caller::Pod {
+            name: "web-1".into(),
+            namespace: "shop".parse().unwrap(),
+            account: "web".parse().unwrap(),
+        });
+        let admitted = |registry: &Registry| -> Vec<_> {
+            registry.admit(&web).unwrap().iter().map(|served| served.registration().id().to_owned()).collect()
+        };
+        assert_eq!(admitted(&registry), ["shop.a", "shop.b", "k8s.shop.web"]);
+        let registry = Registry::new([served("k8s.shop.web", &with_uid), served("shop.a", &pods)]);
+        assert_eq!(admitted(&registry), ["k8s.shop.web", "shop.a"], "the narrower one before all");
     }
 
     #[test]

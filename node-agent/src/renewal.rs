@@ -53,7 +53,7 @@ pub(crate) struct Renewal {
     /// What survives a restart, where that is asked for, and what did.
     pub(crate) sealed: Option<Sealed>,
     pub(crate) restored: Vec<Restored>,
-    /// What was registered before the restart: what counts until the CA has spoken.
+    /// What was registered last, whatever is left of it here: from before the restart, until the CA has spoken.
     pub(crate) before: Vec<Registration>,
     /// What is registered, whatever is left of it here.
     pub(crate) known: BTreeSet<String>,
@@ -191,15 +191,14 @@ impl Renewal {
         let pods_unknown = said.as_ref().is_some_and(|said| said.pods_unknown);
         if pods_unknown {
             // The CA has not heard of the cluster yet: what it said of pods before is its last word.
-            let registry = workloads.registry();
-            let of_pods = registry.iter().map(|served| served.registration()).filter(|earlier| earlier.is_of_pods());
-            let earlier: Vec<_> = of_pods.map(Registration::as_registered).collect();
-            understood.extend(earlier);
+            let of_pods = self.before.iter().filter(|earlier| earlier.is_of_pods());
+            understood.extend(of_pods.map(Registration::as_registered));
         }
         if let (Some(sealed), true) = (&self.sealed, said.is_some()) {
             sealed.only(understood.iter());
         }
         self.known = understood.iter().map(|registration| registration.id().to_owned()).collect();
+        self.before.clone_from(&understood);
         let understood = self.narrow(understood);
         let count = understood.len();
         let changed = workloads.register(understood, &self.readiness);

@@ -50,7 +50,8 @@ impl Shared {
     pub(crate) fn closest(&self, caller: &Caller) -> Option<&Registration> {
         let all = self.by_selector.values().flatten().map(|served| served.registration());
         all.min_by_key(|registration| {
-            (registration.unmet(caller).len(), Reverse(registration.selectors().len()), registration.id())
+            let width = Reverse(registration.selectors().len());
+            (registration.lacking(caller), width, registration.is_of_pods(), registration.id())
         })
     }
 }
@@ -130,7 +131,12 @@ mod tests {
             account: account.parse().unwrap(),
         });
         let groups = proptest::collection::vec(0..3_u32, 0..3);
-        let seen = (fact(groups), fact(unit), fact(path), fact(digest), fact(pod));
+        let pod = prop_oneof![
+            4 => fact(pod),
+            1 => Just(Fact::Absent("it is elsewhere".to_owned())),
+            1 => Just(Fact::Unknown("it cannot be read".to_owned())),
+        ];
+        let seen = (fact(groups), fact(unit), fact(path), fact(digest), pod);
         (0..3_u32, 0..3_u32, seen).prop_map(|(uid, gid, (groups, unit, path, digest, pod))| Caller {
             socket: None,
             uid,
@@ -167,7 +173,7 @@ mod tests {
 
             let id = |registration: &Registration| registration.id().to_owned();
             let admitted: Vec<_> = registrations().filter(|r| r.admits(&caller)).map(id).collect();
-            let closest = registrations().min_by_key(|r| r.unmet(&caller).len());
+            let closest = registrations().min_by_key(|r| r.lacking(&caller));
             let possible = registrations().filter(|r| r.may_admit(&caller)).map(Registration::needs);
             prop_assert_eq!(registry.needs(&caller), possible.fold(Needs::default(), Needs::or));
             match registry.admit(&caller) {

@@ -106,7 +106,8 @@ fn epoch(at: SystemTime) -> i64 {
 
 /// With every bundle to believe, for whoever may know none yet.
 fn svid_and_bundles(ca: &Ca, reply: &Reply) -> v1::IssuedSvid {
-    v1::IssuedSvid { bundles: Some((&ca.bundles_with(&reply.hierarchy)).into()), ..svid(reply) }
+    let bundles = Some((&ca.bundles_with(&reply.hierarchy)).into());
+    v1::IssuedSvid { bundles, answered_at: epoch((ca.0.clock)()), ..svid(reply) }
 }
 
 fn svid(reply: &Reply) -> v1::IssuedSvid {
@@ -116,6 +117,7 @@ fn svid(reply: &Reply) -> v1::IssuedSvid {
         issued_at: epoch(reply.issued_at),
         not_after: epoch(reply.not_after),
         bundles: None,
+        answered_at: 0,
     }
 }
 

@@ -194,10 +194,12 @@ async fn a_lost_reply_is_asked_for_again_with_the_same_key() {
     agent.stop().await;
     assert!(!world.authority.ca().node_log.is_empty(), "the CA has done it, and nobody knows");
 
-    // The agent was killed and starts again: the token is spent, but not for this key.
+    // The agent was killed and starts again, later: the token is spent, but not for this key.
+    tokio::time::sleep(Duration::from_secs(300)).await;
     world.authority.mood(Mood::Up);
     let mut agent = world.start(Some(token)).await;
-    agent.until(|status| status.node.certificate.is_some()).await;
+    let attested = agent.until(|status| status.node.certificate.is_some()).await;
+    assert_eq!(attested.node.clock_error, None, "that it was issued minutes ago is no wrong clock");
 
     // The same with a renewal: half a life later the reply is lost, and the agent killed.
     world.authority.ca().node_log.clear();

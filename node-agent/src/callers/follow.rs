@@ -66,7 +66,7 @@ impl Follow {
         }
         let now = self.registry.borrow_and_update().clone();
         // Who was known by its process may execute something else by now: nothing new is shown before somebody has looked.
-        if !Arc::ptr_eq(&now, &self.seen) || !now.needs(&self.caller).is_none() {
+        if !Arc::ptr_eq(&now, &self.seen) || !self.asking.needs(&now, &self.caller).is_none() {
             let (caller, served) = self.asking.admitted(&now).await?;
             (self.served, self.view) = followed(served, &mut self.crls);
             (self.caller, self.seen) = (caller, now);

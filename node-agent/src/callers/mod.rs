@@ -133,7 +133,7 @@ pub(crate) struct Asking {
 impl Asking {
     /// The registrations that the caller is the workload of now.
     async fn admitted(&self, registry: &Registry) -> Result<(Caller, Vec<Arc<Served>>), NotAdmitted> {
-        let needs = registry.needs(&self.seen(Needs::default()).await);
+        let needs = self.needs(registry, &self.seen(Needs::default()).await);
         let caller = self.seen(needs).await;
         let refused = match registry.admit(&caller) {
             Ok(served) => return Ok((caller, served)),
@@ -152,6 +152,11 @@ impl Asking {
             },
         };
         Err(refused.after(silent))
+    }
+
+    /// What must be looked at of a caller to know whose workload it is.
+    fn needs(&self, registry: &Registry, caller: &Caller) -> Needs {
+        registry.needs(caller).or(self.callers.doors.lookout.needs())
     }
 
     async fn seen(&self, needs: Needs) -> Caller {

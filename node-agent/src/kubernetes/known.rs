@@ -30,12 +30,26 @@ impl Known {
         (is_fresh || nobody_says).then(|| whose.clone().into())
     }
 
+    /// Whose a pod is, for somebody who has waited as long as one does: where lists take their time, by one of a little while ago, and by
+    /// any where nobody lists them.
+    pub(super) fn last_answer(&self, uid: &PodUid, now: Instant) -> Fact<Pod> {
+        let is_recent = self.listed.is_some_and(|at| now.saturating_duration_since(at) < RECENT);
+        match self.pods.get(uid).filter(|_| is_recent || self.failed.is_some()) {
+            Some(whose) => whose.clone().into(),
+            None => Fact::Unknown(self.why_not(uid)),
+        }
+    }
+
     /// Why nothing is known of a pod after all the time that one waits for it.
-    pub(super) fn why_not(&self, uid: &PodUid) -> String {
+    fn why_not(&self, uid: &PodUid) -> String {
         match (&self.failed, self.listed) {
             (Some((_, why)), _) => {
                 format!("it is in the pod {uid}, and the pods of this node are not listed now: {why}")
             }
+            (None, Some(_)) if self.pods.get(uid).is_some() => format!(
+                "it is in the pod {uid}, which is on the list of this node's pods, but that was asked for more than {} s ago",
+                RECENT.as_secs()
+            ),
             (None, Some(_)) => format!("it is in the pod {uid}, which is not on the list of this node's pods"),
             (None, None) => format!("it is in the pod {uid}, and the pods of this node have not been listed in time"),
         }
@@ -54,6 +68,8 @@ impl Known {
 
 /// How long a list is believed.
 const FRESH: Duration = Duration::from_secs(2);
+/// How long a list is believed where the next one does not come in time.
+const RECENT: Duration = Duration::from_secs(15);
 /// How long after an attempt in vain nobody waits for another.
 const IN_VAIN: Duration = Duration::from_secs(10);
 
@@ -86,9 +102,14 @@ mod tests {
         assert_eq!(is_known(&known, 12), None);
         assert_eq!(known.answer(&b, at(10)), None, "the list lags behind a start");
         assert!(known.why_not(&b).contains("not on the list"));
+        // The next list is not there in time.
+        assert!(known.last_answer(&a, at(24)).known().is_some());
+        assert!(matches!(known.last_answer(&a, at(25)), Fact::Unknown(why) if why.contains("more than 15 s ago")));
+        assert!(matches!(known.last_answer(&b, at(11)), Fact::Unknown(why) if why.contains("not on the list")));
         let failed = known.failed("it is away".into(), at(20));
         assert_eq!(is_known(&failed, 21), Some(true), "it is as it was");
         assert_eq!(is_known(&failed, 31), None, "somebody may list them again");
+        assert!(failed.last_answer(&a, at(60)).known().is_some(), "nobody did");
         assert_eq!(failed.answer(&b, at(21)), None);
         assert_eq!(Known::listed(PodList::default(), at(40)).answer(&a, at(40)), None, "it is gone");
     }

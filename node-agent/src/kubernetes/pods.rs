@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::known::Known;
 use super::{PodList, Source};
 use crate::caller::{Fact, Pod};
-use crate::peer::{CgroupRoot, PodUid, pod_of};
+use crate::peer::{CgroupRoot, NoPod, PodUid, pod_of};
 use crate::status::NodeStatus;
 
 /// Knows the pods of this node. Cheap to clone.
@@ -36,7 +36,7 @@ impl Pods {
     }
 
     /// The pod that a process is in, from its `/proc/<pid>/cgroup`.
-    pub(crate) fn of(&self, cgroup_file: &str) -> Result<PodUid, String> {
+    pub(crate) fn of(&self, cgroup_file: &str) -> Result<PodUid, NoPod> {
         pod_of(cgroup_file, &self.root)
     }
 
@@ -54,7 +54,7 @@ impl Pods {
             }
         });
         let answered = answered.await.ok().flatten();
-        answered.unwrap_or_else(|| Fact::Unknown(self.known.borrow().why_not(uid)))
+        answered.unwrap_or_else(|| self.known.borrow().last_answer(uid, Instant::now()))
     }
 
     /// Sets the metrics of it whenever they are read.

@@ -22,7 +22,7 @@ use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
 
 pub use cgroup::unit_of;
-pub use pod::{CgroupRoot, ParseCgroupRootError, ParsePodUidError, PodUid, pod_of};
+pub use pod::{CgroupRoot, NoPod, ParseCgroupRootError, ParsePodUidError, PodUid, pod_of};
 
 use crate::caller::{Fact, Needs, Seen};
 use crate::kubernetes::Pods;
@@ -101,13 +101,11 @@ impl Peer {
             seen.digest = digests.of(&exe, clock()).into();
         }
         let mut uid = None;
-        if needs.pod {
-            match pods
-                .ok_or_else(|| NO_PODS.to_owned())
-                .and_then(|pods| cgroups().and_then(|cgroups| pods.of(&cgroups)))
-            {
+        if let (true, Some(pods)) = (needs.pod, pods) {
+            match cgroups().map_err(NoPod::Unclear).and_then(|cgroups| pods.of(&cgroups)) {
                 Ok(pod) => uid = Some(pod),
-                Err(why) => seen.pod = Fact::Unknown(why),
+                Err(NoPod::Elsewhere(why)) => seen.pod = Fact::Absent(why),
+                Err(NoPod::Unclear(why)) => seen.pod = Fact::Unknown(why),
             }
         }
         // The second look: while the process lives its number is nobody else's, so all of this was its own.
@@ -143,8 +141,22 @@ impl Lookout {
         Self(Arc::new(Inner { clock, digests: Digests::default(), pods, turns: Mutex::default() }))
     }
 
+    /// What must be looked at of everybody: on a node of Kubernetes, whether it is in a pod. Users and groups there are whatever a pod
+    /// says that they are.
+    pub(crate) fn needs(&self) -> Needs {
+        Needs { pod: self.0.pods.is_some(), ..Needs::default() }
+    }
+
     /// What a process looks like now; what cannot be known in time is not known.
     pub(crate) async fn look(&self, peer: &Arc<Peer>, needs: Needs) -> Seen {
+        if needs.pod && self.0.pods.is_none() {
+            let rest = self.look_now(peer, Needs { pod: false, ..needs }).await;
+            return Seen { pod: Fact::Absent(NO_PODS.to_owned()), ..rest };
+        }
+        self.look_now(peer, needs).await
+    }
+
+    async fn look_now(&self, peer: &Arc<Peer>, needs: Needs) -> Seen {
         if needs.is_none() {
             return Seen::default();
         }

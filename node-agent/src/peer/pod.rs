@@ -20,25 +20,32 @@ pub struct CgroupRoot(Vec<String>);
 /// that disagree.
 ///
 /// # Errors
-/// Why it is in none, in words for the log.
+/// Why it is in none, or in none that can be named.
 ///
 /// **Source**: cgroups(7); the kubelet's `--cgroup-driver` and `--cgroup-root`.
-pub fn pod_of(cgroup_file: &str, root: &CgroupRoot) -> Result<PodUid, String> {
+pub fn pod_of(cgroup_file: &str, root: &CgroupRoot) -> Result<PodUid, NoPod> {
     let mut found: Option<PodUid> = None;
-    let mut elsewhere = None;
+    let mut elsewhere = Vec::new();
     for line in cgroup_file.lines() {
         let Some(path) = line.splitn(3, ':').nth(2) else {
-            return Err(format!("its control groups cannot be read: {line:?}"));
+            return Err(NoPod::Unclear(format!("its control groups cannot be read: {line:?}")));
         };
-        match (on_path(path, root)?, &found) {
-            (None, _) => elsewhere = elsewhere.max(Some(path)),
+        match (on_path(path, root).map_err(NoPod::Unclear)?, &found) {
+            (None, _) => elsewhere.push(path),
             (Some(pod), None) => found = Some(pod),
             (Some(pod), Some(other)) if pod == *other => {}
-            (Some(pod), Some(other)) => return Err(format!("its control groups are of two pods, {other} and {pod}")),
+            (Some(pod), Some(other)) => {
+                return Err(NoPod::Unclear(format!("its control groups are of two pods, {other} and {pod}")));
+            }
         }
     }
-    let place = elsewhere.unwrap_or_default();
-    found.ok_or_else(|| format!("it is in no pod: its control group {place:?} is not below {root}"))
+    found.ok_or_else(|| {
+        let place = elsewhere.iter().max().copied().unwrap_or_default();
+        let why = format!("it is in no pod: its control group {place:?} is not below {root}");
+        // A kubelet whose groups are elsewhere than the agent was told has pods all the same.
+        let certain = !elsewhere.is_empty() && !elsewhere.iter().any(|path| is_named_like_a_pods(path));
+        if certain { NoPod::Elsewhere(why) } else { NoPod::Unclear(why) }
+    })
 }
 
 /// The pod that this path leads into; none where it leads past the kubelet's part of the tree.
@@ -106,6 +113,11 @@ fn strip<'c, 's>(components: &'c [&'c str], names: impl Iterator<Item = &'s str>
     })
 }
 
+/// Whether a path could be one that some kubelet has made for a pod, wherever it keeps them.
+fn is_named_like_a_pods(path: &str) -> bool {
+    path.contains(ALL_PODS) || path.split('/').any(|component| named_within(component).is_some())
+}
+
 /// A pod that a component names in whichever way.
 fn named_within(component: &str) -> Option<PodUid> {
     component.match_indices(POD).find_map(|(at, _)| {
@@ -164,6 +176,17 @@ impl fmt::Display for CgroupRoot {
         self.0.iter().try_for_each(|name| write!(f, "/{name}"))?;
         write!(f, "/{ALL_PODS}")
     }
+}
+
+/// Why a process is in no pod that can be named.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoPod {
+    /// It certainly is in none: nothing of its control groups is as of a pod's.
+    #[error("{0}")]
+    Elsewhere(String),
+    /// It may be in one.
+    #[error("{0}")]
+    Unclear(String),
 }
 
 /// A text that is no pod's uid.

@@ -45,6 +45,11 @@ async fn a_process_is_seen_as_it_is_until_it_ends() {
     assert!(seen.groups.known().is_some());
     assert_eq!(lookout().look(&peer, Needs::default()).await, Seen::default(), "nobody needs it");
 
+    // Where nobody lists pods there are none, whatever else can be seen.
+    assert_eq!(lookout().needs(), Needs::default());
+    let nobody_lists = lookout().look(&peer, Needs { pod: true, ..Needs::default() }).await;
+    assert_eq!(nobody_lists, Seen { pod: Fact::Absent(NO_PODS.to_owned()), ..Seen::default() });
+
     // It ends, and nobody has reaped it: all that could be read of it would still be there.
     connected.child.kill().unwrap();
     poll_fn(|cx| peer.poll_ended(cx)).await;

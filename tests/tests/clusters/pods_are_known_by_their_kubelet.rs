@@ -133,6 +133,8 @@ async fn each_pod_gets_the_identity_of_its_account_from_one_socket_and_nobody_el
     );
     let ca = CaProcess::start(home.path(), &more).unwrap();
     ca.wait_ready().unwrap();
+    // A pod runs as any user that it likes, here as root: that is nobody's proof of anything.
+    ca.register_as("of-root", "n1", "uid:0", Duration::ZERO).await.unwrap();
     let here = Here { kubernetes: &kubernetes, node, home: home.path(), admin: free_port().unwrap(), ca };
     run(here).unwrap();
 }
@@ -173,6 +175,12 @@ fn run(mut here: Here<'_>) -> Result<()> {
     fs::write(here.node.static_pods().join("fixed.yaml"), here.pod("fixed", None, "").replace("nodeName: n1, ", ""))?;
     here.until_it_says("fixed-n1", "PermissionDenied")?;
     here.until_the_agent_says("its pod shop/fixed-n1 is a static one")?;
+    here.until_the_agent_says(
+        "the closest is shop.of-root (spiffe://cluster.local/ns/shop/sa/of-root), which needs a selector k8s: to be a pod's",
+    )?;
+    for pod in ["web-1", "db-1", "stranger-1", "fixed-n1"] {
+        ensure!(!here.said(pod).contains("of-root"), "{}", here.said(pod));
+    }
 
     // Pods that are known go on without the kubelet.
     let [web, db] = [here.container("web-1")?, here.container("db-1")?];

@@ -46,6 +46,31 @@ async fn the_agents_own_file_narrows_what_is_served_and_a_bad_edit_changes_nothi
     agent.stop().await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_the_file_withheld_of_pods_is_not_forgotten_while_the_ca_knows_none() {
+    let world = World::new();
+    world.authority.ca().register("a", "a", &["uid:1"]);
+    world.authority.ca().register("k8s.shop.web", "web", &["k8s:ns:shop", "k8s:sa:web"]);
+    let file = world.directory.path().join("narrow.yaml");
+    fs::write(&file, "- registration: a\n").unwrap();
+    let config = Config { narrow: Some(file.clone()), ..world.config(Some(world.authority.ca().token())) };
+    let agent = Agent::with_authority(config, Arc::new(world.authority.clone()), world.clock.clone()).await.unwrap();
+    let mut agent = World::run(agent);
+    let ids = |status: &Status| status.registrations.iter().map(|r| r.id.clone()).collect::<Vec<_>>();
+    let withheld = |status: &Status| status.narrowing.clone().unwrap().withheld;
+    agent.until(|status| ids(status) == ["a"] && withheld(status) == ["k8s.shop.web"]).await;
+    world.authority.change(|ca| {
+        ca.pods_unknown = true;
+        ca.registrations.retain(|registration| registration.id == "a");
+        ca.register("b", "b", &["uid:2"]);
+    });
+    agent.until(|status| withheld(status).contains(&"b".to_owned())).await;
+    assert!(withheld(&agent.status.borrow().clone()).contains(&"k8s.shop.web".to_owned()));
+    fs::write(&file, "- registration: a\n- registration: k8s.shop.web\n").unwrap();
+    agent.until(|status| ids(status) == ["a", "k8s.shop.web"]).await;
+    agent.stop().await;
+}
+
 #[tokio::test]
 async fn a_narrowing_file_that_cannot_be_used_stops_an_agent_before_it_starts() {
     let world = World::new();

@@ -98,8 +98,33 @@ fn whoever_is_elsewhere_or_in_two_pods_is_in_none() {
         (format!("4:cpu:/kubepods/pod{A}/0123\n0::/..\n"), "namespace"),
         ("0::/user.slice\n".to_owned(), "\"/user.slice\" is not below /kubepods"),
     ] {
-        let error = pod_of(&outside, &CgroupRoot::default()).unwrap_err();
+        let error = pod_of(&outside, &CgroupRoot::default()).unwrap_err().to_string();
         assert!(error.contains(hint), "{error}");
+    }
+}
+
+#[test]
+fn only_whoever_is_nowhere_near_a_pod_is_certainly_in_none() {
+    let a = slice(A);
+    let is_certain = |file: &str| matches!(pod_of(file, &CgroupRoot::default()), Err(NoPod::Elsewhere(_)));
+    for elsewhere in ["0::/\n", "0::/system.slice/kubelet.service\n", "4:cpu:/user.slice\n0::/init.scope\n"] {
+        assert!(is_certain(elsewhere), "{elsewhere:?}");
+    }
+    for unclear in [
+        String::new(),
+        "0::/kubepods\n".to_owned(),
+        "0::/../../x\n".to_owned(),
+        "nonsense\n".to_owned(),
+        // Of a kubelet with another `cgroupRoot`, or another driver than its container runtime.
+        format!("0::/kubelet/kubepods/burstable/pod{A}/0123\n"),
+        format!("0::/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{a}.slice/x.scope\n"),
+        format!("0::/system.slice/containerd.service/kubepods-burstable-pod{a}.slice:cri-containerd:0123\n"),
+        format!("0::/x/pod{A}/0123\n"),
+        format!("4:cpu:/x/pod{A}/0123\n0::/user.slice\n"),
+        format!("5:cpu:/kubepods/pod{A}/0123\n1:name=systemd:/kubepods/pod{B}/0123\n"),
+    ] {
+        assert!(!is_certain(&unclear), "{unclear:?}");
+        check(&unclear, None);
     }
 }
 

@@ -59,6 +59,8 @@ pub(crate) struct Ca {
     pub(crate) issues_for: Option<String>,
     /// How many certificates workloads were given.
     pub(crate) issued: usize,
+    /// What a token was last spent for.
+    pub(crate) attested: Option<v1::IssuedSvid>,
     /// By which way the node came, in order.
     pub(crate) node_log: Vec<&'static str>,
     /// What is to be issued anew.
@@ -101,6 +103,7 @@ impl Ca {
             refuse_with: (7, 0),
             issues_for: None,
             issued: 0,
+            attested: None,
             node_log: Vec::new(),
             reissue: v1::Reissue::default(),
             pods_unknown: false,
@@ -216,11 +219,17 @@ impl Ca {
         match self.tokens.get_mut(token) {
             None => return Err(Status::permission_denied("no such token")),
             Some(Some(used)) if *used != key => return Err(Status::permission_denied("the token was used")),
+            // Its reply was lost: the same certificate once more, as the CA gives it.
+            Some(Some(_)) if let Some(attested) = &self.attested => {
+                self.node_log.push("token");
+                return Ok(v1::IssuedSvid { answered_at: seconds(now), ..attested.clone() });
+            }
             Some(used) => *used = Some(key.clone()),
         }
         self.node_log.push("token");
         let issued = self.issue_one(csr, NODE, self.node_ttl, now);
         self.lineage = vec![(serial(&issued), key)];
+        self.attested = Some(issued.clone());
         Ok(issued)
     }
 
@@ -345,6 +354,7 @@ impl Ca {
             issued_at: seconds(now),
             not_after: seconds(now + ttl),
             bundles: Some((&self.bundles()).into()),
+            answered_at: seconds(now),
         }
     }
 }
