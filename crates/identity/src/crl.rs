@@ -197,6 +197,9 @@ mod tests {
         assert!(check(&crl(&theirs, 10, 20), &theirs, 10).unwrap_err().is_of_nobody());
         let ended = check(&crl(&one, 10, 5_000), &one, 2_000).unwrap_err();
         assert!(ended.is_of_nobody(), "{ended}");
+        // It will certify somebody in a moment.
+        let early = verify_crl(&good, &[one.der().clone()], &bundle, at(0) - Duration::from_secs(1)).unwrap_err();
+        assert!(!early.is_of_nobody(), "{early}");
         assert!(matches!(verify_crl(&good, &[], &bundle, at(10)), Err(CrlError::Issuer(StatementError::NoSigner))));
     }
 

@@ -135,6 +135,12 @@ mod tests {
         }
         assert!(served(&said(&[&last, &late]), &own, 1_940).is_err());
         assert!(served(&said(&[&last]), &own, 940).unwrap_err().1, "with none at all nothing is checked");
+        // By a clock that is behind one is not good yet, or its issuer is not.
+        let before = |said: &v1::Crls| match judge(said, &own, at(0) - Duration::from_secs(1)) {
+            Verdict::Withheld { reason, wrong: true } => reason,
+            verdict => panic!("{verdict:?}"),
+        };
+        assert!(before(&said(&[&late])).starts_with("one of them is not good: "));
         // One that is not good spoils all.
         let forged = v1::Crl { chain: vec![two.der().to_vec()], ..early.clone() };
         let damaged = v1::Crl { crl: b"\x30\x00".to_vec(), ..early.clone() };

@@ -68,12 +68,15 @@ impl CrlKeeper {
                 known = Some(said);
             }
             let bundle = bundles.as_ref().and_then(|bundles| bundles.get(&self.trust_domain));
-            let verdict = known.as_ref().zip(bundle).map(|(said, bundle)| judge(said, bundle, (self.clock)()));
+            let now = (self.clock)();
+            let verdict = known.as_ref().zip(bundle).map(|(said, bundle)| judge(said, bundle, now));
             let until = self.serve(verdict, &mut told);
+            // Whatever the verdict is, time changes it, and so does a clock that is set.
+            let left = until.map_or(LOOK, |until| until.duration_since(now).unwrap_or_default());
             let change = tokio::select! {
                 change = self.said.changed() => change,
                 change = self.bundles.changed() => change,
-                () = wait(&self.clock, until) => Ok(()),
+                () = tokio::time::sleep(left.clamp(SHORTEST, LOOK)) => Ok(()),
                 () = shutdown.cancelled() => return,
             };
             if change.is_err() {
@@ -117,18 +120,6 @@ impl CrlKeeper {
     }
 }
 
-/// Until that moment by the clock, which may be set meanwhile.
-async fn wait(clock: &Clock, until: Option<SystemTime>) {
-    let Some(until) = until else { return std::future::pending().await };
-    loop {
-        let left = until.duration_since(clock()).unwrap_or_default();
-        if left.is_zero() {
-            return;
-        }
-        tokio::time::sleep(left.clamp(SHORTEST, LOOK)).await;
-    }
-}
-
 /// The file in which what the CA said is kept, in the folder of the agent's keys. It is checked whenever it is read.
 #[derive(Debug, Clone)]
 pub(crate) struct CrlsFile(PathBuf);
@@ -160,7 +151,7 @@ impl CrlsFile {
 }
 
 const SHORTEST: Duration = Duration::from_millis(10);
-/// How often the clock is looked at.
+/// How often they are judged anew.
 const LOOK: Duration = Duration::from_secs(10);
 
 #[cfg(test)]

@@ -90,6 +90,23 @@ async fn they_are_served_while_all_are_good_and_over_a_restart() {
     run.serves(0).await;
     run.stop().await;
 
+    // A clock that is behind holds them back until it is set.
+    let mut run = Run::start(directory.path(), clock.clone());
+    run.bundles.send_replace(Some(Arc::new(ca.bundles())));
+    run.say(vec![ca.crl(start + Duration::from_secs(DAY), start + Duration::from_secs(3 * DAY))], true);
+    passed.store(DAY - 60, Ordering::SeqCst);
+    let withheld = run.readiness.clone();
+    let is_withheld = move || format!("{:?}", withheld.parts()).contains("one of them is not good");
+    while !is_withheld() {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert!(run.served.borrow().of(&trust_domain()).is_empty());
+    passed.store(DAY, Ordering::SeqCst);
+    run.serves(1).await;
+    passed.store(DAY - 60, Ordering::SeqCst);
+    run.serves(0).await;
+    run.stop().await;
+
     // That is what counts after a restart, too; and what cannot be read is as good as none.
     for spoilt in [false, true] {
         if spoilt {

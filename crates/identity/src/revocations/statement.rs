@@ -162,7 +162,12 @@ fn check_dates(
     let not_after = u64::try_from(dates.not_after.timestamp()).ok();
     let not_after = not_after.and_then(|end| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(end)));
     let not_after = not_after.filter(|_| seconds.as_ref().is_some_and(good));
-    not_after.ok_or_else(|| StatementError::NotGood { authority: Fingerprint::of(der), now })
+    let is_early = seconds.is_some_and(|now| now < dates.not_before.timestamp());
+    let authority = || Fingerprint::of(der);
+    not_after.ok_or_else(|| match is_early {
+        true => StatementError::NotYetGood { authority: authority(), now },
+        false => StatementError::NotGood { authority: authority(), now },
+    })
 }
 
 /// An intermediate signs certificates, and names no other trust domain.
@@ -256,7 +261,15 @@ pub enum StatementError {
     /// The signature is another's, or over something else.
     #[error("the signature over the statement is not its signer's")]
     Signature,
-    /// Expired, or not good yet.
+    /// Its time has not begun: it was made a moment ago, or our clock is behind.
+    #[error("the authority with the SHA-256 {authority} is not good yet at {}, by our clock", rfc3339(*now))]
+    NotYetGood {
+        /// Which.
+        authority: Fingerprint,
+        /// Our clock.
+        now: SystemTime,
+    },
+    /// Expired.
     #[error("the authority with the SHA-256 {authority} is not good at {}, by our clock", rfc3339(*now))]
     NotGood {
         /// Which.
