@@ -171,6 +171,23 @@ impl Agent {
         let (pods, keeper) = self.pods.unzip();
         let served_crls = watch::Sender::new(Arc::default());
         let doors = Doors::new(registry.subscribe(), served_crls.subscribe(), self.clock.clone(), pods.clone());
+        let bundles = watch::Sender::new(None);
+        let saved = self.saved.current.as_ref().map(|current| current.bundles().clone()).unwrap_or_default();
+        let said_crls = self.crls.is_some().then(|| watch::Sender::new(None));
+        // Before anybody is served.
+        if let (Some(file), Some(said)) = (self.crls, &said_crls) {
+            let keeper = CrlKeeper {
+                trust_domain: self.id.trust_domain().clone(),
+                file,
+                clock: self.clock.clone(),
+                saved: saved.clone(),
+                said: said.subscribe(),
+                bundles: bundles.subscribe(),
+                served: served_crls,
+                part: readiness.part("CRLs"),
+            };
+            parts.spawn("CRLs", keeper.start(parts.clone()));
+        }
         let offer = Offer { doors, clients: clients.clone(), tokens, clock: self.clock.clone() };
         for bound in self.shared {
             sockets::serve_shared(bound, &offer, &parts);
@@ -178,7 +195,6 @@ impl Agent {
 
         let doubt = Arc::new(Notify::new());
         let identity = watch::Sender::new(None);
-        let bundles = watch::Sender::new(None);
         let said = watch::Sender::new(None);
         let reissue = watch::Sender::new(Arc::default());
         let rounds = [watch::Sender::new(0), watch::Sender::new(0)];
@@ -189,8 +205,7 @@ impl Agent {
         let (sealed, restored) = match self.sealed {
             None => (None, Vec::new()),
             Some((sealed, writer)) => {
-                let bundles = self.saved.current.as_ref().map(|current| current.bundles().clone()).unwrap_or_default();
-                let loaded = sealed.load(&self.id, &bundles, &held_back, (self.clock)());
+                let loaded = sealed.load(&self.id, &saved, &held_back, (self.clock)());
                 let unread = loaded.as_ref().err().map(ToString::to_string);
                 let restored = loaded.unwrap_or_default();
                 parts.spawn("sealed store", writer.keep(unread, readiness.part("sealed store"), parts.clone()));
@@ -289,19 +304,6 @@ impl Agent {
             }
         }
         parts.spawn("renewal", renewal.keep(readiness.register("registrations of this node"), parts.clone()));
-        let said_crls = self.crls.is_some().then(|| watch::Sender::new(None));
-        if let (Some(file), Some(said)) = (self.crls, &said_crls) {
-            let keeper = CrlKeeper {
-                trust_domain: self.id.trust_domain().clone(),
-                file,
-                clock: self.clock.clone(),
-                said: said.subscribe(),
-                bundles: bundles.subscribe(),
-                served: served_crls,
-                part: readiness.part("CRLs"),
-            };
-            parts.spawn("CRLs", keeper.keep(parts.clone()));
-        }
         let link = Link {
             node: self.id.clone(),
             authority: self.authority.clone(),

@@ -46,6 +46,8 @@ pub(crate) struct CrlKeeper {
     pub(crate) clock: Clock,
     /// What the CA says, as it arrives.
     pub(crate) said: watch::Receiver<Option<Arc<v1::Crls>>>,
+    /// By which signatures are checked until the CA's are here: those of an earlier run.
+    pub(crate) saved: TrustBundles,
     /// By which signatures are checked.
     pub(crate) bundles: watch::Receiver<Option<Arc<TrustBundles>>>,
     pub(crate) served: watch::Sender<Arc<Crls>>,
@@ -53,11 +55,18 @@ pub(crate) struct CrlKeeper {
 }
 
 impl CrlKeeper {
-    /// Runs until the shutdown. What an earlier run has saved counts until the CA has spoken: after a restart nobody is let in for a
-    /// moment who is revoked.
-    pub(crate) async fn keep(mut self, shutdown: Shutdown) {
-        let mut known = self.file.load().map(Arc::new);
-        let mut told: Option<String> = None;
+    /// Serves what an earlier run has saved, which counts until the CA has spoken, and returns what is to run until the shutdown. It is
+    /// called before anybody is served: after a restart nobody is let in for a moment who is revoked.
+    pub(crate) fn start(self, shutdown: Shutdown) -> impl Future<Output = ()> + use<> {
+        let known = self.file.load().map(Arc::new);
+        let mut told = None;
+        let bundle = self.saved.get(&self.trust_domain);
+        let verdict = known.as_ref().zip(bundle).map(|(said, bundle)| judge(said, bundle, (self.clock)()));
+        self.serve(verdict, &mut told);
+        self.keep(known, told, shutdown)
+    }
+
+    async fn keep(mut self, mut known: Option<Arc<v1::Crls>>, mut told: Option<String>, shutdown: Shutdown) {
         loop {
             let bundles = self.bundles.borrow_and_update().clone();
             let said = self.said.borrow_and_update().clone();
@@ -67,7 +76,7 @@ impl CrlKeeper {
                 self.file.save(said.clone()).await;
                 known = Some(said);
             }
-            let bundle = bundles.as_ref().and_then(|bundles| bundles.get(&self.trust_domain));
+            let bundle = bundles.as_deref().unwrap_or(&self.saved).get(&self.trust_domain);
             let now = (self.clock)();
             let verdict = known.as_ref().zip(bundle).map(|(said, bundle)| judge(said, bundle, now));
             let until = self.serve(verdict, &mut told);

@@ -18,6 +18,11 @@ struct Run {
 
 impl Run {
     fn start(directory: &Path, clock: Clock) -> Self {
+        Self::start_with(directory, TrustBundles::default(), clock)
+    }
+
+    /// With the roots of an earlier run.
+    fn start_with(directory: &Path, saved: TrustBundles, clock: Clock) -> Self {
         let (said, bundles) = (watch::Sender::new(None), watch::Sender::new(None));
         let (served, readiness) = (watch::Sender::new(Arc::default()), Readiness::new());
         let part = readiness.part("CRLs");
@@ -26,12 +31,13 @@ impl Run {
             trust_domain: trust_domain(),
             file: CrlsFile::within(directory),
             clock,
+            saved,
             said: run.said.subscribe(),
             bundles: run.bundles.subscribe(),
             served,
             part,
         };
-        run.shutdown.spawn("CRLs", keeper.keep(run.shutdown.clone()));
+        run.shutdown.spawn("CRLs", keeper.start(run.shutdown.clone()));
         run
     }
 
@@ -73,7 +79,12 @@ async fn they_are_served_while_all_are_good_and_over_a_restart() {
     assert!(run.served.borrow().of(&"elsewhere".parse().unwrap()).is_empty());
     run.stop().await;
 
-    // With the CA away they are served as before, and taken back before the first of them is over.
+    // With the CA away they are served as before, from the first moment on.
+    let run = Run::start_with(directory.path(), ca.bundles(), clock.clone());
+    assert_eq!(run.served.borrow().of(&trust_domain()).len(), 1);
+    run.stop().await;
+
+    // Or once there are roots, and taken back before the first of them is over.
     let mut run = Run::start(directory.path(), clock.clone());
     run.bundles.send_replace(Some(Arc::new(ca.bundles())));
     run.serves(1).await;
