@@ -56,6 +56,9 @@ enum Command {
         /// How long the token can be used. Default: 10m.
         #[arg(long, value_name = "TIME", value_parser = duration::parse_positive)]
         ttl: Option<Duration>,
+        /// The name is that of a node of Kubernetes, and the machine is that node: it gets the certificates of the pods there.
+        #[arg(long)]
+        kubernetes_node: bool,
     },
 }
 
@@ -70,9 +73,9 @@ fn main() -> ExitCode {
     alcazar_mtls::install_default_provider();
     process::run("alcazar-ca", Duration::from_secs(10), |shutdown, readiness| async move {
         match (arguments.command, arguments.serve) {
-            (Some(Command::Token { config: path, node, ttl }), _) => {
+            (Some(Command::Token { config: path, node, ttl, kubernetes_node }), _) => {
                 let config: Config = config::load(&path).map_err(Failure::refused)?;
-                Ok(print_token(config, &node, ttl).await?)
+                Ok(print_token(config, &node, ttl, kubernetes_node).await?)
             }
             (None, Some(Serve { config: path, .. })) => {
                 let config: Config = config::load(&path).map_err(Failure::refused)?;
@@ -133,13 +136,19 @@ async fn bind(address: std::net::SocketAddr, whom: &str) -> Result<TcpListener, 
 }
 
 /// Asks the CA that runs; when none does, opens its data folder for a moment.
-async fn print_token(config: Config, node: &str, ttl: Option<Duration>) -> Result<(), Box<dyn Error + Send + Sync>> {
+async fn print_token(
+    config: Config,
+    node: &str,
+    ttl: Option<Duration>,
+    kubernetes_node: bool,
+) -> Result<(), Box<dyn Error + Send + Sync>> {
     let node = config.node_id(node)?;
     let socket = config.data_dir.join(alcazar_ca::ADMIN_SOCKET);
     let (token, expires) = if tokio::net::UnixStream::connect(&socket).await.is_ok() {
         let mut ca = AdministrationClient::connect(format!("unix:{}", socket.display())).await?;
         let ttl = i64::try_from(ttl.unwrap_or_default().as_secs())?;
-        let reply = ca.create_join_token(CreateJoinTokenRequest { node_id: node.to_string(), ttl }).await;
+        let wanted = CreateJoinTokenRequest { node_id: node.to_string(), ttl, kubernetes_node };
+        let reply = ca.create_join_token(wanted).await;
         let reply = reply.map_err(|status| status.message().to_owned())?.into_inner();
         (reply.token, SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(reply.expires_at)?))
     } else {

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 use crate::callers::Callers;
 use crate::connection::Connection;
-use crate::peer::{Peer, PidfdError};
+use crate::peer::{Peer, PidfdError, User};
 use crate::registry::{Registry, Served};
 use crate::services::{Offer, Services};
 
@@ -175,14 +175,14 @@ fn incoming(listener: UnixListener, callers: Callers, cut: Shutdown) -> impl Str
 /// A connection of a process that can be known, and for which there is room.
 fn connection(stream: UnixStream, callers: &Callers, cut: &Shutdown) -> Option<Connection> {
     let peer = match Peer::of(&stream) {
-        Ok(peer) => peer,
+        Ok(peer) => callers.place(peer),
         Err(PidfdError::Gone) => {
             tracing::debug!("a process has ended right after it connected");
             return None;
         }
         Err(error) => {
             let uid = stream.peer_cred().map_or(u32::MAX, |credentials| credentials.uid());
-            if let Some(not_logged_before) = callers.line(uid) {
+            if let Some(not_logged_before) = callers.line(&User::outside(uid)) {
                 let reason = alcazar_service::process::chain(&error);
                 tracing::warn!(target: "alcazar::refused", uid, reason, not_logged_before, "a connection of a process that cannot be known");
             }

@@ -144,14 +144,15 @@ impl CaProcess {
         Ok(Fingerprint::of(&hierarchy.root.context("no root")?.certificate))
     }
 
-    /// A join token for a node, as an operator makes it.
+    /// A join token for a node, as an operator makes it, also for one of Kubernetes.
     ///
     /// # Errors
     /// As the CA says.
     pub async fn token(&self, node: &str) -> Result<String, Status> {
         let node_id = node_id(node).map_err(local)?.to_string();
         let mut operator = AdministrationClient::new(self.operator().await.map_err(away)?);
-        let made = operator.create_join_token(v1::CreateJoinTokenRequest { node_id, ttl: 0 }).await?;
+        let made =
+            operator.create_join_token(v1::CreateJoinTokenRequest { node_id, ttl: 0, kubernetes_node: true }).await?;
         Ok(made.into_inner().token)
     }
 

@@ -99,6 +99,16 @@ pub enum AdminError {
         /// The CA's cluster.
         cluster: String,
     },
+    /// A machine of this name would be taken for the node of Kubernetes.
+    #[error(
+        "{0} is the name of a node of Kubernetes that has pods, and whoever is this node gets the certificates of them all: choose another name, or, if it is for that very node, say so (alcazar-ca token --kubernetes-node)"
+    )]
+    KubernetesNode(SpiffeId),
+    /// It is not known whether it is one.
+    #[error(
+        "the pods of the cluster are not known yet, so {0} could be the name of a node that has some: try again later, or, if it is for that very node, say so (alcazar-ca token --kubernetes-node)"
+    )]
+    NoPods(SpiffeId),
     /// A revoked node.
     #[error(transparent)]
     Revoked(#[from] Barred),

@@ -81,7 +81,7 @@ impl KubernetesPlug {
             }
         };
         let pods = match config.needs_pods() {
-            true => Some(PodWatch::new(api()?)),
+            true => Some(PodWatch::new(api()?, clock.clone())),
             false => None,
         };
         let (tells_of_pods, except) = (config.tells_of_pods(), Except::parse(&config.pods_except)?);

@@ -2,7 +2,8 @@
 
 use std::sync::{PoisonError, RwLock};
 
-use alcazar_service::{Part, Shutdown, process};
+use alcazar_identity::rfc3339;
+use alcazar_service::{Part, Shutdown, clock::Clock, process};
 use futures::{StreamExt, pin_mut};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
@@ -19,14 +20,15 @@ use super::pods::{Pods, read};
 /// The pods as the API server last told them.
 pub(crate) struct PodWatch {
     client: Client,
+    clock: Clock,
     pods: RwLock<Pods>,
     /// Rises when somebody comes to a node as the first of an account, or goes as the last; `None` until all pods are known.
     changes: watch::Sender<Option<u64>>,
 }
 
 impl PodWatch {
-    pub(super) fn new(client: Client) -> Self {
-        Self { client, pods: RwLock::default(), changes: watch::Sender::new(None) }
+    pub(super) fn new(client: Client, clock: Clock) -> Self {
+        Self { client, clock, pods: RwLock::default(), changes: watch::Sender::new(None) }
     }
 
     /// What is asked of the pods; `None` until they are known. When the API server goes away they are as they were.
@@ -54,11 +56,13 @@ impl PodWatch {
             };
             match event {
                 Some(Ok(event)) => {
+                    // That a list is about to be asked for comes before anybody has answered.
+                    let is_answered = !matches!(event, Event::Init);
                     self.apply(event, &mut listed);
-                    if self.changes.borrow().is_some() {
+                    if is_answered && self.changes.borrow().is_some() {
                         part.ready();
                     }
-                    quiet = true;
+                    quiet |= is_answered;
                 }
                 // Once per outage; the watch tries again by itself, less and less often.
                 Some(Err(error)) if quiet => {
@@ -69,6 +73,8 @@ impl PodWatch {
                             reason,
                             "the pods of the cluster cannot be followed at the moment; what was known of them goes on"
                         );
+                        let since = rfc3339((self.clock)());
+                        part.degraded(format!("{NOT_FOLLOWED} {since}; what was known goes on: {reason}"));
                     } else {
                         tracing::warn!(
                             reason,
@@ -109,4 +115,5 @@ impl PodWatch {
     }
 }
 
+const NOT_FOLLOWED: &str = "the pods of the cluster are not followed since";
 const UNKNOWN: &str = "the pods of the cluster are not known yet; whoever depends on them waits";

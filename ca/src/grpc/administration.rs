@@ -31,6 +31,9 @@ impl Administration for AdministrationService {
         let message = request.into_inner();
         let node = message.node_id.parse().map_err(invalid)?;
         about(&message.node_id);
+        if !message.kubernetes_node {
+            self.ca.has_no_pods(&node).map_err(status)?;
+        }
         let ttl = u64::try_from(message.ttl).ok().filter(|ttl| *ttl > 0).map(Duration::from_secs);
         let (token, expires) = self.ca.create_join_token(&node, ttl).await.map_err(status)?;
         Ok(Response::new(v1::JoinToken { token: token.reveal().to_string(), expires_at: epoch(expires) }))
@@ -120,6 +123,8 @@ fn status(error: AdminError) -> Status {
         | AdminError::Revoked(_)
         | AdminError::TokenTtl(_)
         | AdminError::Profile(_) => Status::invalid_argument(reason),
+        AdminError::KubernetesNode(_) => Status::failed_precondition(reason),
+        AdminError::NoPods(_) => Status::unavailable(reason),
         AdminError::Records(_) | AdminError::Randomness(_) => {
             tracing::error!(reason, "could not serve the operator");
             Status::unavailable(reason)

@@ -6,7 +6,7 @@ use alcazar_identity::{SpiffeId, SpiffeIdKind};
 
 use super::Node;
 use crate::{
-    ca::Ca,
+    ca::{AdminError, Ca},
     callers::{
         Accounts, CallerError, KubernetesPlug, Plug, account_of, in_place_of, registration_of_pods,
         registrations_of_pods,
@@ -46,6 +46,18 @@ impl Ca {
                 plug.accounts_on(name)
             }
             _ => Ok(Accounts::default()),
+        }
+    }
+
+    /// Whether no node of Kubernetes that is told of pods has this name: a machine that had it would be told of them.
+    ///
+    /// # Errors
+    /// When one has, or the pods are not known.
+    pub(crate) fn has_no_pods(&self, node: &SpiffeId) -> Result<(), AdminError> {
+        match self.accounts_on(node) {
+            Ok(accounts) if accounts.is_empty() => Ok(()),
+            Ok(_) => Err(AdminError::KubernetesNode(node.clone())),
+            Err(_) => Err(AdminError::NoPods(node.clone())),
         }
     }
 

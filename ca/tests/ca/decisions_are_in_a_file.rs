@@ -75,7 +75,7 @@ async fn every_decision_has_a_line_with_who_what_why_and_which_request() {
     let listen = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let program = Program::start(folder.path(), listen);
     let mut operator = operator(folder.path()).await;
-    let ask = |id: String| v1::CreateJoinTokenRequest { node_id: id, ttl: 0 };
+    let ask = |id: String| v1::CreateJoinTokenRequest { node_id: id, ttl: 0, kubernetes_node: false };
     let made = operator.create_join_token(ask(node("n1").to_string())).await.unwrap();
     let by_operator = made.metadata().get("x-request-id").unwrap().to_str().unwrap().to_owned();
     let token = made.into_inner().token;

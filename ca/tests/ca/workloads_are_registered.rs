@@ -196,7 +196,7 @@ async fn the_operator_works_over_a_private_socket() {
     assert_eq!((mode(&socket), mode(folder.path())), (0o600, 0o700));
     let mut operator = AdministrationClient::connect(format!("unix:{}", socket.display())).await.unwrap();
 
-    let request = v1::CreateJoinTokenRequest { node_id: node("one").to_string(), ttl: 60 };
+    let request = v1::CreateJoinTokenRequest { node_id: node("one").to_string(), ttl: 60, kubernetes_node: false };
     let token = operator.create_join_token(request).await.unwrap().into_inner();
     assert_eq!(token.expires_at, crate::support::START as i64 + 60);
     served.attest(&token.token, &key()).await.unwrap();
@@ -242,7 +242,7 @@ async fn the_operator_works_over_a_private_socket() {
     for bad in
         [web().to_string(), "spiffe://cluster.local/node/west/one".into(), "spiffe://other/node/local/one".into()]
     {
-        let request = v1::CreateJoinTokenRequest { node_id: bad.clone(), ttl: 0 };
+        let request = v1::CreateJoinTokenRequest { node_id: bad.clone(), ttl: 0, kubernetes_node: false };
         assert_eq!(operator.create_join_token(request).await.unwrap_err().code(), Code::InvalidArgument, "{bad}");
     }
     operator.delete_registration(v1::DeleteRegistrationRequest { id: "shop.web".into() }).await.unwrap();

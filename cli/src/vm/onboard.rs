@@ -65,8 +65,9 @@ pub(super) async fn onboard(args: &OnboardArgs) -> Result<ExitCode, OperatorErro
         )));
     }
     let ttl = i64::try_from(args.token_ttl.as_secs()).unwrap_or(i64::MAX);
-    let token =
-        client.create_join_token(v1::CreateJoinTokenRequest { node_id: node.to_string(), ttl }).await?.into_inner();
+    // A machine is no node of Kubernetes: the CA refuses the name of one.
+    let wanted = v1::CreateJoinTokenRequest { node_id: node.to_string(), ttl, kubernetes_node: false };
+    let token = client.create_join_token(wanted).await?.into_inner();
     client.put_registration(message).await?;
     write(&out, &machine, &token.token)?;
     Ok(say(&format!(

@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::peer::User;
+
 /// Holds back lines of the log that a local user can cause at will.
 #[derive(Debug, Default)]
 pub(crate) struct Brake {
-    by_uid: Mutex<HashMap<u32, Window>>,
+    by_user: Mutex<HashMap<User, Window>>,
 }
 
 #[derive(Debug)]
@@ -20,12 +22,12 @@ struct Window {
 
 impl Brake {
     /// Whether a line about this user may be written: with how many were not since the last one.
-    pub(crate) fn line(&self, uid: u32, now: Instant) -> Option<u64> {
-        let mut by_uid = self.by_uid.lock().unwrap_or_else(PoisonError::into_inner);
-        if by_uid.len() >= MOST_USERS && !by_uid.contains_key(&uid) {
-            by_uid.retain(|_, window| now.duration_since(window.since) < WINDOW);
+    pub(crate) fn line(&self, user: &User, now: Instant) -> Option<u64> {
+        let mut by_user = self.by_user.lock().unwrap_or_else(PoisonError::into_inner);
+        if by_user.len() >= MOST_USERS && !by_user.contains_key(user) {
+            by_user.retain(|_, window| now.duration_since(window.since) < WINDOW);
         }
-        let window = by_uid.entry(uid).or_insert(Window { since: now, lines: 0, silent: 0 });
+        let window = by_user.entry(user.clone()).or_insert(Window { since: now, lines: 0, silent: 0 });
         if now.duration_since(window.since) >= WINDOW {
             (window.since, window.lines) = (now, 0);
         }
@@ -50,16 +52,19 @@ mod tests {
 
     #[tokio::test]
     async fn a_user_has_ten_lines_a_minute_and_the_next_one_says_how_many_were_not_written() {
+        let [seven, eight] = [7, 8].map(User::outside);
+        let pod = Some("0f6d2c1e-4b3a-4c5d-8e9f-001122334455".parse().unwrap());
         let (brake, start) = (Brake::default(), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
         for second in 0..10 {
-            assert_eq!(brake.line(7, at(second)), Some(0));
+            assert_eq!(brake.line(&seven, at(second)), Some(0));
         }
         for second in 10..60 {
-            assert_eq!(brake.line(7, at(second)), None);
+            assert_eq!(brake.line(&seven, at(second)), None);
         }
-        assert_eq!(brake.line(8, at(30)), Some(0), "another user's lines are its own");
-        assert_eq!(brake.line(7, at(60)), Some(50));
-        assert_eq!(brake.line(7, at(61)), Some(0));
+        assert_eq!(brake.line(&eight, at(30)), Some(0), "another user's lines are its own");
+        assert_eq!(brake.line(&User { uid: 7, pod }, at(30)), Some(0), "and the same user's in a pod");
+        assert_eq!(brake.line(&seven, at(60)), Some(50));
+        assert_eq!(brake.line(&seven, at(61)), Some(0));
     }
 }

@@ -45,6 +45,11 @@ impl Follow {
         &self.caller
     }
 
+    /// Whether the log may have a line that the caller causes: with how many it does not have since the last one.
+    pub(crate) fn line(&self) -> Option<u64> {
+        self.asking.callers.line(self.asking.peer.user())
+    }
+
     /// What may be seen: as of the last change that [`Follow::changed`] told.
     pub(crate) fn view(&self) -> View {
         self.view.clone()

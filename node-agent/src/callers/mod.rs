@@ -18,7 +18,7 @@ use crate::caller::{Caller, Needs};
 use crate::connection::PeerInfo;
 use crate::crls::Crls;
 use crate::kubernetes::Pods;
-use crate::peer::{Lookout, Peer};
+use crate::peer::{Lookout, Peer, User};
 use crate::registry::{NotAdmitted, Registry, Served};
 use crate::seats::{GivenUp, Holder, Limits, Seat, Seats, StreamSeat};
 use brake::Brake;
@@ -49,9 +49,10 @@ impl Doors {
         }
     }
 
-    fn too_many(&self, uid: u32, what: &str) -> Status {
-        if let Some(not_logged_before) = self.brake.line(uid, Instant::now()) {
-            tracing::warn!(target: "alcazar::refused", uid, what, not_logged_before, "a user has as much open as one may have");
+    fn too_many(&self, user: &User, what: &str) -> Status {
+        if let Some(not_logged_before) = self.brake.line(user, Instant::now()) {
+            let pod = user.pod.as_ref().map(tracing::field::display);
+            tracing::warn!(target: "alcazar::refused", uid = user.uid, pod, what, not_logged_before, "a user has as much open as one may have");
         }
         Status::resource_exhausted(format!("this user has too many {what} open to the agent"))
     }
@@ -71,19 +72,24 @@ pub(crate) struct Callers {
 }
 
 impl Callers {
+    /// The process of a connection, with the share that it has here.
+    pub(crate) fn place(&self, peer: Peer) -> Peer {
+        self.doors.lookout.place(peer)
+    }
+
     /// A seat for a connection that somebody makes; nothing where there is no room.
     pub(crate) fn seat(&self, peer: &Peer) -> Option<(Seat, GivenUp)> {
-        let holder = Holder { socket: self.socket.clone(), uid: peer.uid() };
+        let holder = Holder { socket: self.socket.clone(), user: peer.user().clone() };
         let taken = self.doors.seats.take(holder);
         if taken.is_none() {
-            self.doors.too_many(peer.uid(), "connections");
+            self.doors.too_many(peer.user(), "connections");
         }
         taken
     }
 
     /// Whether the log may have a line that a user causes: with how many it does not have since the last one.
-    pub(crate) fn line(&self, uid: u32) -> Option<u64> {
-        self.doors.brake.line(uid, Instant::now())
+    pub(crate) fn line(&self, user: &User) -> Option<u64> {
+        self.doors.brake.line(user, Instant::now())
     }
 
     /// Who calls, and what it may see, live.
@@ -99,7 +105,7 @@ impl Callers {
         async move {
             // A connection that is not one of ours: nothing is known of it.
             let PeerInfo { peer, seat } = info.ok_or_else(|| Status::permission_denied("the caller is not known"))?;
-            let seat = seat.stream().ok_or_else(|| callers.doors.too_many(peer.uid(), "streams"))?;
+            let seat = seat.stream().ok_or_else(|| callers.doors.too_many(peer.user(), "streams"))?;
             let (registry, crls) = (callers.doors.registry.clone(), callers.doors.crls.clone());
             let asking = Asking { peer, callers, _seat: seat };
             match Follow::start(asking, registry, crls).await {
@@ -140,7 +146,7 @@ impl Asking {
             Err(refused) => refused,
         };
         let doors = &self.callers.doors;
-        let Some(silent) = doors.brake.line(caller.uid, Instant::now()) else { return Err(refused.untold()) };
+        let Some(silent) = doors.brake.line(self.peer.user(), Instant::now()) else { return Err(refused.untold()) };
         // For the log: all that the closest one asks for, although something else was missing already.
         let more = needs.or(refused.needs());
         let refused = match more == needs {

@@ -29,10 +29,25 @@ use crate::kubernetes::Pods;
 use exe::{Believed, Digests};
 pub(crate) use pidfd::PidfdError;
 
+/// Who has a share of what all have of the agent: a user, and on a node of Kubernetes a user within a pod. Pods are nearly all of
+/// one user, and not of one mind.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct User {
+    pub(crate) uid: u32,
+    pub(crate) pod: Option<PodUid>,
+}
+
+impl User {
+    /// A user in no pod, or in none that is known.
+    pub(crate) fn outside(uid: u32) -> Self {
+        Self { uid, pod: None }
+    }
+}
+
 /// The process that made a connection.
 #[derive(Debug)]
 pub(crate) struct Peer {
-    uid: u32,
+    user: User,
     gid: u32,
     pid: Option<i32>,
     process: AsyncFd<OwnedFd>,
@@ -47,6 +62,7 @@ impl Peer {
     pub(crate) fn of(stream: &UnixStream) -> Result<Self, PidfdError> {
         let credentials = stream.peer_cred().map_err(PidfdError::Kernel)?;
         let (uid, gid) = (credentials.uid(), credentials.gid());
+        let user = User::outside(uid);
         let process = pidfd::of(stream, uid, credentials.pid())?;
         let pid = pidfd::number(&process).map_err(PidfdError::Kernel)?;
         // After its number was read: what has ended in between has none.
@@ -54,12 +70,17 @@ impl Peer {
             return Err(PidfdError::Gone);
         }
         let process = watched(process).map_err(PidfdError::Kernel)?;
-        Ok(Self { uid, gid, pid, process, believed: Mutex::default() })
+        Ok(Self { user, gid, pid, process, believed: Mutex::default() })
     }
 
     /// The user of the process when it connected.
     pub(crate) fn uid(&self) -> u32 {
-        self.uid
+        self.user.uid
+    }
+
+    /// Whose share it has.
+    pub(crate) fn user(&self) -> &User {
+        &self.user
     }
 
     /// The group of the process when it connected.
@@ -133,12 +154,23 @@ struct Inner {
     digests: Digests,
     pods: Option<Pods>,
     /// Turns of each user's processes.
-    turns: Mutex<BTreeMap<u32, Weak<Semaphore>>>,
+    turns: Mutex<BTreeMap<User, Weak<Semaphore>>>,
 }
 
 impl Lookout {
     pub(crate) fn new(clock: Clock, pods: Option<Pods>) -> Self {
         Self(Arc::new(Inner { clock, digests: Digests::default(), pods, turns: Mutex::default() }))
+    }
+
+    /// The process with the share of its pod, where it is in one. It is looked at once: a process goes into no other pod.
+    pub(crate) fn place(&self, mut peer: Peer) -> Peer {
+        let cgroups = self.0.pods.as_ref().zip(peer.pid).map(|(pods, pid)| (pods, proc::read(pid, "cgroup")));
+        if let Some((pods, Ok(cgroups))) = cgroups
+            && !pidfd::has_ended(&peer.process)
+        {
+            peer.user.pod = pods.of(&cgroups).ok();
+        }
+        peer
     }
 
     /// What must be looked at of everybody: on a node of Kubernetes, whether it is in a pod. Users and groups there are whatever a pod
@@ -161,7 +193,7 @@ impl Lookout {
             return Seen::default();
         }
         // A file system can be as slow as whoever made it likes: nobody waits for another user's.
-        let turns = self.turns(peer.uid);
+        let turns = self.turns(&peer.user);
         let looking = async {
             let turn = turns.acquire_owned().await;
             let (lookout, peer) = (self.clone(), peer.clone());
@@ -182,14 +214,14 @@ impl Lookout {
         }
     }
 
-    fn turns(&self, uid: u32) -> Arc<Semaphore> {
+    fn turns(&self, user: &User) -> Arc<Semaphore> {
         let mut turns = self.0.turns.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = turns.get(&uid).and_then(Weak::upgrade) {
+        if let Some(known) = turns.get(user).and_then(Weak::upgrade) {
             return known;
         }
         turns.retain(|_, turns| turns.strong_count() > 0);
         let new = Arc::new(Semaphore::new(TURNS));
-        turns.insert(uid, Arc::downgrade(&new));
+        turns.insert(user.clone(), Arc::downgrade(&new));
         new
     }
 }

@@ -65,11 +65,13 @@ async fn one_user_s_processes_that_take_their_time_keep_nobody_else() {
     here.set_nonblocking(true).unwrap();
     let peer = Arc::new(Peer::of(&UnixStream::from_std(here).unwrap()).unwrap());
     let lookout = lookout();
-    let _all = lookout.turns(peer.uid()).acquire_many_owned(u32::try_from(TURNS).unwrap()).await.unwrap();
+    let _all = lookout.turns(peer.user()).acquire_many_owned(u32::try_from(TURNS).unwrap()).await.unwrap();
     tokio::time::pause();
     let late = Fact::Unknown("it could not be looked at in time".to_owned());
     assert_eq!(lookout.look(&peer, ALL).await.unit, late);
-    assert_eq!(lookout.turns(peer.uid() + 1).available_permits(), TURNS);
+    assert_eq!(lookout.turns(&User::outside(peer.uid() + 1)).available_permits(), TURNS);
+    let in_a_pod = User { pod: Some("0f6d2c1e-4b3a-4c5d-8e9f-001122334455".parse().unwrap()), ..peer.user().clone() };
+    assert_eq!(lookout.turns(&in_a_pod).available_permits(), TURNS, "the same user in a pod");
 }
 
 #[tokio::test]

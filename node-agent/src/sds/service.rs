@@ -51,7 +51,6 @@ impl SdsService {
             told_absent: BTreeSet::new(),
             patience: Patience::default(),
             quiet_until: None,
-            callers: self.callers.clone(),
             shutdown: self.shutdown.clone(),
         };
         let answers = stream::unfold(Some(conversation), |conversation| async move {
@@ -91,7 +90,7 @@ impl SecretDiscoveryService for SdsService {
         let mut machine = Sotw::default();
         // Each fetch stands alone: a nonce of an earlier one means nothing.
         let request = DiscoveryRequest { response_nonce: String::new(), ..request.into_inner() };
-        machine.hear(&request).map_err(|error| invalid(&self.callers, &caller, &error))?;
+        machine.hear(&request).map_err(|error| invalid(&follow, &caller, &error))?;
         let view = follow.view();
         say_what_is_missing(machine.subscribed(), &view, &mut BTreeSet::new(), &caller);
         machine.say(&view).map(Response::new).ok_or_else(|| Status::internal("no response to a request"))
@@ -196,7 +195,6 @@ struct Conversation<M: Machine> {
     patience: Patience,
     /// Until when nothing is said or heard, since the client rejects everything.
     quiet_until: Option<Instant>,
-    callers: Callers,
     shutdown: Shutdown,
 }
 
@@ -236,7 +234,7 @@ impl<M: Machine> Conversation<M> {
         if let Some(node) = M::node(request) {
             self.stream.says(Outbound::said(node));
         }
-        let heard = self.machine.hear(request).map_err(|error| invalid(&self.callers, &self.caller, &error))?;
+        let heard = self.machine.hear(request).map_err(|error| invalid(&self.follow, &self.caller, &error))?;
         let (caller, answered) = (&self.caller, number(M::answered(request)));
         match heard {
             Heard::Rejected(reason) => {
@@ -281,8 +279,8 @@ fn say_what_is_missing<'n>(
     }
 }
 
-fn invalid(callers: &Callers, caller: &Caller, error: &RequestError) -> Status {
-    if let Some(not_logged_before) = callers.line(caller.uid) {
+fn invalid(follow: &Follow, caller: &Caller, error: &RequestError) -> Status {
+    if let Some(not_logged_before) = follow.line() {
         tracing::warn!(target: "alcazar::refused", %caller, reason = %error, r#type = SECRET_URL, not_logged_before, "a client's SDS request makes no sense");
     }
     Status::invalid_argument(error.to_string())

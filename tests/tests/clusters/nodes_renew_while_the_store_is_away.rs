@@ -94,7 +94,7 @@ impl Replica {
     async fn attest(&self, node: &str) -> Node {
         let mut operator = self.operator().await;
         let node_id = SpiffeId::node(&trust_domain(), "local", node).unwrap().to_string();
-        let request = v1::CreateJoinTokenRequest { node_id, ttl: 0 };
+        let request = v1::CreateJoinTokenRequest { node_id, ttl: 0, kubernetes_node: false };
         // The store may be back for a moment only.
         let begun = Instant::now();
         let token = loop {

@@ -218,8 +218,24 @@ async fn a_node_gets_what_is_scheduled_on_it_for_as_long_as_it_is() {
     until_pushed(&mut pushed, &[AGENT, "k8s.shop.a.b", WEB]).await;
     assert_eq!(world.issue(&node, "k8s.shop.a.b").await, Ok("spiffe://cluster.local/ns/shop/sa/a.b".into()));
 
+    // A machine that is called as a node would get all of that: nobody makes it a token by mistake.
+    let token = async |name: &str, kubernetes_node| {
+        let node_id = format!("spiffe://cluster.local/node/local/{name}");
+        let wanted = v1::CreateJoinTokenRequest { node_id, ttl: 0, kubernetes_node };
+        world.operator().await.create_join_token(wanted).await.map(drop)
+    };
+    let refused = token("a", false).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert!(refused.message().contains("is the name of a node of Kubernetes"), "{refused}");
+    token("a", true).await.unwrap();
+    token("vm-1", false).await.unwrap();
+
     // The API server goes: what was known goes on, also for whoever comes anew.
     world.cluster.kill().unwrap();
+    until("the CA says that it does not follow the pods", 4 * DEADLINE, || {
+        world.ca.readiness().ok().filter(|answer| answer.text.contains("are not followed since"))
+    })
+    .unwrap();
     assert_eq!(world.issue(&node, WEB).await.as_ref(), Ok(&web.spiffe_id));
     assert_eq!(world.issue_jwt(&node, WEB).await.as_ref(), Ok(&web.spiffe_id));
     until_pushed(&mut world.watch(&node).await, &[AGENT, "k8s.shop.a.b", WEB]).await;

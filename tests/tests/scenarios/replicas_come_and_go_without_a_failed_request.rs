@@ -105,7 +105,7 @@ async fn root(replica: &Replica) -> Fingerprint {
 async fn token(replica: &Replica, node: &str) -> String {
     let mut operator = AdministrationClient::new(replica.operator().await);
     let node_id = SpiffeId::node(&trust_domain(), "local", node).unwrap().to_string();
-    let request = v1::CreateJoinTokenRequest { node_id, ttl: 0 };
+    let request = v1::CreateJoinTokenRequest { node_id, ttl: 0, kubernetes_node: false };
     operator.create_join_token(request).await.unwrap().into_inner().token
 }
 

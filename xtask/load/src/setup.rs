@@ -158,7 +158,7 @@ async fn attest(
     expected: &Expected,
     id: &SpiffeId,
 ) -> anyhow::Result<(X509Svid, TrustBundles)> {
-    let request = v1::CreateJoinTokenRequest { node_id: id.to_string(), ttl: 0 };
+    let request = v1::CreateJoinTokenRequest { node_id: id.to_string(), ttl: 0, kubernetes_node: false };
     let token = operator.clone().create_join_token(request).await?.into_inner().token;
     let connector = Connector::pinned(trust_domain.clone(), pin, grpc::ALPN, clock::system());
     let channel = grpc::channel(address, connector, expected.clone());

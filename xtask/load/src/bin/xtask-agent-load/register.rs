@@ -49,6 +49,6 @@ pub(crate) async fn register(options: &Options) -> anyhow::Result<String> {
         .buffer_unordered(256)
         .try_collect::<Vec<_>>()
         .await?;
-    let request = v1::CreateJoinTokenRequest { node_id: node.to_string(), ttl: 0 };
+    let request = v1::CreateJoinTokenRequest { node_id: node.to_string(), ttl: 0, kubernetes_node: false };
     Ok(operator.create_join_token(request).await?.into_inner().token)
 }
