@@ -1,6 +1,9 @@
 //! The pods of the cluster, kept up to date by a watch.
 
-use std::sync::{PoisonError, RwLock};
+use std::{
+    sync::{PoisonError, RwLock},
+    time::Duration,
+};
 
 use alcazar_identity::rfc3339;
 use alcazar_service::{Part, Shutdown, clock::Clock, process};
@@ -13,7 +16,7 @@ use kube::{
         watcher::{self, Event, watcher},
     },
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::sleep};
 
 use super::pods::{Pods, read};
 
@@ -50,9 +53,16 @@ impl PodWatch {
         let mut listed = Pods::default();
         let mut quiet = true;
         loop {
+            let was_cut_off = !quiet && self.changes.borrow().is_some();
             let event = tokio::select! {
                 () = shutdown.cancelled() => return,
                 event = events.next() => event,
+                // Where nothing changes, a watch that is back says nothing; one that is not fails again before.
+                () = sleep(FOLLOWED), if was_cut_off => {
+                    part.ready();
+                    quiet = true;
+                    continue;
+                }
             };
             match event {
                 Some(Ok(event)) => {
@@ -116,4 +126,6 @@ impl PodWatch {
 }
 
 const NOT_FOLLOWED: &str = "the pods of the cluster are not followed since";
+/// A try to connect takes half a minute at most, and so does the pause before it.
+const FOLLOWED: Duration = Duration::from_secs(90);
 const UNKNOWN: &str = "the pods of the cluster are not known yet; whoever depends on them waits";
