@@ -8,6 +8,7 @@ use alcazar_identity::{
 };
 use alcazar_mtls::{Side, VerifyPeerError, verify_peer};
 
+use crate::issuers::ISSUERS;
 use crate::schedule::Life;
 
 /// A certificate that the CA issued, and that was held against what was asked for.
@@ -39,8 +40,10 @@ impl Issued {
         trust: Trust,
         received: SystemTime,
     ) -> Result<Self, ReplyError> {
-        let chain = reply.chain.iter().map(|der| CertificateDer::from(der.clone())).collect();
-        let svid = X509Svid::new(chain, key)?;
+        let (leaf, above) = reply.chain.split_first().ok_or(ParseSvidError::Empty)?;
+        let chain =
+            std::iter::once(CertificateDer::from(leaf.clone())).chain(above.iter().map(|der| ISSUERS.share(der)));
+        let svid = X509Svid::new(chain.collect(), key)?;
         if svid.id() != expected {
             return Err(ReplyError::OtherIdentity { got: svid.id().clone(), expected: expected.clone() });
         }

@@ -40,6 +40,7 @@ mod evidence;
 mod files;
 mod hardening;
 mod issued;
+mod issuers;
 mod keys;
 mod kubernetes;
 mod link;
@@ -49,6 +50,7 @@ mod node;
 mod peer;
 pub mod proof;
 mod queue;
+mod registered;
 mod registration;
 /// Who a caller is, and what is held for it.
 pub mod registry;

@@ -16,6 +16,7 @@ use crate::adoption::Reissue;
 use crate::authority::{Authority, CallError, Session};
 use crate::chance;
 use crate::issued::{ReplyError, read_bundles};
+use crate::registered::Registered;
 use crate::schedule::{Failures, Later, reconnect_after};
 use crate::status::NodeStatus;
 
@@ -37,7 +38,7 @@ pub(crate) struct Heard {
     /// The connection to use for requests; `None` while the node has no identity.
     pub(crate) session: watch::Sender<Option<Arc<dyn Session>>>,
     /// The registrations of this node; `None` until the CA has said them.
-    pub(crate) registrations: watch::Sender<Option<Arc<v1::Registrations>>>,
+    pub(crate) registrations: watch::Sender<Option<Arc<Registered>>>,
     /// What the CA says to be believed.
     pub(crate) said: watch::Sender<Option<Arc<TrustBundles>>>,
     /// What the CA says to be revoked, unchecked.
@@ -109,10 +110,12 @@ impl Link {
             loop {
                 tokio::select! {
                     said = registrations.next() => {
-                        let said = Arc::new(said.ok_or(LinkError::Ended)??);
+                        let said = said.ok_or(LinkError::Ended)??;
                         *failures = None;
                         self.tell_up();
-                        self.out.registrations.send_replace(Some(said));
+                        let earlier = self.out.registrations.borrow().clone();
+                        let said = Registered::read(said, &self.node, earlier.as_deref());
+                        self.out.registrations.send_replace(Some(Arc::new(said)));
                     }
                     said = revocations.next() => {
                         let said = said.ok_or(LinkError::Ended)??;

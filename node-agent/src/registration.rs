@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::time::Duration;
 
 use alcazar_api::ca::v1;
@@ -5,15 +6,21 @@ use alcazar_identity::{ParseSelectorError, ParseSpiffeIdError, Selector, SocketN
 
 use crate::caller::{Caller, Needs};
 
-/// What the CA has registered for this node: an identity, and how its workload is known.
+/// What the CA has registered for this node: an identity, and how its workload is known. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Registration {
-    id: String,
+    stated: Arc<Stated>,
+    /// All selectors, where some were added here to those that the CA has named.
+    narrowed: Option<Arc<[Selector]>>,
+}
+
+/// As the CA has it.
+#[derive(Debug, PartialEq, Eq)]
+struct Stated {
+    id: Arc<str>,
     spiffe_id: SpiffeId,
     /// Sorted, none twice, at least one, at most one of them a socket.
-    selectors: Vec<Selector>,
-    /// Those that the CA has named, before anything was added here.
-    registered: Vec<Selector>,
+    selectors: Box<[Selector]>,
     ttl: Duration,
 }
 
@@ -44,50 +51,58 @@ impl Registration {
             return Err(RegistrationError::TwoSockets);
         }
         let ttl = Duration::from_secs(u64::try_from(wire.ttl).unwrap_or_default());
-        Ok(Self { id: wire.id.clone(), spiffe_id, registered: selectors.clone(), selectors, ttl })
+        let stated = Stated { id: wire.id.as_str().into(), spiffe_id, selectors: selectors.into(), ttl };
+        Ok(Self { stated: Arc::new(stated), narrowed: None })
     }
 
     /// The same, of a caller of whom these hold too.
-    pub(crate) fn with(mut self, more: impl IntoIterator<Item = Selector>) -> Self {
-        self.selectors.extend(more);
-        self.selectors.sort();
-        self.selectors.dedup();
-        self
+    pub(crate) fn with(self, more: impl IntoIterator<Item = Selector>) -> Self {
+        let mut selectors = self.selectors().to_vec();
+        selectors.extend(more);
+        selectors.sort();
+        selectors.dedup();
+        let narrowed = (*selectors != *self.stated.selectors).then(|| selectors.into());
+        Self { narrowed, ..self }
     }
 
     /// The same, as the CA has it.
     pub(crate) fn as_registered(&self) -> Self {
-        Self { selectors: self.registered.clone(), ..self.clone() }
+        Self { stated: self.stated.clone(), narrowed: None }
     }
 
     /// Its name at the CA.
     pub fn id(&self) -> &str {
-        &self.id
+        &self.stated.id
+    }
+
+    /// The same, for those who keep it.
+    pub(crate) fn shared_id(&self) -> Arc<str> {
+        self.stated.id.clone()
     }
 
     /// Whether nobody has put it in, and it follows from pods on the node.
     pub(crate) fn is_of_pods(&self) -> bool {
-        self.id.starts_with("k8s.")
+        self.id().starts_with("k8s.")
     }
 
     /// Whom the workload becomes.
     pub fn spiffe_id(&self) -> &SpiffeId {
-        &self.spiffe_id
+        &self.stated.spiffe_id
     }
 
     /// What must hold, all of it, for a caller to be this workload.
     pub fn selectors(&self) -> &[Selector] {
-        &self.selectors
+        self.narrowed.as_deref().unwrap_or(&self.stated.selectors)
     }
 
     /// How long its certificates live; zero: as the CA decides.
     pub fn ttl(&self) -> Duration {
-        self.ttl
+        self.stated.ttl
     }
 
     /// The socket that is made for this workload alone, where it has one.
     pub fn socket(&self) -> Option<&SocketName> {
-        self.selectors.iter().find_map(|selector| match selector {
+        self.selectors().iter().find_map(|selector| match selector {
             Selector::Socket(name) => Some(name),
             _ => None,
         })
@@ -95,7 +110,7 @@ impl Registration {
 
     /// The user that the workload must run as, where it says.
     pub fn uid(&self) -> Option<u32> {
-        self.selectors.iter().find_map(|selector| match selector {
+        self.selectors().iter().find_map(|selector| match selector {
             Selector::Uid(uid) => Some(*uid),
             _ => None,
         })
@@ -105,18 +120,18 @@ impl Registration {
     ///
     /// A caller on a workload's own socket is nobody else, whatever its user.
     pub fn unmet(&self, caller: &Caller) -> Vec<&Selector> {
-        self.selectors.iter().filter(|selector| !caller.is(selector)).collect()
+        self.selectors().iter().filter(|selector| !caller.is(selector)).collect()
     }
 
     /// What of a caller's process must be looked at to know whether it is this workload.
     pub fn needs(&self) -> Needs {
-        Needs::of(&self.selectors)
+        Needs::of(self.selectors())
     }
 
     /// Whether a caller can be this workload, by what is known without a look at its process.
     pub(crate) fn may_admit(&self, caller: &Caller) -> bool {
         let looked_for = |selector: &&Selector| !Needs::of([*selector]).is_none();
-        self.socket() == caller.socket.as_ref() && self.selectors.iter().all(|s| looked_for(&s) || caller.is(s))
+        self.socket() == caller.socket.as_ref() && self.selectors().iter().all(|s| looked_for(&s) || caller.is(s))
     }
 
     /// Whether a caller is in a pod, or could be, and this is not of pods.
@@ -168,6 +183,13 @@ pub enum RegistrationError {
 mod tests {
     use super::*;
     use crate::caller::{Fact, Seen};
+
+    impl Registration {
+        /// Whether the two are one in memory.
+        pub(crate) fn is_shared_with(&self, other: &Self) -> bool {
+            Arc::ptr_eq(&self.stated, &other.stated)
+        }
+    }
 
     fn node() -> SpiffeId {
         "spiffe://td/node/east/vm-1".parse().unwrap()

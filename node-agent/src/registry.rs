@@ -60,7 +60,7 @@ impl Served {
 /// Everything that is registered for this node.
 #[derive(Debug, Default)]
 pub struct Registry {
-    by_id: BTreeMap<String, Arc<Served>>,
+    by_id: BTreeMap<Arc<str>, Arc<Served>>,
     by_socket: BTreeMap<SocketName, Arc<Served>>,
     /// Those known by their process.
     shared: Shared,
@@ -71,8 +71,7 @@ pub struct Registry {
 impl Registry {
     /// The registrations, by their id. Of two that name one socket the first by id has it.
     pub fn new(all: impl IntoIterator<Item = Arc<Served>>) -> Self {
-        let by_id: BTreeMap<_, _> =
-            all.into_iter().map(|served| (served.registration.id().to_owned(), served)).collect();
+        let by_id: BTreeMap<_, _> = all.into_iter().map(|served| (served.registration.shared_id(), served)).collect();
         let mut by_socket = BTreeMap::new();
         let mut shared = Shared::default();
         for served in by_id.values() {

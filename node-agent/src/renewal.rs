@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use alcazar_api::ca::v1;
 use alcazar_api::ca::v1::issue_workload_result::Outcome;
-use alcazar_identity::{Revocations, SpiffeId, SvidKey, TrustBundles};
+use alcazar_identity::{Revocations, SvidKey, TrustBundles};
 use alcazar_mtls::Clock;
 use alcazar_service::process::chain;
 use alcazar_service::{Readiness, ReadyGuard, Shutdown};
@@ -23,6 +23,7 @@ use crate::issued::{Issued, ReplyError, Trust};
 use crate::keys::{self, MakeKeyError};
 use crate::narrowing::Narrowing;
 use crate::node::until;
+use crate::registered::Registered;
 use crate::registration::Registration;
 use crate::registry::{Registry, Served};
 use crate::schedule::Later;
@@ -32,11 +33,10 @@ use crate::workloads::{Failure, Workloads};
 
 /// Gets and renews the certificates of this node's workloads.
 pub(crate) struct Renewal {
-    pub(crate) node: SpiffeId,
     pub(crate) clock: Clock,
     pub(crate) readiness: Readiness,
     pub(crate) session: watch::Receiver<Option<Arc<dyn Session>>>,
-    pub(crate) registrations: watch::Receiver<Option<Arc<v1::Registrations>>>,
+    pub(crate) registrations: watch::Receiver<Option<Arc<Registered>>>,
     /// What the agent's own file leaves of them; `None`: it has none.
     pub(crate) narrowing: watch::Receiver<Option<Arc<Narrowing>>>,
     pub(crate) narrowed: watch::Sender<Option<NarrowingStatus>>,
@@ -56,7 +56,7 @@ pub(crate) struct Renewal {
     /// What was registered last, whatever is left of it here: from before the restart, until the CA has spoken.
     pub(crate) before: Vec<Registration>,
     /// What is registered, whatever is left of it here.
-    pub(crate) known: BTreeSet<String>,
+    pub(crate) known: BTreeSet<Arc<str>>,
 }
 
 impl Renewal {
@@ -148,7 +148,7 @@ impl Renewal {
         }
         let restored = std::mem::take(&mut self.restored);
         self.before = restored.iter().map(|restored| restored.registration.clone()).collect();
-        self.known = self.before.iter().map(|registration| registration.id().to_owned()).collect();
+        self.known = self.before.iter().map(Registration::shared_id).collect();
         let narrowing = self.narrowing.borrow_and_update().clone();
         let narrowed = restored.into_iter().filter_map(|restored| match &narrowing {
             Some(narrowing) => {
@@ -167,7 +167,7 @@ impl Renewal {
             match entry {
                 Some(entry) => sealed.put(&entry),
                 // What is only withheld stays, for when it is not any more.
-                None if self.known.contains(&*id) => {}
+                None if self.known.contains(&id) => {}
                 None => sealed.remove(&id),
             }
         }
@@ -175,19 +175,10 @@ impl Renewal {
 
     fn register(&mut self, workloads: &mut Workloads) {
         let said = self.registrations.borrow_and_update().clone();
-        let mut understood = Vec::new();
-        if said.is_none() {
-            understood.clone_from(&self.before);
-        }
-        for wire in said.iter().flat_map(|said| &said.registrations) {
-            match Registration::read(wire, &self.node) {
-                Ok(registration) => understood.push(registration),
-                Err(error) => tracing::error!(
-                    target: "alcazar::refused", registration = wire.id, reason = chain(&error),
-                    "a registration is not served"
-                ),
-            }
-        }
+        let mut understood: Vec<_> = match &said {
+            Some(said) => said.iter().cloned().collect(),
+            None => self.before.clone(),
+        };
         let pods_unknown = said.as_ref().is_some_and(|said| said.pods_unknown);
         if pods_unknown {
             // The CA has not heard of the cluster yet: what it said of pods before is its last word.
@@ -197,7 +188,7 @@ impl Renewal {
         if let (Some(sealed), true) = (&self.sealed, said.is_some()) {
             sealed.only(understood.iter());
         }
-        self.known = understood.iter().map(|registration| registration.id().to_owned()).collect();
+        self.known = understood.iter().map(Registration::shared_id).collect();
         self.before.clone_from(&understood);
         let understood = self.narrow(understood);
         let count = understood.len();

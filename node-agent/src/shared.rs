@@ -29,7 +29,8 @@ impl Shared {
         if registration.selectors().iter().all(is_looked_for) {
             self.of_anybody = self.of_anybody.or(registration.needs());
         }
-        self.by_selector.entry(selector).or_default().push(served);
+        // Most often there is one.
+        self.by_selector.entry(selector).or_insert_with(|| Vec::with_capacity(1)).push(served);
     }
 
     /// What must be looked at of a caller's process to know its registrations, by what its connection says.

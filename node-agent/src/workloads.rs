@@ -22,7 +22,8 @@ use crate::status::{CertificateStatus, RegistrationStatus};
 /// Every workload of this node.
 #[derive(Default)]
 pub(crate) struct Workloads {
-    entries: BTreeMap<Arc<str>, Entry>,
+    /// Boxed: in a tree that grows by its end every other place stays free.
+    entries: BTreeMap<Arc<str>, Box<Entry>>,
     /// Every entry by its times.
     queue: Queue,
     /// What the CA last said, once it has: newer than what came with a certificate.
@@ -80,8 +81,8 @@ impl Workloads {
         for registration in all {
             let known = earlier.remove_entry(registration.id());
             let (id, entry) = match known {
-                Some((id, entry)) => (id, Some(entry)),
-                None => (registration.id().into(), None),
+                Some((id, entry)) => (id, Some(*entry)),
+                None => (registration.shared_id(), None),
             };
             let mut entry = match entry {
                 // What is held for one identity is never shown as another's.
@@ -99,7 +100,7 @@ impl Workloads {
                 }
             };
             self.queue.put(&id, entry.changed());
-            self.entries.insert(id, entry);
+            self.entries.insert(id, Box::new(entry));
         }
         changed.removed = earlier.len();
         for id in earlier.into_keys() {
@@ -355,20 +356,23 @@ impl Workloads {
     /// What is held and due, for those who ask. The sockets are not known here.
     pub(crate) fn take_status(&mut self) -> Vec<Arc<RegistrationStatus>> {
         self.news = false;
-        self.entries.values_mut().map(Entry::status).collect()
+        self.entries.values_mut().map(|entry| entry.status()).collect()
     }
 }
 
 /// The entry that a request was made for, unless it has gone or become another's meanwhile.
-fn current<'e>(entries: &'e mut BTreeMap<Arc<str>, Entry>, asked: &Served) -> Option<(&'e Arc<str>, &'e mut Entry)> {
+fn current<'e>(
+    entries: &'e mut BTreeMap<Arc<str>, Box<Entry>>,
+    asked: &Served,
+) -> Option<(&'e Arc<str>, &'e mut Entry)> {
     let (id, entry) = find(entries, asked.registration().id())?;
     let same = entry.served.registration().spiffe_id() == asked.registration().spiffe_id();
     (same && entry.asked).then_some((id, entry))
 }
 
 /// An entry, and its key.
-fn find<'e>(entries: &'e mut BTreeMap<Arc<str>, Entry>, id: &str) -> Option<(&'e Arc<str>, &'e mut Entry)> {
-    entries.range_mut::<str, _>((Included(id), Included(id))).next()
+fn find<'e>(entries: &'e mut BTreeMap<Arc<str>, Box<Entry>>, id: &str) -> Option<(&'e Arc<str>, &'e mut Entry)> {
+    entries.range_mut::<str, _>((Included(id), Included(id))).next().map(|(id, entry)| (id, &mut **entry))
 }
 
 impl Entry {

@@ -10,7 +10,9 @@ use crate::{ParseSvidError, SpiffeId, SvidKey, SvidLeaf, Validity};
 /// **Source**: X509-SVID.
 #[derive(Debug, Clone)]
 pub struct X509Svid {
-    leaf: SvidLeaf,
+    id: SpiffeId,
+    validity: Validity,
+    serial: String,
     chain: Vec<CertificateDer<'static>>,
     key: SvidKey,
 }
@@ -25,7 +27,8 @@ impl X509Svid {
         if leaf.public_key() != key.public_key() {
             return Err(ParseSvidError::KeyMismatch);
         }
-        Ok(Self { leaf, chain, key })
+        // The leaf's public key is not kept: it is the key's.
+        Ok(Self { id: leaf.id().clone(), validity: leaf.validity(), serial: leaf.serial().to_owned(), chain, key })
     }
 
     /// Reads a chain and a key from PEM.
@@ -40,17 +43,17 @@ impl X509Svid {
 
     /// Whom it names.
     pub fn id(&self) -> &SpiffeId {
-        self.leaf.id()
+        &self.id
     }
 
     /// When it is good.
     pub fn validity(&self) -> Validity {
-        self.leaf.validity()
+        self.validity
     }
 
     /// The leaf's serial number, in lower-case hexadecimal.
     pub fn serial(&self) -> &str {
-        self.leaf.serial()
+        &self.serial
     }
 
     /// The certificates: DER, leaf first, root excluded.

@@ -271,7 +271,6 @@ impl Agent {
         parts.spawn("adoption", reporter.keep(parts.clone()));
         let [node_round, round] = rounds;
         let renewal = Renewal {
-            node: self.id.clone(),
             clock: self.clock.clone(),
             readiness: readiness.clone(),
             session: session.subscribe(),
