@@ -57,7 +57,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
                 eprintln!("passed over: it connects as the users of workloads, which needs root");
                 continue;
             }
-            figures.extend(agent::figures(&options.agent)?);
+            figures.extend(agent::figures(&options.agent, options.ca.peers)?);
             continue;
         }
         let mut command = cargo(&["bench", "--quiet", "--bench", bench]);

@@ -7,6 +7,7 @@
 
 mod process;
 mod push;
+mod spire;
 
 use std::{
     fs,
@@ -17,10 +18,13 @@ use std::{
 use anyhow::{Context, ensure};
 use serde_json::Value;
 
-use self::process::{Agent, Clients, register};
+use self::{
+    process::{Agent, Clients, register},
+    spire::Spent,
+};
 use super::{
     ca::{
-        build::programs,
+        build::{Spire, programs},
         server::{Limits, Server},
     },
     figure::{Figure, Unit},
@@ -59,18 +63,24 @@ struct Bench<'a> {
     agent: PathBuf,
     load: PathBuf,
     ca: Server,
+    /// What SPIRE's agent spends, where it runs too.
+    spire: Option<Spent>,
     figures: Vec<Figure>,
 }
 
-pub(super) fn figures(options: &Options) -> anyhow::Result<Vec<Figure>> {
+pub(super) fn figures(options: &Options, peers: bool) -> anyhow::Result<Vec<Figure>> {
     ensure!(is_root()?, "`bench agent` connects as the user of each workload, which needs root");
     let folder = match &options.agent_programs {
         Some(folder) => folder.clone(),
         None => programs(&["alcazar-ca", "alcazar-node-agent", "xtask-load"], options.agent_dev)?,
     };
+    let spire = match peers {
+        true => Some(spire::spent(&Spire::build()?, options.agent_identities)?),
+        false => None,
+    };
     let ca = Server::ours(&folder.join("alcazar-ca"), Limits::None)?;
     let (agent, load) = (folder.join("alcazar-node-agent"), folder.join("xtask-agent-load"));
-    let mut bench = Bench { options, agent, load, ca, figures: Vec::new() };
+    let mut bench = Bench { options, agent, load, ca, spire, figures: Vec::new() };
     bench.nothing_is_due()?;
     bench.streams_rotate()?;
     Ok(bench.figures)
@@ -83,6 +93,7 @@ impl Bench<'_> {
         let token = register(&self.load, &self.ca, count, 0)?;
         let agent = self.cold_start(&token)?;
         self.note("memory/identities", Unit::Bytes, resident(&agent)?);
+        self.beside(|spent| spent.memory);
 
         eprintln!("{streams} streams");
         let mut clients = Clients::start(&self.load, &agent, streams)?;
@@ -138,6 +149,7 @@ impl Bench<'_> {
             self.note("cold_start/whole", Unit::Nanoseconds, took.as_nanos() as f64);
             let each = of_the_agent.as_nanos() as f64 / count as f64;
             self.note("cold_start/cpu_per_identity", Unit::Nanoseconds, each);
+            self.beside(|spent| spent.processor.as_nanos() as f64 / count as f64);
             self.note(
                 "cold_start/cpu_beside_the_ca",
                 Unit::Times,
@@ -149,6 +161,13 @@ impl Bench<'_> {
 
     fn note(&mut self, figure: &str, unit: Unit, ours: f64) {
         self.figures.push(Figure { bench: "agent".to_owned(), figure: figure.to_owned(), unit, ours, peer: None });
+    }
+
+    /// What was noted last is compared with this of SPIRE's agent.
+    fn beside(&mut self, value: impl Fn(&Spent) -> f64) {
+        if let (Some(spent), Some(figure)) = (&self.spire, self.figures.last_mut()) {
+            figure.peer = Some(("SPIRE", value(spent)));
+        }
     }
 }
 

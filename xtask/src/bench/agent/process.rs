@@ -60,20 +60,25 @@ impl Agent {
 
     /// Waits until it has said of as many workloads that they have their first certificate; how long that took.
     pub(super) fn until_all_are_obtained(&self, count: usize) -> anyhow::Result<Duration> {
-        let begun = Instant::now();
-        let mut log = BufReader::new(File::open(self.log())?);
-        let (mut obtained, mut line) = (0, String::new());
-        while obtained < count {
-            ensure!(begun.elapsed() < DEADLINE, "the agent has {obtained} certificates of {count} after {DEADLINE:?}");
-            if log.read_line(&mut line)? == 0 {
-                std::thread::sleep(LOOK);
-            } else if line.ends_with('\n') {
-                obtained += usize::from(line.contains("a workload has its first certificate"));
-                line.clear();
-            }
-        }
-        Ok(begun.elapsed())
+        until_said(&self.log(), "a workload has its first certificate", count, DEADLINE)
     }
+}
+
+/// Waits until as many lines of a log have these words; how long that took.
+pub(super) fn until_said(log: &Path, words: &str, count: usize, deadline: Duration) -> anyhow::Result<Duration> {
+    let begun = Instant::now();
+    let mut log = BufReader::new(File::open(log)?);
+    let (mut obtained, mut line) = (0, String::new());
+    while obtained < count {
+        ensure!(begun.elapsed() < deadline, "the agent has {obtained} certificates of {count} after {deadline:?}");
+        if log.read_line(&mut line)? == 0 {
+            std::thread::sleep(LOOK);
+        } else if line.ends_with('\n') {
+            obtained += usize::from(line.contains(words));
+            line.clear();
+        }
+    }
+    Ok(begun.elapsed())
 }
 
 /// Workloads that are connected to an agent.

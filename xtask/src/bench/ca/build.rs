@@ -54,9 +54,23 @@ impl Binaries {
             peers.push((STEP_CA.name, Server::step_ca));
         }
         if self.spire.is_some() {
-            peers.push((SPIRE.name, Server::spire));
+            peers.push((SPIRE.name, |binaries| {
+                Server::spire(binaries.spire.as_ref().context("SPIRE's server was not built")?)
+            }));
         }
         peers
+    }
+}
+
+/// SPIRE, both halves.
+pub(in crate::bench) struct Spire {
+    pub(in crate::bench) server: PathBuf,
+    pub(in crate::bench) agent: PathBuf,
+}
+
+impl Spire {
+    pub(in crate::bench) fn build() -> anyhow::Result<Self> {
+        Ok(Self { server: built(&SPIRE)?, agent: built(&SPIRE_AGENT)? })
     }
 }
 
@@ -94,6 +108,8 @@ const SPIRE: Peer = Peer {
     binary: "spire-server",
     cgo: true,
 };
+
+const SPIRE_AGENT: Peer = Peer { package: "github.com/spiffe/spire/cmd/spire-agent", binary: "spire-agent", ..SPIRE };
 
 /// The binary, built at the first call.
 fn built(peer: &Peer) -> anyhow::Result<PathBuf> {

@@ -44,9 +44,10 @@ pub(crate) struct Options {
     /// With what `cargo build` makes without --release: to see that the benchmark works, not what it measures.
     #[arg(long)]
     ca_dev: bool,
-    /// Beside step-ca and SPIRE's server, which are built once from the Go module proxy; that takes a quarter of an hour.
+    /// Beside step-ca and SPIRE's server, and the agent beside SPIRE's. They are built once from the Go module proxy, which takes
+    /// a quarter of an hour.
     #[arg(long)]
-    peers: bool,
+    pub(super) peers: bool,
 }
 
 /// The values of each round, by the figure.

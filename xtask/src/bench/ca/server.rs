@@ -74,7 +74,7 @@ impl Server {
     }
 
     /// With SQLite as its database, which is its default, and without the limits that it has by default.
-    pub(super) fn spire(binaries: &Binaries) -> anyhow::Result<Self> {
+    pub(in crate::bench) fn spire(program: &Path) -> anyhow::Result<Self> {
         let (folder, address) = place()?;
         let at = folder.path().display();
         let config = format!(
@@ -99,7 +99,7 @@ plugins {{
         fs::create_dir(folder.path().join("data"))?;
         let (file, socket) = (folder.path().join("server.conf"), folder.path().join("api.sock"));
         fs::write(&file, config)?;
-        let mut command = Command::new(binaries.spire.as_ref().context("SPIRE's server was not built")?);
+        let mut command = Command::new(program);
         command.args(["run", "-config"]).arg(&file);
         Self::start(command, folder, address, ("spire", socket, true))
     }
