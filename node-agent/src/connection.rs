@@ -157,7 +157,7 @@ mod tests {
         let (here, there) = UnixStream::pair().unwrap();
         let seats = Seats::new(Limits { connections: 2, each: 2, streams: 2 });
         let peer = Peer::of(&here).unwrap();
-        let seat = seats.take(Holder { socket: None, user: User::outside(1) }).unwrap();
+        let seat = seats.take(Holder { socket: None, user: User::Outside(1) }).unwrap();
         (Connection::new(here, peer, seat, Shutdown::new()), there, seats)
     }
 
@@ -188,7 +188,7 @@ mod tests {
     #[tokio::test]
     async fn a_seat_that_is_given_up_ends_its_connection() {
         let (mut first, _client, seats) = connection();
-        let _others = [1, 1].map(|uid| seats.take(Holder { socket: None, user: User::outside(uid) }).unwrap());
+        let _others = [1, 1].map(|uid| seats.take(Holder { socket: None, user: User::Outside(uid) }).unwrap());
         let error = first.read(&mut [0]).await.unwrap_err();
         assert!(error.to_string().contains("others need the room"), "{error}");
     }

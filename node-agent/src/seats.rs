@@ -23,7 +23,7 @@ pub(crate) struct Limits {
     pub(crate) streams: usize,
 }
 
-/// Who has a share of its own: a user, in a pod or in none, on the shared socket or on a workload's.
+/// Who has a share of its own: a user or a pod, on the shared socket or on a workload's.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Holder {
     pub(crate) socket: Option<SocketName>,
@@ -212,7 +212,7 @@ mod tests {
     use super::*;
 
     fn of(uid: u32) -> Holder {
-        Holder { socket: None, user: User::outside(uid) }
+        Holder { socket: None, user: User::Outside(uid) }
     }
 
     async fn is_given_up(taken: &mut (Seat, GivenUp)) -> bool {
@@ -254,10 +254,10 @@ mod tests {
         let third = Arc::new(third);
         let _busy = third.stream().unwrap();
         assert!(seats.take(of(1)).is_none(), "all of them are in use");
-        let own = Holder { socket: Some("shop.web".parse().unwrap()), user: User::outside(1) };
+        let own = Holder { socket: Some("shop.web".parse().unwrap()), user: User::Outside(1) };
         assert!(seats.take(own).is_some(), "the socket of a workload has a share of its own");
-        let pod = Some("0f6d2c1e-4b3a-4c5d-8e9f-001122334455".parse().unwrap());
-        assert!(seats.take(Holder { socket: None, user: User { uid: 1, pod } }).is_some(), "and so has a pod");
+        let pod = User::Pod("0f6d2c1e-4b3a-4c5d-8e9f-001122334455".parse().unwrap());
+        assert!(seats.take(Holder { socket: None, user: pod }).is_some(), "and so has a pod");
         assert!(seats.take(of(2)).is_some());
     }
 

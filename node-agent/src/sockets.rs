@@ -182,7 +182,7 @@ fn connection(stream: UnixStream, callers: &Callers, cut: &Shutdown) -> Option<C
         }
         Err(error) => {
             let uid = stream.peer_cred().map_or(u32::MAX, |credentials| credentials.uid());
-            if let Some(not_logged_before) = callers.line(&User::outside(uid)) {
+            if let Some(not_logged_before) = callers.line(&User::Outside(uid)) {
                 let reason = alcazar_service::process::chain(&error);
                 tracing::warn!(target: "alcazar::refused", uid, reason, not_logged_before, "a connection of a process that cannot be known");
             }

@@ -51,8 +51,7 @@ impl Doors {
 
     fn too_many(&self, user: &User, what: &str) -> Status {
         if let Some(not_logged_before) = self.brake.line(user, Instant::now()) {
-            let pod = user.pod.as_ref().map(tracing::field::display);
-            tracing::warn!(target: "alcazar::refused", uid = user.uid, pod, what, not_logged_before, "a user has as much open as one may have");
+            tracing::warn!(target: "alcazar::refused", %user, what, not_logged_before, "a user has as much open as one may have");
         }
         Status::resource_exhausted(format!("this user has too many {what} open to the agent"))
     }

@@ -8,6 +8,7 @@ mod pod;
 mod proc;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -29,24 +30,29 @@ use crate::kubernetes::Pods;
 use exe::{Believed, Digests};
 pub(crate) use pidfd::PidfdError;
 
-/// Who has a share of what all have of the agent: a user, and on a node of Kubernetes a user within a pod. Pods are nearly all of
-/// one user, and not of one mind.
+/// Who has a share of what all have of the agent. Pods are nearly all of one user and not of one mind, and a pod has as many users
+/// as it likes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct User {
-    pub(crate) uid: u32,
-    pub(crate) pod: Option<PodUid>,
+pub(crate) enum User {
+    /// A user in no pod, or in none that is known.
+    Outside(u32),
+    /// All that is in a pod.
+    Pod(PodUid),
 }
 
-impl User {
-    /// A user in no pod, or in none that is known.
-    pub(crate) fn outside(uid: u32) -> Self {
-        Self { uid, pod: None }
+impl fmt::Display for User {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Outside(uid) => write!(f, "uid {uid}"),
+            Self::Pod(uid) => write!(f, "pod {uid}"),
+        }
     }
 }
 
 /// The process that made a connection.
 #[derive(Debug)]
 pub(crate) struct Peer {
+    uid: u32,
     user: User,
     gid: u32,
     pid: Option<i32>,
@@ -62,7 +68,7 @@ impl Peer {
     pub(crate) fn of(stream: &UnixStream) -> Result<Self, PidfdError> {
         let credentials = stream.peer_cred().map_err(PidfdError::Kernel)?;
         let (uid, gid) = (credentials.uid(), credentials.gid());
-        let user = User::outside(uid);
+        let user = User::Outside(uid);
         let process = pidfd::of(stream, uid, credentials.pid())?;
         let pid = pidfd::number(&process).map_err(PidfdError::Kernel)?;
         // After its number was read: what has ended in between has none.
@@ -70,12 +76,12 @@ impl Peer {
             return Err(PidfdError::Gone);
         }
         let process = watched(process).map_err(PidfdError::Kernel)?;
-        Ok(Self { user, gid, pid, process, believed: Mutex::default() })
+        Ok(Self { uid, user, gid, pid, process, believed: Mutex::default() })
     }
 
     /// The user of the process when it connected.
     pub(crate) fn uid(&self) -> u32 {
-        self.user.uid
+        self.uid
     }
 
     /// Whose share it has.
@@ -167,8 +173,9 @@ impl Lookout {
         let cgroups = self.0.pods.as_ref().zip(peer.pid).map(|(pods, pid)| (pods, proc::read(pid, "cgroup")));
         if let Some((pods, Ok(cgroups))) = cgroups
             && !pidfd::has_ended(&peer.process)
+            && let Ok(pod) = pods.of(&cgroups)
         {
-            peer.user.pod = pods.of(&cgroups).ok();
+            peer.user = User::Pod(pod);
         }
         peer
     }

@@ -115,7 +115,18 @@ fn strip<'c, 's>(components: &'c [&'c str], names: impl Iterator<Item = &'s str>
 
 /// Whether a path could be one that some kubelet has made for a pod, wherever it keeps them.
 fn is_named_like_a_pods(path: &str) -> bool {
-    path.contains(ALL_PODS) || path.split('/').any(|component| named_within(component).is_some())
+    path.contains(ALL_PODS)
+        || path.split('/').any(|component| named_within(component).is_some() || is_named_like_a_container(component))
+}
+
+/// Whether a component could be one that a container runtime has made, which is where pods are when the kubelet makes no groups.
+///
+/// `<runtime>-<id>.scope` by the driver `systemd`, and the id alone, of 64 hexadecimal digits, by the other; containerd has them in its
+/// namespace `k8s.io`.
+fn is_named_like_a_container(component: &str) -> bool {
+    let scope = component.strip_suffix(".scope").unwrap_or(component);
+    let id = scope.rsplit('-').next().unwrap_or_default();
+    component == "k8s.io" || id.len() == 64 && id.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
 /// A pod that a component names in whichever way.

@@ -121,6 +121,10 @@ fn only_whoever_is_nowhere_near_a_pod_is_certainly_in_none() {
         format!("0::/system.slice/containerd.service/kubepods-burstable-pod{a}.slice:cri-containerd:0123\n"),
         format!("0::/x/pod{A}/0123\n"),
         format!("4:cpu:/x/pod{A}/0123\n0::/user.slice\n"),
+        // Of a kubelet that makes no groups: its containers are where the runtime has them.
+        format!("0::/system.slice/cri-containerd-{STATIC}{STATIC}.scope\n"),
+        format!("0::/{STATIC}{STATIC}\n"),
+        "0::/k8s.io/web\n".to_owned(),
         format!("5:cpu:/kubepods/pod{A}/0123\n1:name=systemd:/kubepods/pod{B}/0123\n"),
     ] {
         assert!(!is_certain(&unclear), "{unclear:?}");
