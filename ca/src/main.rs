@@ -165,6 +165,9 @@ async fn print_token(
             .into());
         }
         let ca = Ca::open(config, clock::system()).await?;
+        if !kubernetes_node {
+            ca.has_no_pods(&node)?;
+        }
         let (token, expires) = ca.create_join_token(&node, ttl).await?;
         ca.close().await;
         (token.reveal().to_string(), expires)

@@ -11,12 +11,16 @@ use futures::{StreamExt, pin_mut};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Client,
+    api::ListParams,
     runtime::{
         WatchStreamExt,
         watcher::{self, Event, watcher},
     },
 };
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 
 use super::pods::{Pods, read};
 
@@ -59,8 +63,10 @@ impl PodWatch {
                 event = events.next() => event,
                 // Where nothing changes, a watch that is back says nothing; one that is not fails again before.
                 () = sleep(FOLLOWED), if was_cut_off => {
-                    part.ready();
-                    quiet = true;
+                    if self.is_answered().await {
+                        part.ready();
+                        quiet = true;
+                    }
                     continue;
                 }
             };
@@ -99,6 +105,13 @@ impl PodWatch {
         }
     }
 
+    /// Whether the API server answers who asks for pods.
+    async fn is_answered(&self) -> bool {
+        let pods: Api<Pod> = Api::all(self.client.clone());
+        let one = ListParams::default().limit(1);
+        timeout(ANSWER, pods.list(&one)).await.is_ok_and(|answer| answer.is_ok())
+    }
+
     fn apply(&self, event: Event<Pod>, listed: &mut Pods) {
         let mut pods = self.pods.write().unwrap_or_else(PoisonError::into_inner);
         let put = |pods: &mut Pods, object: &Pod| read(object).is_some_and(|(name, pod)| pods.put(name, pod));
@@ -128,4 +141,5 @@ impl PodWatch {
 const NOT_FOLLOWED: &str = "the pods of the cluster are not followed since";
 /// A try to connect takes half a minute at most, and so does the pause before it.
 const FOLLOWED: Duration = Duration::from_secs(90);
+const ANSWER: Duration = Duration::from_secs(10);
 const UNKNOWN: &str = "the pods of the cluster are not known yet; whoever depends on them waits";

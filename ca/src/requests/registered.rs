@@ -53,7 +53,7 @@ impl Ca {
     ///
     /// # Errors
     /// When one has, or the pods are not known.
-    pub(crate) fn has_no_pods(&self, node: &SpiffeId) -> Result<(), AdminError> {
+    pub fn has_no_pods(&self, node: &SpiffeId) -> Result<(), AdminError> {
         match self.accounts_on(node) {
             Ok(accounts) if accounts.is_empty() => Ok(()),
             Ok(_) => Err(AdminError::KubernetesNode(node.clone())),

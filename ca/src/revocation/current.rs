@@ -10,7 +10,7 @@ use std::{
 };
 
 use alcazar_api::ca::v1;
-use alcazar_identity::{CertificateDer, Fingerprint, Revocation};
+use alcazar_identity::{CertificateDer, Fingerprint, Revocation, verify_crl};
 use alcazar_service::process;
 use alcazar_store::{Expected, WatchError};
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -138,6 +138,13 @@ impl Ca {
                 }
             };
             let chain = std::slice::from_ref(&root.certificate);
+            // Nodes would withhold all for the sake of one that they do not take.
+            let bundle = self.own_bundle();
+            let good = bundle.as_ref().map(|bundle| verify_crl(&made.crl, chain, bundle, now));
+            if let Some(Err(error)) = good {
+                tracing::warn!(root = %root.fingerprint, reason = %process::chain(&error), "the CRL of a root is none that nodes take: make it anew, and import it");
+                continue;
+            }
             self.put_crl_on_record(root.fingerprint, chain, Ok(made), until, false).await?;
         }
         Ok(())
@@ -218,10 +225,12 @@ fn ended(crl: Vec<u8>) -> Option<(Vec<u8>, SystemTime)> {
 
 /// What a CRL says, hashed.
 fn digest(revoked: &[(Vec<u8>, Revocation)]) -> Fingerprint {
-    let line = |(serial, revocation): &(Vec<u8>, Revocation)| {
+    // Whichever come first where there is no room for all, it is the same that is said.
+    let by_serial: BTreeMap<_, _> = revoked.iter().map(|(serial, revocation)| (serial, revocation)).collect();
+    let line = |(serial, revocation): (&Vec<u8>, &Revocation)| {
         format!("{serial:02x?} {} {}\n", revocation.reason.code(), seconds::of(revocation.since))
     };
-    Fingerprint::of(revoked.iter().map(line).collect::<String>().as_bytes())
+    Fingerprint::of(by_serial.into_iter().map(line).collect::<String>().as_bytes())
 }
 
 /// Why the CRLs on record are not what they should be.

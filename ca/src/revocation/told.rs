@@ -157,6 +157,11 @@ impl Ca {
             known = self.current_crls().await?;
             there = messages(&known);
         }
+        // Those of roots are for where there is nothing else.
+        let roots: BTreeSet<_> = self.hierarchy().roots().iter().map(|root| root.fingerprint).collect();
+        if !needed.is_empty() || there.keys().any(|issuer| !roots.contains(issuer)) {
+            there.retain(|issuer, _| !roots.contains(issuer));
+        }
         let there_now: BTreeSet<_> = there.keys().copied().collect();
         lacking.retain(|issuer, _| !there_now.contains(issuer) && needed.iter().any(|one| one.issuer == *issuer));
         let was_whole = self.0.revoking.crls.borrow().as_ref().is_some_and(|told| told.complete);
