@@ -2,7 +2,6 @@
 
 use std::{
     net::IpAddr,
-    pin::Pin,
     time::{Duration, SystemTime},
 };
 
@@ -13,12 +12,13 @@ use alcazar_api::ca::v1::{
 use alcazar_identity::{CertificateDer, SpiffeId};
 use alcazar_service::Shutdown;
 use futures::{StreamExt, stream};
-use tokio::sync::mpsc;
-use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status};
 
 use super::{
-    address, caller, calling, epoch, measured, node, peer, refusal, registrations, room::Room, svid, svid_and_bundles,
+    address, caller, calling, epoch, measured, node, peer, refusal, registrations,
+    room::Room,
+    svid, svid_and_bundles,
+    watched::{Messages, Sender, watched},
 };
 use crate::{
     admission::Call,
@@ -33,8 +33,6 @@ pub(crate) struct AuthorityService {
     ca: Ca,
     shutdown: Shutdown,
 }
-
-type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// Certificates in one request.
 const BATCH: usize = 1000;
@@ -145,16 +143,10 @@ impl CertificateAuthority for AuthorityService {
     ) -> Result<Response<Self::WatchRegistrationsStream>, Status> {
         let node = calling(&self.ca, &request, Call::Watch).await;
         let node = node.map_err(|error| self.ca.refuse(&error, &caller(&request), "WatchRegistrations"))?;
-        let (sender, receiver) = mpsc::channel(1);
-        let (ca, shutdown) = (self.ca.clone(), self.shutdown.clone());
-        self.shutdown.spawn("registrations of a node", async move {
-            tokio::select! {
-                () = shutdown.cancelled() => {}
-                () = sender.closed() => {}
-                () = registrations::push(&ca, &node.id, &sender) => {}
-            }
-        });
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+        let ca = self.ca.clone();
+        Ok(watched(&self.shutdown, "registrations of a node", async move |sender| {
+            registrations::push(&ca, &node.id, &sender).await;
+        }))
     }
 
     async fn issue_workloads(
@@ -173,39 +165,29 @@ impl CertificateAuthority for AuthorityService {
     ) -> Result<Response<Self::WatchTrustBundlesStream>, Status> {
         let node = calling(&self.ca, &request, Call::Watch).await;
         node.map_err(|error| self.ca.refuse(&error, &caller(&request), "WatchTrustBundles"))?;
-        let (sender, receiver) = mpsc::channel(1);
-        let shutdown = self.shutdown.clone();
         let ca = self.ca.clone();
         let (mut hierarchy, mut foreign) = (ca.0.hierarchy.subscribe(), ca.0.federation.foreign.subscribe());
-        self.shutdown.spawn("trust bundles of a node", async move {
-            let push = async {
-                let mut sent = None;
-                loop {
-                    hierarchy.mark_unchanged();
-                    foreign.mark_unchanged();
-                    let bundles = ca.trust_bundles();
-                    if sent.as_ref() != Some(&bundles) {
-                        if sender.send(Ok((&bundles).into())).await.is_err() {
-                            return;
-                        }
-                        sent = Some(bundles);
-                    }
-                    let changed = tokio::select! {
-                        changed = hierarchy.changed() => changed,
-                        changed = foreign.changed() => changed,
-                    };
-                    if changed.is_err() {
+        Ok(watched(&self.shutdown, "trust bundles of a node", async move |sender: Sender<_>| {
+            let mut sent = None;
+            loop {
+                hierarchy.mark_unchanged();
+                foreign.mark_unchanged();
+                let bundles = ca.trust_bundles();
+                if sent.as_ref() != Some(&bundles) {
+                    if sender.send(Ok((&bundles).into())).await.is_err() {
                         return;
                     }
+                    sent = Some(bundles);
                 }
-            };
-            tokio::select! {
-                () = shutdown.cancelled() => {}
-                () = sender.closed() => {}
-                () = push => {}
+                let changed = tokio::select! {
+                    changed = hierarchy.changed() => changed,
+                    changed = foreign.changed() => changed,
+                };
+                if changed.is_err() {
+                    return;
+                }
             }
-        });
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+        }))
     }
 }
 

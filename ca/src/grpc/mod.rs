@@ -14,6 +14,7 @@ mod rotation;
 mod status;
 mod trace;
 mod traced;
+mod watched;
 
 use std::{
     net::IpAddr,

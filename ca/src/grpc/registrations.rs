@@ -5,13 +5,9 @@ use std::time::Duration;
 
 use alcazar_api::ca::v1;
 use alcazar_identity::SpiffeId;
-use tokio::{
-    sync::{mpsc, watch},
-    time::sleep,
-};
-use tonic::Status;
+use tokio::{sync::watch, time::sleep};
 
-use super::registration_message;
+use super::{registration_message, watched::Sender};
 use crate::{
     ca::Ca,
     callers::{Accounts, KubernetesPlug},
@@ -21,7 +17,7 @@ use crate::{
 type Changes = watch::Receiver<Option<u64>>;
 
 /// Sends the node's registrations: the whole set first, as soon as all are known, and again after each change.
-pub(super) async fn push(ca: &Ca, node: &SpiffeId, sender: &mpsc::Sender<Result<v1::Registrations, Status>>) {
+pub(super) async fn push(ca: &Ca, node: &SpiffeId, sender: &Sender<v1::Registrations>) {
     let mut recorded = ca.0.records.registration_changes();
     let mut pods = ca.0.callers.kubernetes().and_then(KubernetesPlug::pod_changes);
     // A part of them would take from the node what it has.

@@ -1,19 +1,19 @@
 //! `alcazar.ca.v1.Revocation`, which nodes follow, and `RevocationAdministration`, which the operator asks.
 
-use std::pin::Pin;
-
 use alcazar_api::ca::v1::{
     self, revocation_administration_server::RevocationAdministration, revocation_server::Revocation, revoke_request,
     unrevoke_request,
 };
 use alcazar_identity::{ListIssuer, RevocationList, RevocationReason, SpiffeId};
 use alcazar_service::{Shutdown, process};
-use tokio::sync::mpsc;
-use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::transport::server::UdsConnectInfo;
 use tonic::{Request, Response, Status};
 
-use super::{caller, epoch, traced::about};
+use super::{
+    caller, epoch,
+    traced::about,
+    watched::{Messages, Sender, watched},
+};
 use crate::{
     authority::is_cluster_name,
     ca::Ca,
@@ -31,12 +31,10 @@ impl RevocationService {
     }
 }
 
-type Said<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
-
 #[tonic::async_trait]
 impl Revocation for RevocationService {
-    type WatchRevocationsStream = Said<v1::SignedRevocations>;
-    type WatchCrlsStream = Said<v1::Crls>;
+    type WatchRevocationsStream = Messages<v1::SignedRevocations>;
+    type WatchCrlsStream = Messages<v1::Crls>;
 
     async fn watch_revocations(
         &self,
@@ -44,27 +42,17 @@ impl Revocation for RevocationService {
     ) -> Result<Response<Self::WatchRevocationsStream>, Status> {
         let node = super::calling(&self.ca, &request, super::Call::Watch).await;
         node.map_err(|error| self.ca.refuse(&error, &caller(&request), "WatchRevocations"))?;
-        let (sender, receiver) = mpsc::channel(1);
-        let (shutdown, mut published) = (self.shutdown.clone(), self.ca.follow_revocations());
-        self.shutdown.spawn("revocations of a node", async move {
-            let push = async {
-                loop {
-                    // One that is slow is told the newest when it is ready for it.
-                    let Ok(room) = sender.reserve().await else { return };
-                    let signed = published.borrow_and_update().signed.clone();
-                    room.send(Ok(signed));
-                    if published.changed().await.is_err() {
-                        return;
-                    }
+        let mut published = self.ca.follow_revocations();
+        Ok(watched(&self.shutdown, "revocations of a node", async move |sender: Sender<_>| {
+            loop {
+                let Ok(room) = sender.reserve().await else { return };
+                let signed = published.borrow_and_update().signed.clone();
+                room.send(Ok(signed));
+                if published.changed().await.is_err() {
+                    return;
                 }
-            };
-            tokio::select! {
-                () = shutdown.cancelled() => {}
-                () = sender.closed() => {}
-                () = push => {}
             }
-        });
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+        }))
     }
 
     async fn watch_crls(
@@ -73,29 +61,19 @@ impl Revocation for RevocationService {
     ) -> Result<Response<Self::WatchCrlsStream>, Status> {
         let node = super::calling(&self.ca, &request, super::Call::Watch).await;
         node.map_err(|error| self.ca.refuse(&error, &caller(&request), "WatchCrls"))?;
-        let (sender, receiver) = mpsc::channel(1);
-        let (shutdown, mut told) = (self.shutdown.clone(), self.ca.follow_crls());
-        self.shutdown.spawn("CRLs of a node", async move {
-            let push = async {
-                loop {
-                    // One that is slow is told the newest when it is ready for it.
-                    let Ok(room) = sender.reserve().await else { return };
-                    let Ok(crls) = told.wait_for(Option::is_some).await.map(|told| told.clone()) else { return };
-                    if let Some(crls) = crls {
-                        room.send(Ok(crls.as_ref().clone()));
-                    }
-                    if told.changed().await.is_err() {
-                        return;
-                    }
+        let mut told = self.ca.follow_crls();
+        Ok(watched(&self.shutdown, "CRLs of a node", async move |sender: Sender<_>| {
+            loop {
+                let Ok(room) = sender.reserve().await else { return };
+                let Ok(crls) = told.wait_for(Option::is_some).await.map(|told| told.clone()) else { return };
+                if let Some(crls) = crls {
+                    room.send(Ok(crls.as_ref().clone()));
                 }
-            };
-            tokio::select! {
-                () = shutdown.cancelled() => {}
-                () = sender.closed() => {}
-                () = push => {}
+                if told.changed().await.is_err() {
+                    return;
+                }
             }
-        });
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+        }))
     }
 }
 

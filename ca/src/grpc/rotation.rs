@@ -1,14 +1,16 @@
 //! `alcazar.ca.v1.Rotation` for the operator, `alcazar.ca.v1.Adoption` for nodes.
 
-use std::{collections::BTreeMap, pin::Pin};
+use std::collections::BTreeMap;
 
 use alcazar_api::ca::v1::{self, RotationKind, adoption_server::Adoption, rotation_server::Rotation};
 use alcazar_service::{Shutdown, process};
-use tokio::sync::mpsc;
-use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status};
 
-use super::{caller, epoch, traced::about};
+use super::{
+    caller, epoch,
+    traced::about,
+    watched::{Messages, Sender, watched},
+};
 use crate::{
     ca::Ca,
     rotation::{Adopted, Kind, Reissue, RotationError, Shown, Standing, StateError, Wait, Why},
@@ -123,7 +125,7 @@ impl Adoption for AdoptionService {
         Ok(Response::new(v1::ReportAdoptionResponse {}))
     }
 
-    type WatchReissueStream = Pin<Box<dyn Stream<Item = Result<v1::Reissue, Status>> + Send>>;
+    type WatchReissueStream = Messages<v1::Reissue>;
 
     async fn watch_reissue(
         &self,
@@ -131,25 +133,15 @@ impl Adoption for AdoptionService {
     ) -> Result<Response<Self::WatchReissueStream>, Status> {
         let node = super::calling(&self.ca, &request, super::Call::Watch).await;
         node.map_err(|error| self.ca.refuse(&error, &caller(&request), "WatchReissue"))?;
-        let (sender, receiver) = mpsc::channel(1);
-        let shutdown = self.shutdown.clone();
         let mut reissue = self.ca.0.rotations.reissue.subscribe();
-        self.shutdown.spawn("reissues for a node", async move {
-            let push = async {
-                loop {
-                    let message = reissue_message(&reissue.borrow_and_update().clone());
-                    if sender.send(Ok(message)).await.is_err() || reissue.changed().await.is_err() {
-                        return;
-                    }
+        Ok(watched(&self.shutdown, "reissues for a node", async move |sender: Sender<_>| {
+            loop {
+                let message = reissue_message(&reissue.borrow_and_update().clone());
+                if sender.send(Ok(message)).await.is_err() || reissue.changed().await.is_err() {
+                    return;
                 }
-            };
-            tokio::select! {
-                () = shutdown.cancelled() => {}
-                () = sender.closed() => {}
-                () = push => {}
             }
-        });
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+        }))
     }
 }
 

@@ -1,13 +1,15 @@
+mod error;
+mod show;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
-use std::net::SocketAddr;
 use std::os::unix::net::UnixListener as StdUnixListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use alcazar_identity::{SocketName, SpiffeId};
+use alcazar_identity::SpiffeId;
 use alcazar_mtls::Clock;
 use alcazar_service::{Admin, Metrics, Readiness, Shutdown, files, local};
 use tokio::net::{TcpListener, UnixListener};
@@ -28,12 +30,15 @@ use crate::node::Node;
 use crate::registry::Registry;
 use crate::renewal::Renewal;
 use crate::revocations::{Checking, RevocationsFile};
-use crate::saved::{self, LoadError, NodeFile, SavedNode};
-use crate::sealed::{self, Seal, SealKeyError, Sealed, Writer};
+use crate::saved::{self, NodeFile, SavedNode};
+use crate::sealed::{self, Seal, Sealed, Writer};
 use crate::services::Offer;
-use crate::sockets::{self, BindError, Bound, SocketsDir, SocketsDirError};
-use crate::status::{NarrowingStatus, NodeStatus, RegistrationStatus, Status, StatusReport};
+use crate::sockets::{self, Bound, SocketsDir};
+use crate::status::{NodeStatus, Status, StatusReport};
 use crate::workload_api::Tokens;
+use show::Show;
+
+pub use error::{OpenError, RunError};
 
 /// The agent of one node.
 pub struct Agent {
@@ -387,112 +392,6 @@ fn is_foreign(data_dir: &Path) -> io::Result<bool> {
         }
     }
     Ok(stranger)
-}
-
-/// Joins what the parts say of themselves.
-struct Show {
-    node: watch::Receiver<NodeStatus>,
-    workloads: watch::Receiver<Vec<Arc<RegistrationStatus>>>,
-    problems: watch::Receiver<BTreeMap<SocketName, String>>,
-    registry: watch::Receiver<Arc<Registry>>,
-    narrowed: watch::Receiver<Option<NarrowingStatus>>,
-    out: watch::Sender<Arc<Status>>,
-}
-
-impl Show {
-    async fn keep(mut self, path_of: impl Fn(&str) -> PathBuf + Send + 'static, shutdown: Shutdown) {
-        loop {
-            let now = self.now(&path_of);
-            self.out.send_replace(Arc::new(now));
-            let change = tokio::select! {
-                change = self.node.changed() => change,
-                change = self.workloads.changed() => change,
-                change = self.problems.changed() => change,
-                change = self.narrowed.changed() => change,
-                () = shutdown.cancelled() => return,
-            };
-            if change.is_err() {
-                return;
-            }
-        }
-    }
-
-    fn now(&mut self, path_of: impl Fn(&str) -> PathBuf) -> Status {
-        let node = self.node.borrow_and_update().clone();
-        let mut registrations = self.workloads.borrow_and_update().clone();
-        let problems = self.problems.borrow_and_update().clone();
-        let registry = self.registry.borrow().clone();
-        let sockets: BTreeMap<_, _> =
-            registry.sockets().map(|(name, served)| (served.registration().id(), name)).collect();
-        for registration in &mut registrations {
-            let Some(name) = sockets.get(registration.id.as_str()) else { continue };
-            let registration = Arc::make_mut(registration);
-            registration.socket = Some(path_of(name.as_str()));
-            if let Some(problem) = problems.get(name) {
-                registration.last_error = Some(problem.clone());
-            }
-        }
-        Status { node, registrations, narrowing: self.narrowed.borrow_and_update().clone() }
-    }
-}
-
-/// Why an agent cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The configuration makes no sense.
-    #[error("the configuration cannot be used")]
-    Config(#[from] ConfigError),
-    /// The file that narrows cannot be used; nothing is served by half of a rule.
-    #[error("the narrowing file cannot be used")]
-    Narrowing(#[source] alcazar_service::config::ConfigError),
-    /// The data directory cannot be used.
-    #[error("cannot use the data directory {}", path.display())]
-    DataDir {
-        /// The directory.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The data directory is somebody else's: its permissions are not ours to change.
-    #[error(
-        "{} has something else in it and nothing of an agent; name a directory of the agent's own as dataDir (one that is missing is made)",
-        .0.display()
-    )]
-    ForeignDir(PathBuf),
-    /// The saved identity cannot be used, and is not ours to do away with.
-    #[error(transparent)]
-    Saved(#[from] LoadError),
-    /// The key that seals cannot be used.
-    #[error(transparent)]
-    Seal(#[from] SealKeyError),
-    /// Another agent has it: two would renew against each other.
-    #[error("another agent uses the data directory {}", .0.display())]
-    Taken(PathBuf),
-    /// The sockets directory cannot be used.
-    #[error(transparent)]
-    Sockets(#[from] SocketsDirError),
-    /// The shared socket cannot be made.
-    #[error(transparent)]
-    Socket(#[from] BindError),
-    /// The admin address cannot be listened on.
-    #[error("cannot listen on the admin address {address}")]
-    Admin {
-        /// The address.
-        address: SocketAddr,
-        /// What the system said.
-        source: io::Error,
-    },
-}
-
-/// Why an agent ended otherwise than it was asked to.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// A part ended by itself; the log says more.
-    #[error("a part of the agent broke")]
-    Broken,
-    /// A part did not end when asked to.
-    #[error("the agent did not end in time")]
-    Unfinished(#[source] alcazar_service::Unfinished),
 }
 
 /// How the parts are called of which the status tells more than their health.

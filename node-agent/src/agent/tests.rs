@@ -5,6 +5,7 @@ mod faults;
 mod narrowing;
 mod sealed;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -5,17 +5,20 @@ use alcazar_service::Health;
 use super::*;
 use crate::config::SealConfig;
 
+/// Starts an agent that keeps what it holds, by the same key each time.
+async fn start_sealing(world: &World, token: Option<String>) -> Running {
+    let key_file = world.directory.path().join("seal.key");
+    fs::write(&key_file, [7; 32]).unwrap();
+    fs::set_permissions(&key_file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let config = Config { seal: Some(SealConfig { key_file }), ..world.config(token) };
+    let authority = Arc::new(world.authority.clone());
+    World::run(Agent::with_authority(config, authority, world.clock.clone()).await.unwrap())
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_workloads_hold_serves_at_once_after_a_restart_without_the_ca() {
     let world = World::new();
-    let key = world.directory.path().join("seal.key");
-    fs::write(&key, [7; 32]).unwrap();
-    fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
-    let start = async |token| {
-        let config = Config { seal: Some(SealConfig { key_file: key.clone() }), ..world.config(token) };
-        let authority = Arc::new(world.authority.clone());
-        World::run(Agent::with_authority(config, authority, world.clock.clone()).await.unwrap())
-    };
+    let start = async |token| start_sealing(&world, token).await;
     world.authority.ca().register("shop.reviews", "reviews", &["socket:reviews"]);
     world.authority.ca().register("shop.gone", "gone", &["uid:1"]);
     let token = world.authority.ca().token();
@@ -69,14 +72,7 @@ async fn what_workloads_hold_serves_at_once_after_a_restart_without_the_ca() {
 #[tokio::test(start_paused = true)]
 async fn a_sealed_folder_that_is_none_is_said_and_nobody_goes_without_an_agent() {
     let world = World::new();
-    let key = world.directory.path().join("seal.key");
-    fs::write(&key, [7; 32]).unwrap();
-    fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
-    let start = async |token| {
-        let config = Config { seal: Some(SealConfig { key_file: key.clone() }), ..world.config(token) };
-        let authority = Arc::new(world.authority.clone());
-        World::run(Agent::with_authority(config, authority, world.clock.clone()).await.unwrap())
-    };
+    let start = async |token| start_sealing(&world, token).await;
     world.authority.ca().register("shop.reviews", "reviews", &["uid:1"]);
     let token = world.authority.ca().token();
     let mut agent = start(Some(token)).await;
